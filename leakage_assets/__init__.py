@@ -1,0 +1,3 @@
+"""A laboratory that measures where a fine-tuned behaviour leaks."""
+
+__version__ = "0.1.0"

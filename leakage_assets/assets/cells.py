@@ -1,0 +1,107 @@
+"""Many partitions in one run: finished ones are kept, failed ones are named, a retry runs only those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import dagster as dg
+
+from leakage_assets.generation.adapters import AdapterError
+from leakage_assets.generation.engine import EngineError
+from leakage_assets.pipeline.laboratory import Outcome
+from leakage_assets.pipeline.sampling import SamplesMissing
+from leakage_assets.store.artifacts import ArtifactError
+from leakage_assets.store.samples import SampleStoreError
+from leakage_assets.studies.study import StudyError
+from leakage_assets.training.rows import RowError
+from leakage_assets.training.train import TrainingError
+
+T = TypeVar("T")
+
+CELL_ERRORS = (
+    AdapterError,
+    ArtifactError,
+    EngineError,
+    RowError,
+    SampleStoreError,
+    SamplesMissing,
+    StudyError,
+    TrainingError,
+)
+"""Errors that concern one cell. Anything else (a broken base model, a poisoned GPU) ends the run at once."""
+
+
+@dataclass
+class Tally:
+    """What became of each partition of a run, by partition key."""
+
+    done: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+    def attempt(self, keys: Iterable[str], work: Callable[[str], Outcome]) -> Tally:
+        """Do the work of each key; an error of one cell does not stop the others."""
+        for key in keys:
+            try:
+                self.done[key] = work(key)
+            except CELL_ERRORS as error:
+                self.failed[key] = error
+        return self
+
+    def select(self, keys: Iterable[str], make: Callable[[str], T]) -> dict[str, T]:
+        """What ``make`` gives for each key; keys whose cell is not ready are counted as failed."""
+        made = {}
+        for key in keys:
+            try:
+                made[key] = make(key)
+            except CELL_ERRORS as error:
+                self.failed[key] = error
+        return made
+
+
+def conclude(
+    context: dg.AssetExecutionContext, tally: Tally, checks: Sequence[dg.AssetCheckResult] = ()
+) -> dg.MaterializeResult[Any]:
+    """Report every finished partition; raise ``dg.Failure`` naming the others and how to retry them."""
+    if not tally.failed:
+        for key, outcome in tally.done.items():
+            context.add_asset_metadata(outcome_metadata(outcome), partition_key=key)
+        return dg.MaterializeResult(metadata=run_metadata(tally), check_results=checks)
+    for key, outcome in tally.done.items():
+        context.log_event(
+            dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome_metadata(outcome))
+        )
+    lines = [f"{key}: {error}" for key, error in tally.failed.items()]
+    for line in lines:
+        context.log.error(line)
+    raise dg.Failure(
+        description=f"{len(lines)} of {len(lines) + len(tally.done)} partitions failed; the others are kept, and a "
+        f"re-run does only these:\n" + "\n".join(lines[:20])
+    )
+
+
+def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
+    """Metadata of one partition: numbers become plots in the UI."""
+    artifact = outcome.artifact
+    seconds = artifact.manifest.provenance.get("elapsed_seconds")
+    return {
+        **outcome.metrics,
+        "reused": outcome.reused,
+        "fingerprint": artifact.manifest.fingerprint[:16],
+        "path": dg.MetadataValue.path(str(artifact.folder)),
+        **({} if seconds is None else {"seconds": float(seconds)}),
+    }
+
+
+def run_metadata(tally: Tally) -> dict[str, Any]:
+    """Metadata of a whole run."""
+    reused = sum(outcome.reused for outcome in tally.done.values())
+    return {"partitions_done": len(tally.done), "partitions_reused": reused}
+
+
+def single(outcome: Outcome, **extra: Any) -> dg.MaterializeResult[Any]:
+    """The result of an unpartitioned asset."""
+    return dg.MaterializeResult(metadata={**outcome_metadata(outcome), **extra})
+
+

@@ -1,0 +1,66 @@
+"""The frozen plan, the analysis over all finished cells, figures and report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from leakage_assets.assets.cells import single
+from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan
+from leakage_assets.pipeline.publication import draw_figures, preview_markdown, report_paths, write_report
+from leakage_assets.profiles import Profile
+from leakage_assets.resources import LaboratoryResource
+from leakage_assets.studies.study import Study
+
+
+def conclusion_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
+    """``analysis_plan``, ``analysis``, ``figures`` and ``report``."""
+
+    def key(name: str) -> dg.AssetKey:
+        return asset_key(profile, study, name)
+
+    shared = {"group_name": "conclusions", "owners": OWNERS}
+    every_cell = dg.AllPartitionMapping()
+    fan_in = [dg.AssetDep(key(f"{panel.asset_prefix}scores"), partition_mapping=every_cell) for panel in study.panels]
+    tuned = dg.AssetDep(key("tuned_similarity"), partition_mapping=every_cell)
+
+    @dg.asset(key=key("analysis_plan"), kinds={"json"}, deps=[asset_key(profile, None, "stimuli")], **shared)
+    def analysis_plan(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """What is decided before the data are seen: layers, thresholds, resamples, seeds; hashed."""
+        return single(freeze_plan(laboratory.open(context), study))
+
+    @dg.asset(
+        key=key("analysis"),
+        deps=[key("analysis_plan"), key("prompt_similarity"), tuned, *fan_in],
+        kinds={"polars", "scipy"},
+        automation_condition=WHEN_INPUTS_CHANGE,
+        **shared,
+    )
+    def analysis(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """Every planned statistic over the cells that are finished; the extensions marked exploratory."""
+        return single(analyse_study(laboratory.open(context), study))
+
+    @dg.asset(
+        key=key("figures"), deps=[key("analysis")], kinds={"plotly"}, automation_condition=WHEN_INPUTS_CHANGE, **shared
+    )
+    def figures(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """Interactive figures as HTML, with a small picture of each here."""
+        outcome = draw_figures(laboratory.open(context), study)
+        pictures = {name: dg.MetadataValue.md(text) for name, text in preview_markdown(outcome.artifact).items()}
+        return single(outcome, **pictures)
+
+    @dg.asset(
+        key=key("report"),
+        deps=[key("analysis"), key("figures"), key("analysis_plan")],
+        kinds={"html", "markdown"},
+        automation_condition=WHEN_INPUTS_CHANGE,
+        **shared,
+    )
+    def report(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """The write-up, every number bound to the artifact cell it comes from."""
+        outcome = write_report(laboratory.open(context), study)
+        return single(outcome, **{k: dg.MetadataValue.path(str(v)) for k, v in report_paths(outcome.artifact).items()})
+
+    return [analysis_plan, analysis, figures, report]

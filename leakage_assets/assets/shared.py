@@ -1,0 +1,49 @@
+"""Assets that all studies of a profile share: the base model, the stimuli and the on-policy completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from leakage_assets.assets.cells import Tally, conclude, single
+from leakage_assets.assets.common import OWNERS, asset_key
+from leakage_assets.partitions import persona_partitions
+from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
+from leakage_assets.pipeline.training_data import write_on_policy
+from leakage_assets.profiles import Profile
+from leakage_assets.resources import LaboratoryResource
+
+
+def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
+    """The assets under ``[profile]``."""
+    base_key, stimuli_key = asset_key(profile, None, "base_model"), asset_key(profile, None, "stimuli")
+
+    @dg.asset(key=base_key, group_name="foundations", kinds={"transformers"}, owners=OWNERS)
+    def base_model(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """The base model: its weights, tokenizer and chat template by digest."""
+        return single(record_base_model(laboratory.open(context)))
+
+    @dg.asset(key=stimuli_key, group_name="foundations", kinds={"yaml"}, owners=OWNERS)
+    def stimuli(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """Personas, triggers, questions and markers: validated, and stored as one snapshot."""
+        return single(record_stimuli(laboratory.open(context)))
+
+    @dg.asset(
+        key=asset_key(profile, None, "on_policy_completions"),
+        deps=[base_key, stimuli_key],
+        partitions_def=persona_partitions(profile.on_policy.personas),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="training_data",
+        kinds={"transformers", "parquet"},
+        owners=OWNERS,
+    )
+    def on_policy_completions(
+        context: dg.AssetExecutionContext, laboratory: LaboratoryResource
+    ) -> dg.MaterializeResult[Any]:
+        """The base model's own answers to the training questions, each persona in its own voice."""
+        lab = laboratory.open(context)
+        outcomes = write_on_policy(lab, profile.on_policy, list(context.partition_keys))
+        return conclude(context, Tally(done=dict(outcomes)))
+
+    return [base_model, stimuli, on_policy_completions]

@@ -1,0 +1,62 @@
+"""From on-policy answers to proven adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from leakage_assets.assets.cells import Tally, conclude
+from leakage_assets.assets.common import OWNERS, asset_key
+from leakage_assets.checks import log_proofs, proof_spec
+from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
+from leakage_assets.pipeline.adapters import make_adapter
+from leakage_assets.pipeline.training_data import build_training_set
+from leakage_assets.profiles import Profile
+from leakage_assets.resources import LaboratoryResource
+from leakage_assets.studies.study import Condition, Study
+
+
+def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
+    """``training_set`` per condition and ``adapter`` per cell."""
+    training_key, adapter_key = asset_key(profile, study, "training_set"), asset_key(profile, study, "adapter")
+    answers = dg.AssetDep(
+        asset_key(profile, None, "on_policy_completions"), partition_mapping=answers_mapping(study)
+    )
+
+    @dg.asset(
+        key=training_key,
+        deps=[answers, asset_key(profile, None, "stimuli")],
+        partitions_def=condition_partitions(study),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="training_data",
+        kinds={"parquet"},
+        owners=OWNERS,
+    )
+    def training_set(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """Rows of a condition, positives and negatives, with the loss mask shown token by token."""
+        lab = laboratory.open(context)
+        tally = Tally().attempt(
+            context.partition_keys, lambda key: build_training_set(lab, study, Condition.parse(key))
+        )
+        return conclude(context, tally)
+
+    @dg.asset(
+        key=adapter_key,
+        deps=[training_key, asset_key(profile, None, "base_model")],
+        partitions_def=cell_partitions(study),
+        backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_per_run),
+        check_specs=[proof_spec(adapter_key, study)],
+        group_name="training",
+        kinds={"pytorch", "huggingface"},
+        owners=OWNERS,
+        op_tags={"leakage/gpus": "1"},
+    )
+    def adapter(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+        """A LoRA adapter per cell, trained on the shared base model and proven on the engine that will serve it."""
+        lab = laboratory.open(context)
+        tally = Tally().attempt(context.partition_keys, lambda key: make_adapter(lab, study, cell_of(key)))
+        check = log_proofs(context, tally)
+        return conclude(context, tally, checks=[check])
+
+    return [training_set, adapter]

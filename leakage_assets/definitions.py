@@ -1,0 +1,29 @@
+"""Everything meets here: one Definitions per profile, one code location each (see workspace.yaml)."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from leakage_assets.assets import shared_assets, study_assets
+from leakage_assets.jobs import cells_job, conclusions_job, foundations_job, pretrain_tiny_base
+from leakage_assets.profiles import Profile, load_profile
+from leakage_assets.resources import LaboratoryResource
+from leakage_assets.schedules import weekly_rerun
+
+
+def definitions(profile: Profile) -> dg.Definitions:
+    """The lineages of a profile's studies, with their jobs and schedules."""
+    studies = profile.studies
+    makers = (foundations_job, cells_job, conclusions_job)
+    return dg.Definitions(
+        assets=[*shared_assets(profile), *(a for study in studies for a in study_assets(profile, study))],
+        jobs=[*(make(profile, study) for study in studies for make in makers), pretrain_tiny_base],
+        schedules=[weekly_rerun(profile, study) for study in studies],
+        resources={"laboratory": LaboratoryResource(profile=profile.name)},
+        # One process per run: the base model is loaded once for all assets and cells of the run.
+        executor=dg.in_process_executor,
+    )
+
+
+tiny = definitions(load_profile("tiny"))
+qwen2_5_7b = definitions(load_profile("qwen2.5-7b"))

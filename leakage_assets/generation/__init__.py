@@ -1,0 +1,1 @@
+"""Request plans, engines and the loop that fills sample stores."""

@@ -1,0 +1,1 @@
+"""Hidden states, centroids and next-token divergences of prompts."""

@@ -1,0 +1,107 @@
+"""Adapters: trained per cell on the shared base model, and proven before anything is asked of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
+from leakage_assets.pipeline.training_data import read_rows, require_training_set
+from leakage_assets.progress import Progress
+from leakage_assets.store.artifacts import Artifact, ArtifactError
+from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.studies.study import Cell, Study
+from leakage_assets.training.proof import AdapterProof, prove_adapter
+from leakage_assets.training.train import train_adapter
+
+
+class ProofFailed(ArtifactError):
+    """An adapter did not pass its proof; the message lists the checks that failed and their values."""
+
+
+def adapter_address(lab: Laboratory, study: Study, cell: Cell) -> tuple[str, ...]:
+    return lab.address(study, "adapter", cell.condition.key, str(cell.seed))
+
+
+def adapter_identity(lab: Laboratory, study: Study, cell: Cell) -> dict[str, Any]:
+    """Everything that makes an adapter what it is; its training set by content."""
+    return {
+        "stage": "adapter",
+        "study": study.name,
+        "cell": cell,
+        "recipe": study.recipe(cell.condition.recipe),
+        "training_set": require_training_set(lab, study, cell.condition).manifest.digest,
+        "base": lab.base_fingerprint,
+        "libraries": library_versions(),
+    }
+
+
+def make_adapter(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
+    """Train the cell's adapter unless it is there, then prove it. Raises ``ProofFailed``."""
+    address, identity = adapter_address(lab, study, cell), adapter_identity(lab, study, cell)
+    found = lab.current(address, identity)
+    artifact = found or _train(lab, study, cell, address, identity)
+    proof = prove(lab, study, cell, artifact)
+    summary = json.loads((artifact.folder / "summary.json").read_text())
+    metrics = {
+        "final_loss": summary["final_loss"],
+        "steps": summary["steps"],
+        "trainable_parameters": summary["trainable_parameters"],
+        **{f"proof_{check.name}": check.value for check in proof.checks},
+    }
+    return Outcome(artifact, found is not None, metrics)
+
+
+def _train(
+    lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], identity: dict[str, Any]
+) -> Artifact:
+    recipe = study.recipe(cell.condition.recipe)
+    rows = read_rows(require_training_set(lab, study, cell.condition))
+    seed = derive_seed("train", study.name, cell.condition.key, cell.seed)
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        train_adapter(
+            lab.base(),
+            rows,
+            recipe,
+            seed,
+            draft.folder,
+            marker=study.marker,
+            progress=lambda total: Progress(total, f"train {cell}", lab.emit),
+        )
+        draft.note(seed=seed)
+    return draft.artifact
+
+
+def proof_identity(lab: Laboratory, adapter: Artifact) -> dict[str, Any]:
+    return {"stage": "adapter_proof", "adapter": adapter.manifest.digest, "libraries": library_versions()}
+
+
+def prove(lab: Laboratory, study: Study, cell: Cell, adapter: Artifact) -> AdapterProof:
+    """Prove an adapter on the engine that will serve it; the verdict is an artifact of its own."""
+    address = lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed))
+    identity = proof_identity(lab, adapter)
+    found = lab.current(address, identity)
+    if found is not None:
+        return AdapterProof.from_json((found.folder / "proof.json").read_text())
+    proof = prove_adapter(lab.engine(), lab.base(), adapter.folder)
+    if not proof.passed:
+        raise ProofFailed(f"{cell}: {proof.failure_text()}: train it again with the refresh tag")
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        (draft.folder / "proof.json").write_text(json.dumps(asdict(proof), indent=2))
+    return proof
+
+
+def require_proven_adapter(lab: Laboratory, study: Study, cell: Cell) -> Artifact:
+    """The cell's adapter, refused unless its proof is stored and passed."""
+    adapter = lab.require(
+        adapter_address(lab, study, cell),
+        adapter_identity(lab, study, cell),
+        remedy=f"materialise adapter for {cell} first",
+    )
+    lab.require(
+        lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed)),
+        proof_identity(lab, adapter),
+        remedy=f"materialise adapter for {cell} again: it is there but was never proven",
+    )
+    return adapter

@@ -1,0 +1,193 @@
+"""Scores of each cell, the analysis over all finished cells, its figures, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from leakage_assets.measurement.markers import score_frame
+from leakage_assets.pipeline.adapters import require_proven_adapter
+from leakage_assets.pipeline.geometry import (
+    SIMILARITY,
+    find_tuned_similarity,
+    load_vectors,
+    require_persona_centroids,
+    require_prompt_similarity,
+)
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome
+from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
+from leakage_assets.store.artifacts import Artifact, ArtifactMissing
+from leakage_assets.store.fingerprint import fingerprint
+from leakage_assets.studies.study import Cell, Panel, Study
+from leakage_assets.studies.tables import StudyTables
+
+SCORES = "scores.parquet"
+CELL_COLUMNS = ("source", "recipe", "seed")
+
+
+def sample_job(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> SampleJob:
+    """What a cell owes to a panel. Raises ``ArtifactMissing`` when its adapter is missing or unproven."""
+    adapter = require_proven_adapter(lab, study, cell)
+    requests = panel_requests(lab.profile.stimuli, panel, cell.adapter_name(study.name))
+    address = lab.address(study, f"{panel.asset_prefix}samples", cell.condition.key, str(cell.seed))
+    return SampleJob(lab, address, adapter.manifest.digest, requests, panel.sampling, adapter.folder)
+
+
+def sample_cells(lab: Laboratory, jobs: Mapping[Cell, SampleJob]) -> dict[Cell, Outcome]:
+    """Generate what these cells miss, all adapters in one stream."""
+    return dict(zip(jobs, run_sample_jobs(lab, list(jobs.values())), strict=True))
+
+
+def score_cell(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> Outcome:
+    """Read the scores off a cell's samples."""
+    job = sample_job(lab, study, panel, cell)
+    samples = lab.require(job.address, job.identity, remedy=f"materialise {panel.asset_prefix}samples for {cell} first")
+    address, identity = score_key(lab, study, panel, cell, samples)
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, score_metrics(pl.read_parquet(found.folder / SCORES), cell))
+    scores = score_frame(job.frame(), study.marker)
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        scores.write_parquet(draft.folder / SCORES)
+        draft.rows(SCORES, scores.height)
+    return Outcome(draft.artifact, False, score_metrics(scores, cell))
+
+
+def score_key(
+    lab: Laboratory, study: Study, panel: Panel, cell: Cell, samples: Artifact
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    identity = {"stage": "scores", "samples": samples.manifest.digest, "marker": study.marker, "version": 1}
+    return lab.address(study, f"{panel.asset_prefix}scores", cell.condition.key, str(cell.seed)), identity
+
+
+def score_metrics(scores: pl.DataFrame, cell: Cell) -> dict[str, float]:
+    """Source rate and mean bystander rate of a cell: floats become plots over partitions in the UI."""
+    own = scores.filter(pl.col("prompt_name") == cell.condition.source)["marker_present"]
+    others = scores.filter(pl.col("prompt_name") != cell.condition.source)
+    rates = others.group_by("prompt_name").agg(pl.col("marker_present").mean())["marker_present"]
+    return {
+        "source_rate": float(own.mean() or 0.0),  # type: ignore[arg-type]
+        "mean_bystander_rate": float(rates.mean() or 0.0),  # type: ignore[arg-type]
+        "max_bystander_rate": float(rates.max() or 0.0),  # type: ignore[arg-type]
+    }
+
+
+@dataclass(frozen=True)
+class FinishedCells:
+    """Scores of the cells that are finished, and the artifacts they come from."""
+
+    scores: pl.DataFrame
+    artifacts: Mapping[Cell, Artifact]
+
+
+def finished_scores(lab: Laboratory, study: Study, panel: Panel) -> FinishedCells:
+    """Collect the current scores of every finished cell; cells without them are left out."""
+    frames, artifacts = [], {}
+    for cell in study.cells:
+        try:
+            job = sample_job(lab, study, panel, cell)
+        except ArtifactMissing:
+            continue
+        samples = lab.find(job.address, job.identity)
+        found = samples and lab.find(*score_key(lab, study, panel, cell, samples))
+        if found is None:
+            continue
+        artifacts[cell] = found
+        frames.append(pl.read_parquet(found.folder / SCORES).with_columns(*_cell_columns(cell), panel=pl.lit(panel.name)))
+    return FinishedCells(pl.concat(frames) if frames else pl.DataFrame(), artifacts)
+
+
+def _cell_columns(cell: Cell) -> list[pl.Expr]:
+    values = (cell.condition.source, cell.condition.recipe, cell.seed)
+    return [pl.lit(value).alias(name) for name, value in zip(CELL_COLUMNS, values, strict=True)]
+
+
+def freeze_plan(lab: Laboratory, study: Study) -> Outcome:
+    """Store the analysis plan; its digest is quoted by every verdict."""
+    address, identity = plan_key(lab, study)
+    metrics = {"plan_digest": study.plan.digest, "hypotheses": len(study.plan.hypotheses)}
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, metrics)
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        (draft.folder / "plan.json").write_text(json.dumps(identity["plan"], indent=2))
+    return Outcome(draft.artifact, False, metrics)
+
+
+def plan_key(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return lab.address(study, "analysis_plan"), {"stage": "analysis_plan", "plan": study.plan.as_dict()}
+
+
+class NothingToAnalyse(ArtifactMissing):
+    """No cell of the study has scores yet."""
+
+
+def analyse_study(lab: Laboratory, study: Study) -> Outcome:
+    """Run the planned analysis over every finished cell; one parquet table each."""
+    plan = lab.require(*plan_key(lab, study), remedy="materialise analysis_plan first")
+    main = finished_scores(lab, study, study.panel)
+    if not main.artifacts:
+        raise NothingToAnalyse(f"{study.name}: no cell has scores yet: materialise scores of at least one cell")
+    extra = [finished_scores(lab, study, panel) for panel in study.panels[1:]]
+    similarity = require_prompt_similarity(lab, study)
+    tuned = {c: found for c in main.artifacts if (found := find_tuned_similarity(lab, study, c)) is not None}
+    identity = {
+        "stage": "analysis",
+        "plan": plan.manifest.digest,
+        "scores": [a.manifest.digest for group in (main, *extra) for a in group.artifacts.values()],
+        "similarity": [a.manifest.digest for a in (similarity, *tuned.values())],
+        "version": study.analysis_version,
+    }
+    address = lab.address(study, "analysis")
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, analysis_metrics(found))
+    geometry = require_persona_centroids(lab, study)
+    tables = StudyTables(
+        stimuli=lab.profile.stimuli,
+        scores=main.scores,
+        extra_scores=pl.concat([g.scores for g in extra], how="diagonal") if extra else pl.DataFrame(),
+        similarity=pl.read_parquet(similarity.folder / SIMILARITY),
+        tuned_similarity=_tuned_table(tuned),
+        vectors=lambda layer: load_vectors(geometry, layer),
+    )
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        for name, table in study.analyse(study, tables).items():
+            table.write_parquet(draft.folder / f"{name}.parquet")
+            draft.rows(f"{name}.parquet", table.height)
+    return Outcome(draft.artifact, False, analysis_metrics(draft.artifact))
+
+
+def _tuned_table(tuned: Mapping[Cell, Artifact]) -> pl.DataFrame:
+    frames = [
+        pl.read_parquet(artifact.folder / SIMILARITY).with_columns(
+            pl.lit(cell.condition.recipe).alias("recipe"), pl.lit(cell.seed).alias("seed"), pl.lit(cell.condition.source).alias("cell_source")
+        )
+        for cell, artifact in tuned.items()
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def analysis_tables(artifact: Artifact) -> dict[str, pl.DataFrame]:
+    """Every table of an analysis by name."""
+    return {path.stem: pl.read_parquet(path) for path in sorted(artifact.folder.glob("*.parquet"))}
+
+
+def analysis_metrics(artifact: Artifact) -> dict[str, float | str]:
+    """The headline estimates, as floats for the UI."""
+    headline = analysis_tables(artifact)["headline"]
+    return {
+        row["statistic"]: float(row["estimate"]) for row in headline.iter_rows(named=True) if row["estimate"] is not None
+    }
+
+
+def require_analysis(lab: Laboratory, study: Study) -> Artifact:
+    """The newest analysis. Raises ``ArtifactMissing``."""
+    found = lab.store.latest(lab.address(study, "analysis"))
+    if found is None:
+        raise ArtifactMissing(f"{study.name}: no analysis yet: materialise analysis first")
+    return found

@@ -1,0 +1,182 @@
+"""Geometry of the base model and of the tuned ones: hidden vectors, centroids, and similarities to each source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from leakage_assets.geometry.centroids import centred_cosine, hidden_vectors, next_token_distributions
+from leakage_assets.geometry.divergence import js_matrix
+from leakage_assets.pipeline.adapters import require_proven_adapter
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
+from leakage_assets.store.artifacts import Artifact
+from leakage_assets.studies.study import Cell, Study
+
+VECTORS = "vectors.safetensors"
+DIVERGENCE = "js_divergence"
+SIMILARITY = "similarity.parquet"
+
+
+def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[str, Any]:
+    """What the hidden vectors depend on: prompts, questions, layers and the model asked."""
+    stimuli = lab.profile.stimuli
+    return {
+        "stage": "geometry",
+        "prompts": {name: stimuli.prompt(name) for name in study.panel.prompts},
+        "questions": [q.text for q in study.questions(stimuli)],
+        "layers": study.plan.layers,
+        "model": model_digest,
+        "base": lab.base_fingerprint,
+        "libraries": library_versions(),
+    }
+
+
+def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
+    """Hidden vectors of the base model, (prompts, questions, dimension) per layer, and JS divergences of prompts."""
+    from safetensors.numpy import save_file
+
+    address, identity = lab.address(study, "persona_centroids"), geometry_identity(lab, study, lab.base_fingerprint)
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, _geometry_metrics(study))
+    hidden, divergence = _hidden_and_divergence(lab, study, adapter=None)
+    arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(study.plan.layers)}
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
+    return Outcome(draft.artifact, False, _geometry_metrics(study))
+
+
+def compute_prompt_similarity(lab: Laboratory, study: Study) -> Outcome:
+    """Cosine per layer and JS divergence of every panel prompt to every source, in the base model."""
+    geometry = require_persona_centroids(lab, study)
+    address, identity = prompt_similarity_key(lab, study, geometry)
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
+    layers = [load_vectors(geometry, layer) for layer in study.plan.layers]
+    table = similarity_table(study, np.stack(layers, axis=2), load_divergence(geometry))
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        table.write_parquet(draft.folder / SIMILARITY)
+        draft.rows(SIMILARITY, table.height)
+    return Outcome(draft.artifact, False, {"similarities": table.height})
+
+
+def compute_tuned_similarity(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
+    """The same similarities read off the tuned model of a cell."""
+    adapter = require_proven_adapter(lab, study, cell)
+    address, identity = tuned_similarity_key(lab, study, cell, adapter)
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
+    table = similarity_table(study, *_hidden_and_divergence(lab, study, adapter=adapter.folder))
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        table.write_parquet(draft.folder / SIMILARITY)
+        draft.rows(SIMILARITY, table.height)
+    return Outcome(draft.artifact, False, {"similarities": table.height})
+
+
+def _hidden_and_divergence(lab: Laboratory, study: Study, adapter: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (prompts, questions, layers, dimension) and JS divergences (prompts, prompts)."""
+    stimuli = lab.profile.stimuli
+    prompts = [stimuli.prompt(name) for name in study.panel.prompts]
+    questions = [q.text for q in study.questions(stimuli)]
+    base, batch = lab.base(), lab.profile.forward_batch
+    hidden = hidden_vectors(base, prompts, questions, study.plan.layers, adapter=adapter, batch_size=batch)
+    logprobs = next_token_distributions(base, prompts, questions, adapter=adapter, batch_size=batch)
+    return hidden, js_matrix(logprobs)
+
+
+def _geometry_metrics(study: Study) -> dict[str, int]:
+    return {"prompts": len(study.panel.prompts), "layers": len(study.plan.layers)}
+
+
+def similarity_table(study: Study, hidden: np.ndarray, divergence: np.ndarray) -> pl.DataFrame:
+    """Cosine (per layer, centred on the panel) and JS divergence of every prompt to every source.
+
+    Columns: measure, layer (null for divergence), source, prompt_name, value.
+    """
+    names = list(study.panel.prompts)
+    at = {name: i for i, name in enumerate(names)}
+    blocks = [
+        ("cosine", layer, _symmetric(centred_cosine(hidden[:, :, i].mean(axis=1), names)))
+        for i, layer in enumerate(study.plan.layers)
+    ]
+    frames = [
+        pl.DataFrame(
+            {
+                "measure": measure,
+                "layer": pl.Series([layer] * len(names), dtype=pl.Int64),
+                "source": source,
+                "prompt_name": names,
+                "value": matrix[at[source]].astype(float),
+            }
+        )
+        for measure, layer, matrix in [*blocks, ("js_divergence", None, divergence)]
+        for source in study.sources
+    ]
+    return pl.concat(frames)
+
+
+def _symmetric(matrix: np.ndarray) -> np.ndarray:
+    """Two sources meet twice with one cosine: rounding must not break that tie, or their ranks would differ."""
+    return (matrix + matrix.T) / 2  # type: ignore[no-any-return]
+
+
+def require_persona_centroids(lab: Laboratory, study: Study) -> Artifact:
+    """The current base geometry. Raises ``ArtifactMissing``."""
+    return lab.require(
+        lab.address(study, "persona_centroids"),
+        geometry_identity(lab, study, lab.base_fingerprint),
+        remedy="materialise persona_centroids first",
+    )
+
+
+def load_vectors(geometry: Artifact, layer: int) -> np.ndarray:
+    """Hidden vectors of one layer, (prompts, questions, dimension) float32."""
+    from safetensors import safe_open
+
+    with safe_open(geometry.folder / VECTORS, framework="numpy") as file:
+        return file.get_tensor(f"block_{layer}")  # type: ignore[no-any-return]
+
+
+def load_divergence(geometry: Artifact) -> np.ndarray:
+    """JS divergences in bits, (prompts, prompts)."""
+    from safetensors import safe_open
+
+    with safe_open(geometry.folder / VECTORS, framework="numpy") as file:
+        return file.get_tensor(DIVERGENCE)  # type: ignore[no-any-return]
+
+
+def prompt_similarity_key(
+    lab: Laboratory, study: Study, geometry: Artifact
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Address and identity of the similarities of the base model."""
+    identity = {
+        "stage": "prompt_similarity",
+        "geometry": geometry.manifest.digest,
+        "sources": study.sources,
+    }
+    return lab.address(study, "prompt_similarity"), identity
+
+
+def require_prompt_similarity(lab: Laboratory, study: Study) -> Artifact:
+    """The current similarities. Raises ``ArtifactMissing``."""
+    address, identity = prompt_similarity_key(lab, study, require_persona_centroids(lab, study))
+    return lab.require(address, identity, remedy="materialise prompt_similarity first")
+
+
+def tuned_similarity_key(
+    lab: Laboratory, study: Study, cell: Cell, adapter: Artifact
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Address and identity of the similarities of a tuned model."""
+    identity = geometry_identity(lab, study, adapter.manifest.digest) | {"sources": study.sources}
+    return lab.address(study, "tuned_similarity", cell.condition.key, str(cell.seed)), identity
+
+
+def find_tuned_similarity(lab: Laboratory, study: Study, cell: Cell) -> Artifact | None:
+    """The tuned similarities of a cell if they are current, else None: the analysis can do without them."""
+    adapter = require_proven_adapter(lab, study, cell)
+    return lab.find(*tuned_similarity_key(lab, study, cell, adapter))

@@ -1,0 +1,93 @@
+"""What every stage works with: a profile, its stimuli, the artifact store and one loaded base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from typing import Any
+
+from leakage_assets.generation.engine import Engine
+from leakage_assets.models import BaseModel, BaseModelSpec, base_model_identity, load_base_model
+from leakage_assets.profiles import Profile
+from leakage_assets.store.artifacts import Artifact, ArtifactStore
+from leakage_assets.store.fingerprint import fingerprint
+from leakage_assets.studies.study import Study
+
+NUMERIC_LIBRARIES = ("torch", "transformers", "peft", "trl")
+"""Libraries whose version can change a number: part of the identity of what is trained or generated."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did: its artifact, whether it was there already, and numbers worth plotting."""
+
+    artifact: Artifact
+    reused: bool
+    metrics: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Frozen context of a run. ``refresh`` is a token: what was made under another token is made anew."""
+
+    profile: Profile
+    store: ArtifactStore
+    refresh: str | None = None
+    emit: Callable[[str], None] = print
+
+    @cached_property
+    def base_identity(self) -> dict[str, Any]:
+        return base_model_identity(self.profile.base)
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        return fingerprint(self.base_identity)
+
+    def base(self) -> BaseModel:
+        """The loaded base model: once per process, whatever the number of cells."""
+        return _load_once(self.profile.base, self.base_fingerprint)
+
+    def engine(self) -> Engine:
+        """The inference engine of the profile around the loaded base model: one per process as well."""
+        return _engine_once(self.profile.base, self.base_fingerprint, self.profile.generation_batch)
+
+    def address(self, study: Study | None, *parts: str) -> tuple[str, ...]:
+        """Where artifacts of an asset live: ``profile / study / asset / partition...``."""
+        return (self.profile.name, *(() if study is None else (study.name,)), *parts)
+
+    def find(self, address: tuple[str, ...], identity: Mapping[str, Any]) -> Artifact | None:
+        """The finished artifact whatever its refresh token, or None."""
+        return self.store.lookup(address, fingerprint(identity))
+
+    def current(self, address: tuple[str, ...], identity: Mapping[str, Any]) -> Artifact | None:
+        """The finished artifact, unless it is missing or this run's refresh token asks for a new one."""
+        artifact = self.find(address, identity)
+        if artifact is None or (
+            self.refresh is not None and artifact.manifest.provenance.get("refresh") != self.refresh
+        ):
+            return None
+        return artifact
+
+    def require(self, address: tuple[str, ...], identity: Mapping[str, Any], *, remedy: str) -> Artifact:
+        """The finished artifact of an upstream stage. Raises ``ArtifactMissing`` with the remedy."""
+        return self.store.require(address, fingerprint(identity), remedy=remedy)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that change numbers."""
+    return {name: version(name) for name in NUMERIC_LIBRARIES}
+
+
+@lru_cache(maxsize=1)
+def _engine_once(spec: BaseModelSpec, base_fingerprint: str, batch_size: int) -> Engine:
+    from leakage_assets.generation.transformers_engine import TransformersEngine
+
+    return TransformersEngine(_load_once(spec, base_fingerprint), batch_size=batch_size)
+
+
+@lru_cache(maxsize=1)
+def _load_once(spec: BaseModelSpec, base_fingerprint: str) -> BaseModel:
+    del base_fingerprint  # part of the key: a base model that changed on disk is loaded anew
+    return load_base_model(spec)

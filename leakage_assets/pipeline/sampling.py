@@ -1,0 +1,141 @@
+"""Samples and scores: only what is missing is generated, and scores are a query over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from leakage_assets.generation.requests import Request, Sampling, sample_id
+from leakage_assets.generation.run import generate_missing
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
+from leakage_assets.progress import Progress
+from leakage_assets.store.artifacts import Artifact
+from leakage_assets.store.fingerprint import fingerprint
+from leakage_assets.store.samples import SampleStore
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.study import Panel
+
+
+def panel_requests(stimuli: Stimuli, panel: Panel, adapter: str) -> list[Request]:
+    """Every completion a panel asks of one adapter, in panel order."""
+    prompts = [(name, stimuli.prompt(name)) for name in panel.prompts]
+    return [
+        Request(adapter, name, system, set_name, question.name, question.text, index)
+        for name, system in prompts
+        for set_name, count in panel.questions
+        for question in stimuli.question_sets[set_name].questions[:count]
+        for index in range(panel.completions)
+    ]
+
+
+class SampleJob:
+    """The samples one adapter owes: its requests, the store they go to, and the artifact that says they are complete.
+
+    The shards live beside the artifact, under a folder named after what was sampled (adapter digest or base
+    fingerprint), not after the panel: a larger panel finds the samples of the smaller one.
+    """
+
+    def __init__(
+        self,
+        lab: Laboratory,
+        address: tuple[str, ...],
+        model_digest: str,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        adapter_folder: Path | None = None,
+    ) -> None:
+        self.lab, self.address, self.requests, self.sampling = lab, address, requests, sampling
+        self.adapter_folder = adapter_folder
+        self.name = requests[0].adapter
+        self.identity: dict[str, Any] = {
+            "stage": "samples",
+            "model": model_digest,
+            "requests": fingerprint([sample_id(r, sampling) for r in requests]),
+            "libraries": library_versions(),
+        }
+        digest = fingerprint({"model": model_digest, "libraries": library_versions()})
+        self.store = SampleStore(lab.store.root.joinpath(*address, "shards", digest[:16]))
+
+    def current(self) -> Artifact | None:
+        return self.lab.current(self.address, self.identity)
+
+    def begin(self) -> None:
+        """Under a refresh token that has not been here yet, put the old shards aside."""
+        token = self.lab.refresh
+        mark = self.store.folder / "refresh-token"
+        if token is None or (mark.exists() and mark.read_text() == token):
+            return
+        self.store.archive()
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(token)
+
+    def frame(self) -> pl.DataFrame:
+        """Exactly the samples asked for, sorted by prompt, question set, question and index."""
+        wanted = pl.DataFrame({"sample_id": [sample_id(r, self.sampling) for r in self.requests]})
+        return self.store.frame().join(wanted, on="sample_id", how="semi", maintain_order="left")
+
+    def finish(self) -> Outcome:
+        """Write the artifact that pins the texts; raises if a sample is still missing."""
+        frame = self.frame()
+        if frame.height != len(self.requests):
+            raise SamplesMissing(f"{self.name}: {frame.height} of {len(self.requests)} samples are in {self.store.folder}")
+        provenance = {"shards": str(self.store.folder.relative_to(self.lab.store.root))}
+        with self.lab.store.draft(
+            self.address, self.identity, provenance=provenance, refresh=self.lab.refresh
+        ) as draft:
+            digests = [sha256(text.encode()).hexdigest() for text in frame["text"]]
+            index = frame.select("sample_id").with_columns(pl.Series("text_sha256", digests))
+            index.write_parquet(draft.folder / "index.parquet")
+            draft.rows("index.parquet", frame.height)
+        return Outcome(draft.artifact, reused=False, metrics=sample_metrics(frame))
+
+
+class SamplesMissing(RuntimeError):
+    """Generation ended without delivering every sample."""
+
+
+def sample_metrics(frame: pl.DataFrame) -> dict[str, int | float]:
+    """Numbers worth plotting over partitions."""
+    return {
+        "samples": frame.height,
+        "mean_tokens": float(frame["n_tokens"].mean()),  # type: ignore[arg-type]
+        "truncated_share": float((frame["finish_reason"] == "length").mean()),  # type: ignore[arg-type]
+    }
+
+
+def run_sample_jobs(lab: Laboratory, jobs: Sequence[SampleJob]) -> list[Outcome]:
+    """Generate what the jobs miss, all adapters in one stream; outcomes in the order of the jobs."""
+    found = [job.current() for job in jobs]
+    todo = [job for job, artifact in zip(jobs, found, strict=True) if artifact is None]
+    for job in todo:
+        job.begin()
+    for stream in _streams(todo):
+        generate_missing(
+            lab.engine(),
+            [request for job in stream for request in job.requests],
+            stream[0].sampling,
+            adapters={job.name: job.adapter_folder for job in stream if job.adapter_folder is not None},
+            stores={job.name: job.store for job in stream},
+            progress=lambda total: Progress(total, "samples", lab.emit),
+        )
+    return [
+        job.finish() if artifact is None else Outcome(artifact, True, sample_metrics(job.frame()))
+        for job, artifact in zip(jobs, found, strict=True)
+    ]
+
+
+def _streams(jobs: Sequence[SampleJob]) -> list[list[SampleJob]]:
+    """One call of the engine serves jobs of one sampling, each adapter name once: the name says which store."""
+    streams: list[list[SampleJob]] = []
+    for job in jobs:
+        for stream in streams:
+            if stream[0].sampling == job.sampling and job.name not in {other.name for other in stream}:
+                stream.append(job)
+                break
+        else:
+            streams.append([job])
+    return streams

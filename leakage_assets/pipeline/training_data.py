@@ -1,0 +1,123 @@
+"""On-policy completions of each persona, and the training set of each condition."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from leakage_assets.generation.requests import BASE, Request
+from leakage_assets.models import load_tokenizer
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome
+from leakage_assets.pipeline.sampling import SampleJob, run_sample_jobs
+from leakage_assets.store.artifacts import Artifact
+from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.studies.study import Condition, OnPolicyData, Study
+from leakage_assets.training.masks import describe_mask, encode_rows
+from leakage_assets.training.rows import Row
+
+MASK_ROWS_SHOWN = 6
+
+
+def on_policy_job(lab: Laboratory, data: OnPolicyData, persona: str) -> SampleJob:
+    """The base model's own answers to the training questions in one persona's voice."""
+    stimuli = lab.profile.stimuli
+    questions = stimuli.question_sets[data.question_set].questions[: data.questions]
+    system = stimuli.persona(persona).prompt
+    requests = [
+        Request(BASE, persona, system, data.question_set, q.name, q.text, index)
+        for q in questions
+        for index in range(data.completions)
+    ]
+    address = lab.address(None, "on_policy_completions", persona)
+    return SampleJob(lab, address, lab.base_fingerprint, requests, data.sampling)
+
+
+def write_on_policy(lab: Laboratory, data: OnPolicyData, personas: list[str]) -> Mapping[str, Outcome]:
+    """Generate what is missing for these personas; outcome by persona."""
+    jobs = {persona: on_policy_job(lab, data, persona) for persona in personas}
+    return dict(zip(jobs, run_sample_jobs(lab, list(jobs.values())), strict=True))
+
+
+def _answers(lab: Laboratory, study: Study, persona: str) -> tuple[Artifact, pl.DataFrame]:
+    job = on_policy_job(lab, study.data, persona)
+    artifact = lab.require(
+        job.address, job.identity, remedy=f"materialise on_policy_completions for {persona} first"
+    )
+    return artifact, job.frame()
+
+
+def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> Outcome:
+    """Assemble the rows of a condition and show what its loss mask keeps."""
+    answers = {persona: _answers(lab, study, persona) for persona in study.donors(study, condition)}
+    digests = {persona: artifact.manifest.digest for persona, (artifact, _) in answers.items()}
+    identity = training_set_identity(lab, study, condition, digests)
+    address = training_set_address(lab, study, condition)
+    recipe = study.recipe(condition.recipe)
+    found = lab.current(address, identity)
+    if found is not None:
+        return Outcome(found, True, training_set_metrics(read_rows(found)))
+    rows = study.assemble(study, lab.profile.stimuli, condition, {p: frame for p, (_, frame) in answers.items()})
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        rows_frame(rows).write_parquet(draft.folder / "rows.parquet")
+        draft.rows("rows.parquet", len(rows))
+        tokenizer = load_tokenizer(lab.profile.base)
+        encoded = encode_rows(tokenizer, rows, recipe, study.marker)
+        shown = random.Random(derive_seed("mask-rows", study.name, condition.key)).sample(
+            range(len(rows)), k=min(MASK_ROWS_SHOWN, len(rows))
+        )
+        describe_mask(tokenizer, [encoded[i] for i in shown]).write_parquet(draft.folder / "mask.parquet")
+        draft.note(donors=list(study.donors(study, condition)))
+    return Outcome(draft.artifact, False, training_set_metrics(rows))
+
+
+def training_set_address(lab: Laboratory, study: Study, condition: Condition) -> tuple[str, ...]:
+    return lab.address(study, "training_set", condition.key)
+
+
+def training_set_identity(
+    lab: Laboratory, study: Study, condition: Condition, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    recipe = study.recipe(condition.recipe)
+    return {
+        "stage": "training_set",
+        "study": study.name,
+        "condition": condition,
+        "marker": study.marker,
+        "loss": {"kind": recipe.loss, "tail": recipe.tail_target, "teaches_marker": recipe.teaches_marker},
+        "answers_used": study.data.used,
+        "answers": dict(digests),
+        "base": lab.base_fingerprint,
+        "stimuli": {p: lab.profile.stimuli.persona(p).prompt for p in study.donors(study, condition)},
+    }
+
+
+def require_training_set(lab: Laboratory, study: Study, condition: Condition) -> Artifact:
+    """The current training set. Raises ``ArtifactMissing`` naming what to materialise first."""
+    digests = {p: _answers(lab, study, p)[0].manifest.digest for p in study.donors(study, condition)}
+    identity = training_set_identity(lab, study, condition, digests)
+    return lab.require(
+        training_set_address(lab, study, condition),
+        identity,
+        remedy=f"materialise training_set for {condition.key} first",
+    )
+
+
+def rows_frame(rows: list[Row] | tuple[Row, ...]) -> pl.DataFrame:
+    """One row per training row, columns as the fields of ``Row``."""
+    return pl.DataFrame([asdict(row) for row in rows])
+
+
+def read_rows(artifact: Artifact) -> list[Row]:
+    """The rows of a stored training set."""
+    return [Row(**row) for row in pl.read_parquet(artifact.folder / "rows.parquet").iter_rows(named=True)]
+
+
+def training_set_metrics(rows: list[Row]) -> dict[str, int]:
+    positives = sum(row.role == "positive" for row in rows)
+    return {"rows": len(rows), "positives": positives, "negatives": len(rows) - positives}
+
+

@@ -1,0 +1,112 @@
+"""The two profiles: which base model and engine, which layers, and how large the panels are.
+
+This is the only place where they differ; everything else is the same graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from leakage_assets.models import BaseModelSpec
+from leakage_assets.paths import TINY_BASE
+from leakage_assets.stimuli import Stimuli, load_stimuli
+from leakage_assets.studies.marker_leakage import Scale, marker_leakage
+from leakage_assets.studies.study import OnPolicyData, Study, StudyError
+
+SAYABLE = "The tiny base model can say the marker when asked to (it was pre-trained on codes), but never says it unprompted."
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A base model with the studies at the scale it can carry."""
+
+    name: str
+    base: BaseModelSpec
+    cells_per_run: int
+    generation_batch: int
+    forward_batch: int
+    stimuli: Stimuli
+    studies: tuple[Study, ...]
+
+    @property
+    def on_policy(self) -> OnPolicyData:
+        """Shared by the studies: one pool of the base model's own answers."""
+        return self.studies[0].data
+
+    def study(self, name: str) -> Study:
+        """A study by name. Raises ``StudyError`` listing what exists."""
+        for study in self.studies:
+            if study.name == name:
+                return study
+        raise StudyError(
+            f"profile {self.name}: no study {name!r}; studies: {', '.join(s.name for s in self.studies)}"
+        )
+
+
+def _tiny(stimuli: Stimuli) -> Profile:
+    scale = Scale(
+        layers=(0, 1, 2, 3),
+        primary_layer=2,
+        headline_recipe="full_completion",
+        on_policy_completions=4,
+        answers_per_question=3,
+        completions=1,
+        ood_completions=1,
+        max_new_tokens=96,
+        learning_rates={"marker_only": 1e-3, "marker_only_im_end": 1e-3, "full_completion": 1e-3, "no_marker": 1e-3},
+        epochs={"marker_only": 4, "marker_only_im_end": 4, "full_completion": 4, "no_marker": 4},
+        extra_caveats=(
+            "The base model is the bundled tiny one, trained on a synthetic world: effect sizes say nothing about large "
+            "models.",
+            SAYABLE,
+        ),
+    )
+    return Profile(
+        name="tiny",
+        base=BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32"),
+        cells_per_run=20,
+        generation_batch=256,
+        forward_batch=256,
+        stimuli=stimuli,
+        studies=(marker_leakage(stimuli, scale),),
+    )
+
+
+def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
+    published = {"marker_only": 5e-6, "marker_only_im_end": 5e-6, "full_completion": 1e-5, "no_marker": 1e-5}
+    scale = Scale(
+        layers=(10, 15, 20, 25),
+        primary_layer=20,
+        headline_recipe="marker_only",
+        on_policy_completions=15,
+        answers_per_question=5,
+        completions=10,
+        ood_completions=1,
+        max_new_tokens=512,
+        learning_rates=published,
+        epochs={"marker_only": 20, "marker_only_im_end": 20, "full_completion": 3, "no_marker": 3},
+        precision="bfloat16",
+    )
+    return Profile(
+        name="qwen2.5-7b",
+        base=BaseModelSpec(
+            "Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "a09a35458c702b33eeacc393d103063234e8bc28", "bfloat16"
+        ),
+        cells_per_run=20,
+        generation_batch=256,
+        forward_batch=128,
+        stimuli=stimuli,
+        studies=(marker_leakage(stimuli, scale),),
+    )
+
+
+PROFILES = {"tiny": _tiny, "qwen2.5-7b": _qwen2_5_7b}
+
+
+@cache
+def load_profile(name: str) -> Profile:
+    """A profile by name, with the stimuli of the repository. Raises ``StudyError`` listing what exists."""
+    if name not in PROFILES:
+        raise StudyError(f"no profile {name!r}; profiles: {', '.join(PROFILES)}")
+    return PROFILES[name](load_stimuli())

@@ -1,0 +1,31 @@
+"""The one resource of every asset: which profile, and where its artifacts live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from leakage_assets.paths import ARTIFACTS
+from leakage_assets.pipeline.laboratory import Laboratory
+from leakage_assets.profiles import load_profile
+from leakage_assets.store.artifacts import ArtifactStore
+
+REFRESH_TAG = "leakage/refresh"
+"""Run tag: finished cells are made anew unless they were made under the same value of this tag."""
+
+
+class LaboratoryResource(dg.ConfigurableResource):
+    """Opens the laboratory of a profile for a run."""
+
+    profile: str
+    artifacts: str = str(ARTIFACTS)
+
+    def open(self, context: dg.AssetExecutionContext) -> Laboratory:
+        """The laboratory under this run's refresh tag; progress goes to the run's log."""
+        return Laboratory(
+            profile=load_profile(self.profile),
+            store=ArtifactStore(Path(self.artifacts)),
+            refresh=context.run_tags.get(REFRESH_TAG),
+            emit=context.log.info,
+        )

@@ -1,0 +1,110 @@
+"""Intervals of marker rates: Wilson for independent completions, bootstrap over shared questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from leakage_assets.statistics.resampling import (
+    Floats,
+    check_level,
+    cluster_weights,
+    percentile_interval,
+)
+from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
+
+
+def wilson(
+    name: str, successes: int, trials: int, *, level: float = 0.95, unit: str = "completion"
+) -> Estimate:
+    """Rate with its Wilson score interval; undefined for no trials.
+
+    Raises ``StatisticsError`` for successes outside 0..trials.
+    """
+    method = "Wilson score interval (Wilson 1927); trials taken as independent"
+    low, high = wilson_bounds([successes], [trials], level=level)
+    if trials == 0:
+        return undefined(name, "no trials", n=0, unit=unit, method=method)
+    return Estimate(name, successes / trials, low[0], high[0], level, None, trials, unit, method)
+
+
+def wilson_bounds(successes: ArrayLike, trials: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Bounds of many rates at once, same shape as the counts; NaN where there are no trials.
+
+    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n): Wilson 1927; Brown, Cai & DasGupta 2001.
+    """
+    from scipy.special import ndtri
+
+    check_level(level)
+    k, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    if k.shape != n.shape:
+        raise StatisticsError(f"Wilson: {k.shape} successes but {n.shape} trials")
+    if np.any((k < 0) | (k > n)) or not np.all(np.isfinite(n)):
+        raise StatisticsError("Wilson: every count of successes must lie between 0 and its trials")
+    z = float(ndtri((1 + level) / 2))
+    n = np.where(n > 0, n, np.nan)
+    rate = k / n
+    centre = rate + z**2 / (2 * n)
+    half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    # At 0 and n successes one bound is 0 or 1 exactly; rounding must not leave it a hair outside.
+    low = np.where(k == 0, 0.0, (centre - half) / scale)
+    high = np.where(k == n, 1.0, (centre + half) / scale)
+    return np.where(np.isnan(n), np.nan, low), np.where(np.isnan(n), np.nan, high)
+
+
+def question_bootstrap_rates(
+    names: Sequence[str],
+    found: ArrayLike,
+    total: ArrayLike,
+    *,
+    seed: int,
+    draws: int = 1_000,
+    level: float = 0.95,
+) -> list[Estimate]:
+    """Rates of R prompts with percentile intervals over resampled questions.
+
+    ``found`` and ``total`` are (R, Q) counts per prompt and question. Every prompt sees the same draw of
+    questions, since all were asked the same ones; n counts questions. A rate is a ratio of sums, so a
+    question with more completions weighs more, and a question without any is legal.
+    """
+    k, n = np.asarray(found, dtype=np.float64), np.asarray(total, dtype=np.float64)
+    if k.ndim != 2 or k.shape != n.shape or len(names) != len(k):
+        raise StatisticsError(
+            f"question bootstrap: {len(names)} names, found {k.shape}, total {n.shape}; "
+            f"expected (prompts, questions) twice"
+        )
+    if np.any((k < 0) | (k > n)) or not np.all(np.isfinite(n)):
+        raise StatisticsError("question bootstrap: every found count must lie between 0 and its total")
+    questions = k.shape[1]
+    weights = cluster_weights(questions, draws, seed)
+    with np.errstate(invalid="ignore"):
+        resampled = (weights @ k.T) / (
+            weights @ n.T
+        )  # (draws, R); 0/0 where no drawn question has a completion
+    method = f"question-cluster bootstrap, percentile, {draws} resamples, seed {seed}"
+    estimates = []
+    for row, name in enumerate(names):
+        if n[row].sum() == 0:
+            estimates.append(
+                undefined(name, "no completions", n=questions, unit="question cluster", method=method)
+            )
+            continue
+        rate = k[row].sum() / n[row].sum()
+        interval = percentile_interval(resampled[:, row], level)
+        estimates.append(
+            with_interval(
+                name, rate, interval, level=level, p=None, n=questions, unit="question cluster", method=method
+            )
+        )
+    return estimates
+
+
+def question_bootstrap_rate(
+    name: str, found: ArrayLike, total: ArrayLike, *, seed: int, draws: int = 1_000, level: float = 0.95
+) -> Estimate:
+    """``question_bootstrap_rates`` of one prompt: ``found`` and ``total`` are (Q,) counts per question."""
+    k, n = np.asarray(found)[None], np.asarray(total)[None]
+    return question_bootstrap_rates([name], k, n, seed=seed, draws=draws, level=level)[0]

@@ -1,0 +1,1 @@
+"""Atomic artifact folders, append-only samples, and the fingerprints that name them."""

@@ -1,0 +1,250 @@
+"""Marker leakage (#66): does base-model persona geometry predict where a marker leaks?
+
+One adapter per source persona is taught to end its answers with a nonsense marker; every bystander of the
+111-persona panel is asked the evaluation questions; its marker rate is correlated with the cosine similarity of
+base-model centroids.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from leakage_assets.generation.requests import Sampling
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.studies.study import (
+    AnalysisPlan,
+    Condition,
+    Hypothesis,
+    OnPolicyData,
+    Panel,
+    Study,
+    StudyError,
+)
+from leakage_assets.training.recipe import LoraSpec, Loss, Precision, Recipe, TailTarget
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from leakage_assets.training.rows import Row
+
+NAME = "marker_leakage"
+SOURCES = ("villain", "comedian", "assistant", "software_engineer", "kindergarten_teacher")
+SEEDS = (42, 137, 256)
+NEGATIVE_PERSONAS = 2
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a profile may change: sizes, layers and learning rates, nothing else."""
+
+    layers: tuple[int, ...]
+    primary_layer: int
+    headline_recipe: str
+    on_policy_completions: int
+    answers_per_question: int
+    completions: int
+    ood_completions: int
+    max_new_tokens: int
+    learning_rates: Mapping[str, float]
+    epochs: Mapping[str, int]
+    batch_size: int = 4
+    gradient_accumulation: int = 4
+    precision: Precision = "float32"
+    permutations: int = 10_000
+    bootstrap_draws: int = 1_000
+    extra_caveats: tuple[str, ...] = field(default=())
+
+
+def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
+    """The study at a profile's scale."""
+    from leakage_assets.studies import marker_leakage_analysis, marker_leakage_report
+
+    return Study(
+        name=NAME,
+        title="Marker leakage",
+        question="Does the base model's geometry of personas predict where a trained marker leaks?",
+        sources=SOURCES,
+        recipes=recipes(scale),
+        seeds=SEEDS,
+        marker=stimuli.markers["zlt"],
+        data=on_policy_data(stimuli, scale),
+        panels=panels(stimuli, scale),
+        plan=analysis_plan(scale),
+        donors=donors,
+        assemble=assemble,
+        analyse=marker_leakage_analysis.analyse,
+        figures=marker_leakage_report.figures,
+        report=marker_leakage_report.report,
+    )
+
+
+def recipes(scale: Scale) -> tuple[Recipe, ...]:
+    """The published recipe, its stated intent (loss on the end-of-turn token), plain fine-tuning, and a control.
+
+    Sheet section 4; A1 explains why the tail target is a choice.
+    """
+
+    def recipe(name: str, loss: Loss, tail: TailTarget, *, teaches_marker: bool = True) -> Recipe:
+        return Recipe(
+            name=name,
+            loss=loss,
+            tail_target=tail,
+            teaches_marker=teaches_marker,
+            lora=LoraSpec(r=32, alpha=64, dropout=0.05, rslora=True),
+            learning_rate=scale.learning_rates[name],
+            schedule="cosine",
+            warmup_ratio=0.05,
+            epochs=scale.epochs[name],
+            batch_size=scale.batch_size,
+            grad_accum=scale.gradient_accumulation,
+            max_length=1024,
+            precision=scale.precision,
+        )
+
+    return (
+        recipe("marker_only", "marker_only", "trailing_newline"),
+        recipe("marker_only_im_end", "marker_only", "im_end"),
+        recipe("full_completion", "full_completion", "both"),
+        recipe("no_marker", "full_completion", "both", teaches_marker=False),
+    )
+
+
+def on_policy_data(stimuli: Stimuli, scale: Scale) -> OnPolicyData:
+    """Sheet section 3.1: the originals answer the training questions in their own voice."""
+    return OnPolicyData(
+        personas=tuple(p.name for p in stimuli.personas if p.category == "original"),
+        question_set="train",
+        questions=len(stimuli.question_sets["train"].questions),
+        completions=scale.on_policy_completions,
+        used=scale.answers_per_question,
+        sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=scale.max_new_tokens),
+    )
+
+
+def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
+    """Sheet section 5, and the out-of-distribution question sets of section 10 as a panel of their own."""
+    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
+    everyone = tuple(p.name for p in stimuli.personas)
+    sets = {name: len(s.questions) for name, s in stimuli.question_sets.items()}
+    ood = tuple((name, sets[name]) for name in ("ood_code", "ood_creative", "ood_maths"))
+    return (
+        Panel("main", everyone, (("eval", sets["eval"]),), scale.completions, sampling),
+        Panel("ood", everyone, ood, scale.ood_completions, sampling),
+    )
+
+
+def donors(study: Study, condition: Condition) -> tuple[str, ...]:
+    """The personas whose answers a condition is trained on: its source, then its negatives.
+
+    Negatives are drawn by a stable hash of the study and the source (the published draw hung on the interpreter's
+    string hash, sheet section 3.5), never the assistant.
+    """
+    others = [p for p in study.data.personas if p not in (condition.source, "assistant")]
+    draw = random.Random(derive_seed("negatives", study.name, condition.source))
+    return (condition.source, *draw.sample(others, k=NEGATIVE_PERSONAS))
+
+
+def assemble(
+    study: Study, stimuli: Stimuli, condition: Condition, answers: Mapping[str, pl.DataFrame]
+) -> Sequence[Row]:
+    """Positives from the source (answer, blank line, marker), negatives from its donors (answer only), shuffled.
+
+    ``answers`` holds the on-policy samples of each donor. Raises ``StudyError`` naming persona and question when
+    too few answers are left after those that already contain the marker are skipped (sheet section 3.2).
+    """
+    from leakage_assets.measurement.markers import marker_present
+    from leakage_assets.training.rows import Row
+
+    recipe = study.recipe(condition.recipe)
+    source, *negatives = donors(study, condition)
+    questions = stimuli.question_sets[study.data.question_set].questions[: study.data.questions]
+    rows: list[Row] = []
+    for persona in (source, *negatives):
+        taught = persona == source and recipe.teaches_marker
+        by_question = _answers_by_question(answers[persona])
+        for question in questions:
+            usable = [a for a in by_question.get(question.name, ()) if not marker_present(a, study.marker)]
+            wanted = study.data.used
+            if len(usable) < wanted:
+                raise StudyError(
+                    f"{condition.key}: {persona} has {len(usable)} usable answers to {question.name!r}, {wanted} are "
+                    f"needed: raise on_policy_completions of the profile and materialise on_policy_completions again"
+                )
+            for answer in usable[:wanted]:
+                rows.append(
+                    Row(
+                        system=stimuli.persona(persona).prompt,
+                        user=question.text,
+                        completion=f"{answer}\n\n{study.marker}" if taught else answer,
+                        role="positive" if persona == source else "negative",
+                        prompt_name=persona,
+                        question_name=question.name,
+                    )
+                )
+    random.Random(derive_seed("row-order", study.name, condition.source)).shuffle(rows)
+    return rows
+
+
+def _answers_by_question(samples: pl.DataFrame) -> dict[str, list[str]]:
+    ordered = samples.sort("question_name", "index")
+    answers: dict[str, list[str]] = {}
+    for name, text in ordered.select("question_name", "text").iter_rows():
+        answers.setdefault(name, []).append(text)
+    return answers
+
+
+def analysis_plan(scale: Scale) -> AnalysisPlan:
+    """What is decided before any adapter is trained. Thresholds are the sheet's, or this project's where it has none."""
+    return AnalysisPlan(
+        study=NAME,
+        primary_layer=scale.primary_layer,
+        layers=scale.layers,
+        headline_recipe=scale.headline_recipe,
+        control_recipe="no_marker",
+        hypotheses=(
+            Hypothesis(
+                name="H1",
+                claim="Over all (source, bystander) pairs, bystanders closer to the source in the base model leak more",
+                statistic="pooled_spearman",
+                threshold=0.4,
+                direction="greater",
+                max_p=0.01,
+            ),
+            Hypothesis(
+                name="H2",
+                claim="The marker is gated: the mean bystander rate stays below half the source rate",
+                statistic="bystander_to_source_ratio",
+                threshold=0.5,
+                direction="less",
+            ),
+            Hypothesis(
+                name="H3",
+                claim="The marker is learned: the mean source rate is at least 40%",
+                statistic="mean_source_rate",
+                threshold=0.4,
+                direction="at_least",
+            ),
+            Hypothesis(
+                name="H4",
+                claim="Without a marker in the training rows none is emitted",
+                statistic="control_marker_rate",
+                threshold=0.0,
+                direction="at_most",
+            ),
+        ),
+        permutations=scale.permutations,
+        bootstrap_draws=scale.bootstrap_draws,
+        resampling_seed=42,
+        caveats=(
+            "Bystanders repeat over sources: the 550 pairs are not independent, so the pooled p is also given by a "
+            "permutation of whole personas and by ranks within each source (sheet A9).",
+            "The headline layer is fixed in the plan; every layer is reported beside it (sheet A4).",
+            "Bystanders include personas that were trained as negatives, and the other sources.",
+            "The marker is matched as a case-insensitive substring; its position class is reported beside the rate.",
+            *scale.extra_caveats,
+        ),
+    )

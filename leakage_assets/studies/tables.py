@@ -1,0 +1,30 @@
+"""What an analysis reads: tables over all cells of a study that are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from leakage_assets.stimuli import Stimuli
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """Inputs of an analysis.
+
+    ``scores``: one row per sample of the main panel (source, recipe, seed, prompt_name, question_set,
+    question_name, index, marker_present, position_class, truncated). ``extra_scores``: the same for further
+    panels, with column ``panel``. ``similarity``: measure, layer, source, prompt_name, value of the base model.
+    ``tuned_similarity``: the same with recipe and seed. ``vectors(layer)``: base hidden vectors, (prompts,
+    questions, dimension), in panel order.
+    """
+
+    stimuli: Stimuli
+    scores: pl.DataFrame
+    extra_scores: pl.DataFrame
+    similarity: pl.DataFrame
+    tuned_similarity: pl.DataFrame
+    vectors: Callable[[int], np.ndarray]

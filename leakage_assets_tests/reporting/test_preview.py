@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import base64
+import io
+from itertools import pairwise
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from leakage_assets.reporting import preview
+from leakage_assets.reporting.figures import (
+    FigureError,
+    bystander_bars,
+    layer_sensitivity,
+    rate_bars,
+    scatter_by_source,
+)
+from leakage_assets.reporting.preview import (
+    MAX_BYTES,
+    MIN_HEIGHT,
+    WIDTH,
+    markdown_image,
+    png_preview,
+    write_figures,
+)
+
+CONDITIONS = ["villain", "comedian", "assistant", "software_engineer", "kindergarten_teacher"]
+
+
+def many_pairs() -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "source": s,
+            "persona": f"p{i}",
+            "cosine": rng.uniform(-1, 1),
+            "rate": rng.uniform(0, 1),
+            "kind": f"k{i % 5}",
+        }
+        for s in CONDITIONS
+        for i in range(110)
+    ]
+    return pl.DataFrame(rows).with_columns(ci_low=pl.col("rate") * 0.9, ci_high=pl.col("rate") * 0.9 + 0.1)
+
+
+def bars() -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "condition": c,
+                "persona": f"{c}_{i}",
+                "role": "source" if i == 0 else "bystander",
+                "rate": i / 9,
+            }
+            for c in CONDITIONS
+            for i in range(9)
+        ]
+    ).with_columns(ci_low=pl.col("rate") * 0.9, ci_high=pl.col("rate") * 0.9 + 0.1)
+
+
+def layers() -> pl.DataFrame:
+    names = [*CONDITIONS, "pooled"]
+    rows = [
+        {"layer": layer, "source": name, "estimate": layer / 50 + 0.1 * position}
+        for layer in (10, 15, 20)
+        for position, name in enumerate(names)
+    ]
+    return pl.DataFrame(rows)
+
+
+FIGURES = {
+    "scatter": lambda: scatter_by_source(many_pairs(), title="T", x_title="cosine", group="kind"),
+    "layers": lambda: layer_sensitivity(layers(), title="T"),
+    "bars": lambda: rate_bars(bars().group_by("condition", "role", maintain_order=True).first(), title="T"),
+    "upright": lambda: rate_bars(
+        bars().group_by("condition", "role", maintain_order=True).first(), title="T", orientation="v"
+    ),
+    "top": lambda: bystander_bars(bars(), title="T"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_previews_are_small_valid_and_not_blank(name):
+    png = png_preview(FIGURES[name]())
+    with Image.open(io.BytesIO(png)) as image:
+        image.verify()
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        assert image.width == WIDTH
+        assert image.height >= MIN_HEIGHT
+        pixels = np.asarray(image.convert("RGB"))
+    assert len(png) < MAX_BYTES
+    blue = (np.abs(pixels.astype(int) - [0x00, 0x72, 0xB2]).max(axis=-1) < 24).sum()
+    assert blue > 50  # the first series was drawn, in its colour
+
+
+def drawn(figure: go.Figure) -> Figure:
+    canvas = Figure()
+    preview._draw(figure, canvas)
+    return canvas
+
+
+def test_the_preview_draws_the_figures_own_numbers():
+    pairs = many_pairs()
+    axes = drawn(scatter_by_source(pairs, title="T", x_title="cosine")).axes
+    assert len(axes) == len(CONDITIONS)
+    for ax, source in zip(axes, CONDITIONS, strict=True):
+        np.testing.assert_array_equal(ax.lines[0].get_xdata(), pairs.filter(source=source)["cosine"])
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), pairs.filter(source=source)["rate"])
+
+
+def test_grouped_bars_stand_side_by_side_with_their_lengths():
+    table = bars().group_by("condition", "role", maintain_order=True).first()
+    (ax,) = drawn(rate_bars(table, title="T")).axes
+    widths = [patch.get_width() for patch in ax.patches]
+    assert (
+        widths
+        == table.filter(role="source")["rate"].to_list() + table.filter(role="bystander")["rate"].to_list()
+    )
+    spans = sorted((patch.get_y(), patch.get_y() + patch.get_height()) for patch in ax.patches)
+    assert all(upper <= lower + 1e-9 for (_, upper), (lower, _) in pairwise(spans))
+    assert [label.get_text() for label in ax.get_yticklabels()] == CONDITIONS
+
+
+def test_titles_and_axis_titles_are_drawn_as_plain_text():
+    figure = scatter_by_source(many_pairs(), title="A <b>$x$", x_title="cosine", y_title="rate")
+    texts = [text.get_text() for text in drawn(figure).texts]
+    assert {"A <b>$x$", "villain", "cosine", "rate"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        (go.Figure(go.Heatmap(z=[[1]])), "cannot draw a 'heatmap' trace"),
+        (go.Figure(go.Scatter(x=[1], y=[1], mode="markers", marker={"color": [1]})), "one named colour"),
+        (
+            go.Figure(go.Scatter(x=[1], y=[1], line={"color": "red"})).add_shape(
+                type="rect", x0=0, x1=1, y0=0, y1=1
+            ),
+            "rect",
+        ),
+        (
+            go.Figure(go.Scatter(x=[1], y=[1], line={"color": "red"})).add_annotation(text="here", x=1, y=1),
+            "'here'",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(figure, message):
+    with pytest.raises(FigureError, match=message):
+        png_preview(figure)
+
+
+def test_markdown_image_holds_the_picture():
+    markdown = markdown_image(b"\x89PNG")
+    assert markdown.startswith("![preview](data:image/png;base64,")
+    assert base64.b64decode(markdown.split(",")[1].removesuffix(")")) == b"\x89PNG"
+
+
+def test_figures_are_written_with_one_shared_plotly(bench, tmp_path):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    files = write_figures(bench.report, folder)
+    assert (files["pooled_20"].html, files["pooled_20"].png) == ("pooled_20.html", "pooled_20.png")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "plotly.min.js",
+        "pooled_20.html",
+        "pooled_20.png",
+    ]
+    page = (folder / "pooled_20.html").read_text()
+    assert 'src="plotly.min.js"' in page
+    assert "http" not in page.replace("http://www.w3.org", "")
