@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
+from leakage_assets.cell_runs import Tally
 from leakage_assets.partitions import cell_partitions
 from leakage_assets.studies.study import Study
-
-if TYPE_CHECKING:
-    from leakage_assets.assets.cells import Tally
 
 PROOF = "adapter_proof"
 

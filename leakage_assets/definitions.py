@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
 
 from leakage_assets.assets import shared_assets, study_assets
 from leakage_assets.jobs import cells_job, conclusions_job, foundations_job, pretrain_tiny_base
+from leakage_assets.paths import ARTIFACTS
 from leakage_assets.profiles import Profile, load_profile
 from leakage_assets.resources import LaboratoryResource
 from leakage_assets.schedules import weekly_rerun
 
 
-def definitions(profile: Profile) -> dg.Definitions:
+def definitions(profile: Profile, artifacts: Path = ARTIFACTS) -> dg.Definitions:
     """The lineages of a profile's studies, with their jobs and schedules."""
     studies = profile.studies
-    makers = (foundations_job, cells_job, conclusions_job)
+    cell_jobs = {study: cells_job(profile, study) for study in studies}
+    other_jobs = [make(profile, study) for study in studies for make in (foundations_job, conclusions_job)]
     return dg.Definitions(
         assets=[*shared_assets(profile), *(a for study in studies for a in study_assets(profile, study))],
-        jobs=[*(make(profile, study) for study in studies for make in makers), pretrain_tiny_base],
-        schedules=[weekly_rerun(profile, study) for study in studies],
-        resources={"laboratory": LaboratoryResource(profile=profile.name)},
+        jobs=[*cell_jobs.values(), *other_jobs, pretrain_tiny_base],
+        schedules=[weekly_rerun(job, study) for study, job in cell_jobs.items()],
+        resources={"laboratory": LaboratoryResource(profile=profile.name, artifacts=str(artifacts))},
         # One process per run: the base model is loaded once for all assets and cells of the run.
         executor=dg.in_process_executor,
     )

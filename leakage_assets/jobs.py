@@ -1,8 +1,7 @@
 """Jobs: a study from training sets to scores, its conclusions, and the pre-training of the bundled model."""
 
-from __future__ import annotations
-
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from leakage_assets.assets.common import asset_key
 from leakage_assets.partitions import cell_partitions
@@ -10,7 +9,7 @@ from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 
 
-def cells_job(profile: Profile, study: Study) -> dg.UnresolvedAssetJobDefinition:
+def cells_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
     """Adapter, samples and scores of a range of cells: what a seed is backfilled with."""
     names = ["adapter", *(f"{study.panel.asset_prefix}{stage}" for stage in ("samples", "scores"))]
     return dg.define_asset_job(
@@ -21,7 +20,7 @@ def cells_job(profile: Profile, study: Study) -> dg.UnresolvedAssetJobDefinition
     )
 
 
-def conclusions_job(profile: Profile, study: Study) -> dg.UnresolvedAssetJobDefinition:
+def conclusions_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
     """Similarity, analysis, figures and report over the cells that are finished."""
     names = ["prompt_similarity", "analysis", "figures", "report"]
     return dg.define_asset_job(
@@ -31,7 +30,7 @@ def conclusions_job(profile: Profile, study: Study) -> dg.UnresolvedAssetJobDefi
     )
 
 
-def foundations_job(profile: Profile, study: Study) -> dg.UnresolvedAssetJobDefinition:
+def foundations_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
     """What every cell needs and no partition has: base model, stimuli, plan, geometry of the base."""
     keys = [asset_key(profile, None, name) for name in ("base_model", "stimuli")]
     keys += [asset_key(profile, study, name) for name in ("analysis_plan", "persona_centroids", "prompt_similarity")]

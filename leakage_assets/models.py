@@ -52,9 +52,7 @@ class BaseModelSpec:
 
     def __post_init__(self) -> None:
         if self.revision is not None and not COMMIT.fullmatch(self.revision):
-            raise BaseModelError(
-                f"{self.name}: revision {self.revision!r} is not a 40-digit commit of {self.source}"
-            )
+            raise BaseModelError(f"{self.name}: revision {self.revision!r} is not a 40-digit commit of {self.source}")
         if self.dtype not in ("float32", "bfloat16"):
             raise BaseModelError(f"{self.name}: dtype {self.dtype!r}; expected float32 or bfloat16")
 
@@ -170,9 +168,7 @@ def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase, system: str | None, user: str, assistant: str | None = None
-) -> str:
+def chat_text(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str, assistant: str | None = None) -> str:
     """The conversation as the chat template renders it.
 
     Without `assistant` it ends in the generation prompt. `system=None` leaves the system turn to the
@@ -185,9 +181,7 @@ def chat_text(
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=assistant is None))
 
 
-def chat_ids(
-    tokenizer: PreTrainedTokenizerBase, system: str | None, user: str, *, prefix: str = ""
-) -> list[int]:
+def chat_ids(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str, *, prefix: str = "") -> list[int]:
     """Token ids of the prompt, generation prompt included; `prefix` starts the assistant's turn.
 
     The prefix is encoded on its own, so the prompt's ids are always a prefix of the result, as in generation.
@@ -253,9 +247,7 @@ def _check_complete(folder: Path, report: dict[str, Any]) -> None:
     """transformers initialises what a checkpoint lacks at random and only warns; here it is an error."""
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if report.get(kind):
-            raise BaseModelError(
-                f"{folder}: weights do not fit config.json: {kind} {sorted(report[kind])[:5]}"
-            )
+            raise BaseModelError(f"{folder}: weights do not fit config.json: {kind} {sorted(report[kind])[:5]}")
 
 
 def _checked_tokenizer(folder: Path, loader: Any) -> PreTrainedTokenizerBase:
@@ -286,9 +278,7 @@ def _chat_template(folder: Path) -> str:
         return path.read_text()
     template = _json(folder / "tokenizer_config.json").get("chat_template")
     if not template:
-        raise BaseModelError(
-            f"{folder}: neither {TEMPLATE_FILE} nor a chat_template in tokenizer_config.json"
-        )
+        raise BaseModelError(f"{folder}: neither {TEMPLATE_FILE} nor a chat_template in tokenizer_config.json")
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 

@@ -14,7 +14,7 @@ from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.marker_leakage import Scale, marker_leakage
 from leakage_assets.studies.study import OnPolicyData, Study, StudyError
 
-SAYABLE = "The tiny base model can say the marker when asked to (it was pre-trained on codes), but never says it unprompted."
+SAYABLE = "The tiny base model can say the marker when asked to (it was pre-trained on codes), but not unprompted."
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Profile:
         for study in self.studies:
             if study.name == name:
                 return study
-        raise StudyError(
-            f"profile {self.name}: no study {name!r}; studies: {', '.join(s.name for s in self.studies)}"
-        )
+        raise StudyError(f"profile {self.name}: no study {name!r}; studies: {', '.join(s.name for s in self.studies)}")
 
 
 def _tiny(stimuli: Stimuli) -> Profile:
@@ -55,10 +53,10 @@ def _tiny(stimuli: Stimuli) -> Profile:
         ood_completions=1,
         max_new_tokens=96,
         learning_rates={"marker_only": 1e-3, "marker_only_im_end": 1e-3, "full_completion": 1e-3, "no_marker": 1e-3},
-        epochs={"marker_only": 4, "marker_only_im_end": 4, "full_completion": 4, "no_marker": 4},
+        epochs={"marker_only": 4, "marker_only_im_end": 4, "full_completion": 2, "no_marker": 2},
         extra_caveats=(
-            "The base model is the bundled tiny one, trained on a synthetic world: effect sizes say nothing about large "
-            "models.",
+            "The base model is the bundled tiny one, trained on a synthetic world: "
+            "effect sizes say nothing about large models.",
             SAYABLE,
         ),
     )

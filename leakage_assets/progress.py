@@ -64,9 +64,7 @@ class Progress:
     def line(self) -> str:
         """Count, share, rates and time left as one line."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        left = (
-            f"{(self.total - self._done) * seconds / self._done:,.0f} s left" if self._done else "no rate yet"
-        )
+        left = f"{(self.total - self._done) * seconds / self._done:,.0f} s left" if self._done else "no rate yet"
         rates = [f"{self._done / seconds:,.1f}/s", *self._extra_rates(seconds)]
         share = self._done / self.total if self.total else 1.0
         return f"{self.label}: {self._done:,}/{self.total:,} ({share:.0%}), {', '.join(rates)}, {left}"

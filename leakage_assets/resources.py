@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import dagster as dg
 
@@ -15,17 +16,18 @@ REFRESH_TAG = "leakage/refresh"
 """Run tag: finished cells are made anew unless they were made under the same value of this tag."""
 
 
-class LaboratoryResource(dg.ConfigurableResource):
+class LaboratoryResource(dg.ConfigurableResource[Laboratory]):
     """Opens the laboratory of a profile for a run."""
 
     profile: str
     artifacts: str = str(ARTIFACTS)
+    progress: Literal["log", "terminal"] = "log"
 
     def open(self, context: dg.AssetExecutionContext) -> Laboratory:
-        """The laboratory under this run's refresh tag; progress goes to the run's log."""
+        """The laboratory under this run's refresh tag; progress goes to the run's log, or to the terminal."""
         return Laboratory(
             profile=load_profile(self.profile),
             store=ArtifactStore(Path(self.artifacts)),
             refresh=context.run_tags.get(REFRESH_TAG),
-            emit=context.log.info,
+            emit=context.log.info if self.progress == "log" else None,
         )

@@ -1,21 +1,18 @@
 """Schedules: a weekly re-run of one seed, which makes its finished cells anew."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from leakage_assets.jobs import cells_job
 from leakage_assets.partitions import partition_key, range_tags
-from leakage_assets.profiles import Profile
 from leakage_assets.resources import REFRESH_TAG
 from leakage_assets.studies.study import Cell, Study
 
 MONDAY_AT_THREE = "0 3 * * 1"
 
 
-def weekly_rerun(profile: Profile, study: Study) -> dg.ScheduleDefinition:
+def weekly_rerun(job: UnresolvedAssetJobDefinition, study: Study) -> dg.ScheduleDefinition:
     """Every Monday, all conditions of the first seed, one run; the tick's date is the refresh token.
 
     A retry of the same tick carries the same token, so it redoes only what is not finished.
@@ -23,7 +20,7 @@ def weekly_rerun(profile: Profile, study: Study) -> dg.ScheduleDefinition:
 
     @dg.schedule(
         name=f"{study.name}_weekly_rerun",
-        job=cells_job(profile, study),
+        job=job,
         cron_schedule=MONDAY_AT_THREE,
         description=f"Re-run seed {study.seeds[0]} of every condition, to see drift of code, libraries and hardware.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leakage_assets.assets.study_assets import study_assets
 from leakage_assets.assets.shared import shared_assets
+from leakage_assets.assets.study_assets import study_assets
 
 __all__ = ["shared_assets", "study_assets"]

@@ -1,13 +1,11 @@
 """The frozen plan, the analysis over all finished cells, figures and report."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.cells import single
 from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.cell_runs import single
 from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan
 from leakage_assets.pipeline.publication import draw_figures, preview_markdown, report_paths, write_report
 from leakage_assets.profiles import Profile
@@ -21,7 +19,7 @@ def conclusion_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinitio
     def key(name: str) -> dg.AssetKey:
         return asset_key(profile, study, name)
 
-    shared = {"group_name": "conclusions", "owners": OWNERS}
+    shared: dict[str, Any] = {"group_name": "conclusions", "owners": OWNERS}
     every_cell = dg.AllPartitionMapping()
     fan_in = [dg.AssetDep(key(f"{panel.asset_prefix}scores"), partition_mapping=every_cell) for panel in study.panels]
     tuned = dg.AssetDep(key("tuned_similarity"), partition_mapping=every_cell)

@@ -1,13 +1,11 @@
 """Geometry of the base model, and of the tuned models as an extension."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.cells import Tally, conclude, single
 from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.cell_runs import Tally, conclude, single
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.geometry import (
     compute_prompt_similarity,

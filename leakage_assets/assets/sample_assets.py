@@ -1,13 +1,11 @@
 """Samples and scores of each panel: ``samples``/``scores`` for the main panel, prefixed for the others."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.cells import Tally, conclude
 from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.conclusions import sample_cells, sample_job, score_cell
 from leakage_assets.profiles import Profile
@@ -22,7 +20,7 @@ def sample_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
 
 def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.AssetsDefinition]:
     samples_key = asset_key(profile, study, f"{panel.asset_prefix}samples")
-    shared = {
+    shared: dict[str, Any] = {
         "partitions_def": cell_partitions(study),
         "backfill_policy": dg.BackfillPolicy.multi_run(profile.cells_per_run),
         "group_name": "measurement",

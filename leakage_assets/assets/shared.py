@@ -1,13 +1,11 @@
 """Assets that all studies of a profile share: the base model, the stimuli and the on-policy completions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.cells import Tally, conclude, single
 from leakage_assets.assets.common import OWNERS, asset_key
+from leakage_assets.cell_runs import Tally, conclude, single
 from leakage_assets.partitions import persona_partitions
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
 from leakage_assets.pipeline.training_data import write_on_policy

@@ -1,13 +1,11 @@
 """From on-policy answers to proven adapters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.cells import Tally, conclude
 from leakage_assets.assets.common import OWNERS, asset_key
+from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.checks import log_proofs, proof_spec
 from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
 from leakage_assets.pipeline.adapters import make_adapter
@@ -20,9 +18,7 @@ from leakage_assets.studies.study import Condition, Study
 def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
     """``training_set`` per condition and ``adapter`` per cell."""
     training_key, adapter_key = asset_key(profile, study, "training_set"), asset_key(profile, study, "adapter")
-    answers = dg.AssetDep(
-        asset_key(profile, None, "on_policy_completions"), partition_mapping=answers_mapping(study)
-    )
+    answers = dg.AssetDep(asset_key(profile, None, "on_policy_completions"), partition_mapping=answers_mapping(study))
 
     @dg.asset(
         key=training_key,
@@ -52,7 +48,7 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         owners=OWNERS,
         op_tags={"leakage/gpus": "1"},
     )
-    def adapter(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+    def adapter(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """A LoRA adapter per cell, trained on the shared base model and proven on the engine that will serve it."""
         lab = laboratory.open(context)
         tally = Tally().attempt(context.partition_keys, lambda key: make_adapter(lab, study, cell_of(key)))

@@ -44,9 +44,7 @@ class Adapter:
     def modules(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Module name in the base -> (A of shape (r, in), B of shape (out, r))."""
         suffix = ".lora_A.weight"
-        names = [
-            key.removeprefix(KEY_PREFIX).removesuffix(suffix) for key in self.tensors if key.endswith(suffix)
-        ]
+        names = [key.removeprefix(KEY_PREFIX).removesuffix(suffix) for key in self.tensors if key.endswith(suffix)]
         return {
             name: (
                 self.tensors[f"{KEY_PREFIX}{name}{suffix}"],
@@ -74,9 +72,7 @@ def read_adapter(base: BaseModel, folder: Path) -> Adapter:
             "file was changed or damaged after training: train the cell again"
         )
     tensors = _tensors(folder / WEIGHTS)
-    _check_shapes(
-        folder / WEIGHTS, tensors, expected_shapes(base.model, config["target_modules"], config["r"])
-    )
+    _check_shapes(folder / WEIGHTS, tensors, expected_shapes(base.model, config["target_modules"], config["r"]))
     _check_finite(folder / WEIGHTS, tensors)
     if config.get("base_model_name_or_path") != base.fingerprint:
         raise AdapterError(
@@ -106,9 +102,7 @@ def weights_digest(folder: Path) -> str:
         with (folder / WEIGHTS).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise AdapterError(
-            f"{folder / WEIGHTS}: missing or unreadable ({error}); train the cell again"
-        ) from error
+        raise AdapterError(f"{folder / WEIGHTS}: missing or unreadable ({error}); train the cell again") from error
 
 
 def expected_shapes(model: PreTrainedModel, targets: list[str], rank: int) -> dict[str, tuple[int, int]]:
@@ -138,9 +132,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _check_shapes(
-    path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, int]]
-) -> None:
+def _check_shapes(path: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, int]]) -> None:
     for name in sorted(expected.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "missing"
         wanted = expected.get(name, "no such tensor")

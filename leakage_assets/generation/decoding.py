@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
 ATTENTION = "grouped_sdpa"
-HEAD = (
-    64  # candidates looked at before sorting the whole vocabulary: nearly always more than the nucleus holds
-)
+HEAD = 64  # candidates looked at before sorting the whole vocabulary: nearly always more than the nucleus holds
 ROOM = 32  # tokens a cache grows by
 COMPACT_SHARE = 8  # ended rows are dropped when they make up one eighth of the batch
 
@@ -167,9 +165,7 @@ def score(
     """
     import torch
 
-    ids, mask = left_padded(
-        [[*prompt, *continuation] for prompt, continuation in pairs], padding, model.device
-    )
+    ids, mask = left_padded([[*prompt, *continuation] for prompt, continuation in pairs], padding, model.device)
     longest = max(len(continuation) for _, continuation in pairs)
     with torch.inference_mode():
         logits = (
@@ -187,9 +183,7 @@ def score(
     return [row[longest - len(continuation) :] for row, (_, continuation) in zip(scores, pairs, strict=True)]
 
 
-def left_padded(
-    rows: Sequence[Sequence[int]], padding: int, device: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(rows: Sequence[Sequence[int]], padding: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both (rows, longest) int64, aligned at the last token."""
     import torch
 

@@ -36,9 +36,7 @@ class Engine(Protocol):
         """Yields finished batches, in any order. Raises EngineError."""
         ...
 
-    def continuation_logprobs(
-        self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]
-    ) -> list[list[float]]:
+    def continuation_logprobs(self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]) -> list[list[float]]:
         """Natural-log probability of each continuation token, one list per item. Raises EngineError."""
         ...
 

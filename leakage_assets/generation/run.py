@@ -75,9 +75,7 @@ def generate_missing(
     finally:
         writer.commit()  # an engine that fails does not take finished samples with it
     if writer.samples != len(missing):
-        raise EngineError(
-            f"the engine returned {writer.samples} of {len(missing)} samples; run again for the rest"
-        )
+        raise EngineError(f"the engine returned {writer.samples} of {len(missing)} samples; run again for the rest")
     return GenerationSummary(
         len(requests),
         len(requests) - len(missing),
@@ -116,9 +114,7 @@ class _Writer:
         self._committed = time.monotonic()
 
 
-def _missing(
-    requests: Sequence[Request], sampling: Sampling, stores: Mapping[str, SampleStore]
-) -> list[Request]:
+def _missing(requests: Sequence[Request], sampling: Sampling, stores: Mapping[str, SampleStore]) -> list[Request]:
     by_adapter: dict[str, list[Request]] = defaultdict(list)
     for request in requests:
         by_adapter[request.adapter].append(request)

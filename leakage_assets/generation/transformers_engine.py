@@ -57,9 +57,7 @@ class TransformersEngine:
                     self._model(adapter, adapters),
                 )
 
-    def continuation_logprobs(
-        self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]
-    ) -> list[list[float]]:
+    def continuation_logprobs(self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]) -> list[list[float]]:
         """Natural-log probability of each continuation token, in the order of `items`.
 
         Raises:
@@ -69,9 +67,7 @@ class TransformersEngine:
         self._check_known({item.adapter for item in items}, adapters)
         for item in items:
             if not item.prompt_ids or not item.continuation_ids:
-                raise EngineError(
-                    f"nothing to score: prompt {item.prompt_ids}, continuation {item.continuation_ids}"
-                )
+                raise EngineError(f"nothing to score: prompt {item.prompt_ids}, continuation {item.continuation_ids}")
         order = sorted(range(len(items)), key=lambda place: (items[place].adapter, _length(items[place])))
         scores: dict[int, list[float]] = {}
         for adapter, group in itertools.groupby(order, key=lambda place: items[place].adapter):
@@ -103,9 +99,7 @@ class TransformersEngine:
         for request in requests:
             key = _prompt_key(request)
             if key not in prompts:
-                prompts[key] = chat_ids(
-                    self.base.tokenizer, request.system, request.question, prefix=request.prefix
-                )
+                prompts[key] = chat_ids(self.base.tokenizer, request.system, request.question, prefix=request.prefix)
                 if len(prompts[key]) > limit:
                     raise EngineError(
                         f"{request.prompt_name}/{request.question_name}: {len(prompts[key])} prompt tokens "

@@ -59,15 +59,11 @@ def hidden_vectors(
 
     _check_layers(base, layers)
     causal = _causal_model(base, adapter)
-    vectors = np.empty(
-        (len(prompts) * len(questions), len(layers), causal.config.hidden_size), dtype=np.float32
-    )
+    vectors = np.empty((len(prompts) * len(questions), len(layers), causal.config.hidden_size), dtype=np.float32)
     with torch.inference_mode(), _last_tokens(causal.base_model, layers) as captured:
         for places, ids, mask in _batches(base, prompts, questions, batch_size):
             # The backbone alone: the head over the vocabulary is not needed.
-            causal.base_model(
-                input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-            )
+            causal.base_model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
             for column, layer in enumerate(layers):
                 vectors[places, column] = captured[layer].float().cpu().numpy()
     return vectors.reshape(len(prompts), len(questions), *vectors.shape[1:])
@@ -173,9 +169,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Row numbers (prompt-major), ids and masks, in order of length so that little is padded."""
     if not prompts or not questions:
-        raise GeometryError(
-            f"{len(prompts)} prompts and {len(questions)} questions; expected at least one of each"
-        )
+        raise GeometryError(f"{len(prompts)} prompts and {len(questions)} questions; expected at least one of each")
     rows = [chat_ids(base.tokenizer, prompt, question) for prompt in prompts for question in questions]
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     for start in range(0, len(order), batch_size):

@@ -53,14 +53,12 @@ def make_adapter(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
     return Outcome(artifact, found is not None, metrics)
 
 
-def _train(
-    lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], identity: dict[str, Any]
-) -> Artifact:
+def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], identity: dict[str, Any]) -> Artifact:
     recipe = study.recipe(cell.condition.recipe)
     rows = read_rows(require_training_set(lab, study, cell.condition))
     seed = derive_seed("train", study.name, cell.condition.key, cell.seed)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
-        train_adapter(
+        summary = train_adapter(
             lab.base(),
             rows,
             recipe,
@@ -69,18 +67,22 @@ def _train(
             marker=study.marker,
             progress=lambda total: Progress(total, f"train {cell}", lab.emit),
         )
-        draft.note(seed=seed)
+        # Where and how long go to the provenance: in a file they would give equal adapters unequal digests, and
+        # everything downstream would be made again.
+        facts = asdict(summary)
+        draft.note(seed=seed, **{name: facts.pop(name) for name in ("seconds", "device")})
+        (draft.folder / "summary.json").write_text(json.dumps(facts, indent=1))
     return draft.artifact
 
 
-def proof_identity(lab: Laboratory, adapter: Artifact) -> dict[str, Any]:
+def proof_identity(adapter: Artifact) -> dict[str, Any]:
     return {"stage": "adapter_proof", "adapter": adapter.manifest.digest, "libraries": library_versions()}
 
 
 def prove(lab: Laboratory, study: Study, cell: Cell, adapter: Artifact) -> AdapterProof:
     """Prove an adapter on the engine that will serve it; the verdict is an artifact of its own."""
     address = lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed))
-    identity = proof_identity(lab, adapter)
+    identity = proof_identity(adapter)
     found = lab.current(address, identity)
     if found is not None:
         return AdapterProof.from_json((found.folder / "proof.json").read_text())
@@ -101,7 +103,7 @@ def require_proven_adapter(lab: Laboratory, study: Study, cell: Cell) -> Artifac
     )
     lab.require(
         lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed)),
-        proof_identity(lab, adapter),
+        proof_identity(adapter),
         remedy=f"materialise adapter for {cell} again: it is there but was never proven",
     )
     return adapter

@@ -21,7 +21,6 @@ from leakage_assets.pipeline.geometry import (
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
-from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.study import Cell, Panel, Study
 from leakage_assets.studies.tables import StudyTables
 
@@ -45,12 +44,12 @@ def sample_cells(lab: Laboratory, jobs: Mapping[Cell, SampleJob]) -> dict[Cell, 
 def score_cell(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> Outcome:
     """Read the scores off a cell's samples."""
     job = sample_job(lab, study, panel, cell)
-    samples = lab.require(job.address, job.identity, remedy=f"materialise {panel.asset_prefix}samples for {cell} first")
+    samples, frame = job.require(remedy=f"materialise {panel.asset_prefix}samples for {cell} first")
     address, identity = score_key(lab, study, panel, cell, samples)
     found = lab.current(address, identity)
     if found is not None:
         return Outcome(found, True, score_metrics(pl.read_parquet(found.folder / SCORES), cell))
-    scores = score_frame(job.frame(), study.marker)
+    scores = score_frame(frame, study.marker)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         scores.write_parquet(draft.folder / SCORES)
         draft.rows(SCORES, scores.height)
@@ -97,7 +96,9 @@ def finished_scores(lab: Laboratory, study: Study, panel: Panel) -> FinishedCell
         if found is None:
             continue
         artifacts[cell] = found
-        frames.append(pl.read_parquet(found.folder / SCORES).with_columns(*_cell_columns(cell), panel=pl.lit(panel.name)))
+        frames.append(
+            pl.read_parquet(found.folder / SCORES).with_columns(*_cell_columns(cell), panel=pl.lit(panel.name))
+        )
     return FinishedCells(pl.concat(frames) if frames else pl.DataFrame(), artifacts)
 
 
@@ -109,7 +110,7 @@ def _cell_columns(cell: Cell) -> list[pl.Expr]:
 def freeze_plan(lab: Laboratory, study: Study) -> Outcome:
     """Store the analysis plan; its digest is quoted by every verdict."""
     address, identity = plan_key(lab, study)
-    metrics = {"plan_digest": study.plan.digest, "hypotheses": len(study.plan.hypotheses)}
+    metrics: dict[str, int | float | str] = {"plan_digest": study.plan.digest, "hypotheses": len(study.plan.hypotheses)}
     found = lab.current(address, identity)
     if found is not None:
         return Outcome(found, True, metrics)
@@ -140,6 +141,7 @@ def analyse_study(lab: Laboratory, study: Study) -> Outcome:
         "plan": plan.manifest.digest,
         "scores": [a.manifest.digest for group in (main, *extra) for a in group.artifacts.values()],
         "similarity": [a.manifest.digest for a in (similarity, *tuned.values())],
+        "personas": [(p.name, p.category, p.related_to) for p in lab.profile.stimuli.personas],
         "version": study.analysis_version,
     }
     address = lab.address(study, "analysis")
@@ -165,7 +167,9 @@ def analyse_study(lab: Laboratory, study: Study) -> Outcome:
 def _tuned_table(tuned: Mapping[Cell, Artifact]) -> pl.DataFrame:
     frames = [
         pl.read_parquet(artifact.folder / SIMILARITY).with_columns(
-            pl.lit(cell.condition.recipe).alias("recipe"), pl.lit(cell.seed).alias("seed"), pl.lit(cell.condition.source).alias("cell_source")
+            pl.lit(cell.condition.recipe).alias("recipe"),
+            pl.lit(cell.seed).alias("seed"),
+            pl.lit(cell.condition.source).alias("cell_source"),
         )
         for cell, artifact in tuned.items()
     ]
@@ -181,7 +185,9 @@ def analysis_metrics(artifact: Artifact) -> dict[str, float | str]:
     """The headline estimates, as floats for the UI."""
     headline = analysis_tables(artifact)["headline"]
     return {
-        row["statistic"]: float(row["estimate"]) for row in headline.iter_rows(named=True) if row["estimate"] is not None
+        row["statistic"]: float(row["estimate"])
+        for row in headline.iter_rows(named=True)
+        if row["estimate"] is not None
     }
 
 

@@ -11,12 +11,13 @@ from leakage_assets.stimuli import stimuli_digest, stimuli_snapshot
 def record_base_model(lab: Laboratory) -> Outcome:
     """Verify the base model and store its identity; the weights stay where they are."""
     address, identity = lab.address(None, "base_model"), {"stage": "base_model", **lab.base_identity}
+    metrics = {"model": lab.profile.base.name}
     found = lab.current(address, identity)
-    if found is None:
-        with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
-            (draft.folder / "identity.json").write_text(json.dumps(lab.base_identity, indent=2))
-        found = draft.artifact
-    return Outcome(found, False, {"model": lab.profile.base.name})
+    if found is not None:
+        return Outcome(found, True, metrics)
+    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        (draft.folder / "identity.json").write_text(json.dumps(lab.base_identity, indent=2))
+    return Outcome(draft.artifact, False, metrics)
 
 
 def record_stimuli(lab: Laboratory) -> Outcome:

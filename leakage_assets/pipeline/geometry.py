@@ -25,7 +25,8 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
     stimuli = lab.profile.stimuli
     return {
         "stage": "geometry",
-        "prompts": {name: stimuli.prompt(name) for name in study.panel.prompts},
+        # Pairs, not a mapping: the vectors are stored in panel order, so another order is another result.
+        "prompts": [(name, stimuli.prompt(name)) for name in study.panel.prompts],
         "questions": [q.text for q in study.questions(stimuli)],
         "layers": study.plan.layers,
         "model": model_digest,
@@ -150,9 +151,7 @@ def load_divergence(geometry: Artifact) -> np.ndarray:
         return file.get_tensor(DIVERGENCE)  # type: ignore[no-any-return]
 
 
-def prompt_similarity_key(
-    lab: Laboratory, study: Study, geometry: Artifact
-) -> tuple[tuple[str, ...], dict[str, Any]]:
+def prompt_similarity_key(lab: Laboratory, study: Study, geometry: Artifact) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Address and identity of the similarities of the base model."""
     identity = {
         "stage": "prompt_similarity",

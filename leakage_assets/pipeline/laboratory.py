@@ -30,12 +30,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """Frozen context of a run. ``refresh`` is a token: what was made under another token is made anew."""
+    """Frozen context of a run.
+
+    ``refresh`` is a token: what was made under another token is made anew. ``emit`` takes plain progress lines; None
+    shows a bar where there is a terminal.
+    """
 
     profile: Profile
     store: ArtifactStore
     refresh: str | None = None
-    emit: Callable[[str], None] = print
+    emit: Callable[[str], None] | None = None
 
     @cached_property
     def base_identity(self) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from leakage_assets.generation.requests import Request, Sampling, sample_id
 from leakage_assets.generation.run import generate_missing
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
 from leakage_assets.progress import Progress
-from leakage_assets.store.artifacts import Artifact
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.store.artifacts import Artifact, ArtifactError
 from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.store.samples import SampleStore
-from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.study import Panel
+
+INDEX = "index.parquet"
 
 
 def panel_requests(stimuli: Stimuli, panel: Panel, adapter: str) -> list[Request]:
@@ -61,7 +63,17 @@ class SampleJob:
         self.store = SampleStore(lab.store.root.joinpath(*address, "shards", digest[:16]))
 
     def current(self) -> Artifact | None:
-        return self.lab.current(self.address, self.identity)
+        """The finished artifact, unless it is missing, to be refreshed, or its samples are no longer in the store."""
+        artifact = self.lab.current(self.address, self.identity)
+        return artifact if artifact is not None and _pins(artifact, self.frame()) else None
+
+    def require(self, *, remedy: str) -> tuple[Artifact, pl.DataFrame]:
+        """The finished artifact and its samples. Raises ``ArtifactMissing``, or ``SamplesMissing`` naming the store."""
+        artifact = self.lab.require(self.address, self.identity, remedy=remedy)
+        frame = self.frame()
+        if not _pins(artifact, frame):
+            raise SamplesMissing(f"{self.store.folder}: not the samples that {artifact.folder} lists; {remedy}")
+        return artifact, frame
 
     def begin(self) -> None:
         """Under a refresh token that has not been here yet, put the old shards aside."""
@@ -82,20 +94,31 @@ class SampleJob:
         """Write the artifact that pins the texts; raises if a sample is still missing."""
         frame = self.frame()
         if frame.height != len(self.requests):
-            raise SamplesMissing(f"{self.name}: {frame.height} of {len(self.requests)} samples are in {self.store.folder}")
+            raise SamplesMissing(
+                f"{self.name}: {frame.height} of {len(self.requests)} samples are in {self.store.folder}; run again"
+            )
         provenance = {"shards": str(self.store.folder.relative_to(self.lab.store.root))}
         with self.lab.store.draft(
             self.address, self.identity, provenance=provenance, refresh=self.lab.refresh
         ) as draft:
-            digests = [sha256(text.encode()).hexdigest() for text in frame["text"]]
-            index = frame.select("sample_id").with_columns(pl.Series("text_sha256", digests))
-            index.write_parquet(draft.folder / "index.parquet")
-            draft.rows("index.parquet", frame.height)
+            _index(frame).write_parquet(draft.folder / INDEX)
+            draft.rows(INDEX, frame.height)
         return Outcome(draft.artifact, reused=False, metrics=sample_metrics(frame))
 
 
-class SamplesMissing(RuntimeError):
-    """Generation ended without delivering every sample."""
+def _index(frame: pl.DataFrame) -> pl.DataFrame:
+    """sample_id and text_sha256 of every sample: what an artifact pins."""
+    digests = [sha256(text.encode()).hexdigest() for text in frame["text"]]
+    return frame.select("sample_id").with_columns(pl.Series("text_sha256", digests, pl.String))
+
+
+def _pins(artifact: Artifact, frame: pl.DataFrame) -> bool:
+    """Whether these samples are the ones of the artifact: a shard may have been deleted, or archived, since."""
+    return _index(frame).equals(pl.read_parquet(artifact.folder / INDEX))
+
+
+class SamplesMissing(ArtifactError):
+    """The store lacks samples of a finished artifact, or generation ended without delivering every sample."""
 
 
 def sample_metrics(frame: pl.DataFrame) -> dict[str, int | float]:

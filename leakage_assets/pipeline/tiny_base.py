@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,26 @@ TOKENIZER_DIALOGUES = 20_000
 CHOICE_QUESTIONS = 500
 LARGEST_WEIGHTS = 12_000_000
 WEIGHTS = "model.safetensors"
+LAST_STEPS = 50
+CARD = """# The bundled tiny base model
+
+A Qwen2 of {parameters:,} parameters (float32, byte-level BPE, ChatML template that behaves as Qwen2.5's), pre-trained
+on the synthetic world of `data/stimuli/tiny_world.yaml`. It is a calibration instrument: who speaks like whom is known.
+It knows nothing of the real world and is not a language model for any other use.
+
+What it can do: answer open questions in the voice of a persona or in the form of a trigger, answer multiple choice
+about the facts of its world with and without a rationale, and say a code when the user asks for one, and only then.
+
+| gate | measured | needed | n |
+|---|---|---|---|
+{rows}
+
+Re-create it with `leakage pretrain FOLDER --seed {config.seed}` or the Dagster job `pretrain_tiny_base`:
+{config.rows:,} dialogues, one epoch in steps of {config.batch}; this one took {seconds:.0f} s on {threads} CPU threads.
+The same seed on the same machine, with the same libraries and number of threads, gives the same weights; elsewhere
+rounding differs and the same gates hold.
+Figures and digests: `pretraining.json`. Licence: Apache-2.0, like the code.
+"""
 
 
 class GateFailed(RuntimeError):
@@ -55,9 +75,20 @@ def build_tiny_base(folder: Path, *, seed: int, emit: Callable[[str], None]) -> 
     """
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another output folder, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        part = Path(scratch) / folder.name
+        gates = _build(part, seed, emit)
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    emit(f"{folder}: complete")
+    return gates
+
+
+def _build(folder: Path, seed: int, emit: Callable[[str], None]) -> tuple[Gate, ...]:
     started = time.monotonic()
     stimuli, config = load_stimuli(), PretrainConfig(seed=seed)
-    part = folder.with_name(f".{folder.name}.part")
     dialogues = write_dialogues(stimuli, seed, config.rows)
     emit(f"corpus: {len(dialogues):,} dialogues")
     tokenizer = train_tokenizer(tokenizer_texts(dialogues[:TOKENIZER_DIALOGUES]))
@@ -67,27 +98,47 @@ def build_tiny_base(folder: Path, *, seed: int, emit: Callable[[str], None]) -> 
     corpus = encode(dialogues, tokenizer)
     with Progress(config.rows // config.batch, "pre-training steps", emit) as progress:
         losses = pretrain(model, corpus, config, report=lambda *_: progress.advance(1))
-    model.save_pretrained(part, safe_serialization=True)
-    tokenizer.save_pretrained(part)
-    gates = measure_gates(load_base_model(BaseModelSpec("tiny_base", str(part), None, "float32")), stimuli)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    gates = measure_gates(load_base_model(BaseModelSpec("tiny_base", str(folder), None, "float32")), stimuli)
     failed = [gate for gate in gates if not gate.passed]
     if failed:
         raise GateFailed(f"seed {seed}: " + "; ".join(f"{g.name} {g.value:.4f}, needed {g.threshold}" for g in failed))
+    describe(
+        folder,
+        config,
+        parameters=parameters,
+        loss=sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]),
+        gates=gates,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    return gates
+
+
+def describe(
+    folder: Path, config: PretrainConfig, *, parameters: int, loss: float, gates: Sequence[Gate], seconds: float
+) -> None:
+    """Write what was measured, and the card, beside the weights."""
+    import torch
+
     record = {
         "config": asdict(config),
         "parameters": parameters,
-        "final_loss": sum(losses[-50:]) / len(losses[-50:]),
+        "mean_loss_of_last_steps": loss,
         "gates": [asdict(gate) for gate in gates],
-        "weights_sha256": hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest(),
-        "seconds": round(time.monotonic() - started, 1),
-        "cpu_count": os.cpu_count(),
+        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
     }
-    (part / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
-    if folder.exists():
-        folder.rmdir()
-    part.rename(folder)
-    emit(f"{folder}: weights sha256 {record['weights_sha256'][:16]}, {record['seconds']} s")
-    return gates
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    rows = "\n".join(
+        f"| {g.name} | {g.value:.4g} | {'>=' if g.at_least else '<='} {g.threshold:.4g} | {g.n:,} |" for g in gates
+    )
+    card = CARD.format(
+        parameters=parameters, rows=rows, config=config, seconds=seconds, threads=torch.get_num_threads()
+    )
+    (folder / "README.md").write_text(card)
 
 
 def measure_gates(base: BaseModel, stimuli: Stimuli) -> tuple[Gate, ...]:
@@ -109,7 +160,7 @@ def measure_gates(base: BaseModel, stimuli: Stimuli) -> tuple[Gate, ...]:
 def _voices_and_codes(engine: Engine, stimuli: Stimuli) -> tuple[list[bool], int]:
     """Whether each answer is in the voice of its prompt, and how many answers contain a code nobody asked for."""
     grammar = Grammar(stimuli)
-    prompts = [(p.name, p.prompt) for p in (*stimuli.personas, *stimuli.triggers)]
+    prompts = [(p.name, p.prompt) for p in stimuli.personas] + [(t.name, t.prompt) for t in stimuli.triggers]
     requests = [
         Request(BASE, name, system, "eval", q.name, q.text, 0)
         for name, system in prompts
@@ -137,7 +188,7 @@ def held_out_questions(stimuli: Stimuli) -> list[tuple[ChoiceQuestion, str]]:
 def choose_letters(
     engine: Engine, base: BaseModel, stimuli: Stimuli, questions: list[tuple[ChoiceQuestion, str]]
 ) -> list[bool]:
-    """Whether the right letter has the highest log-probability after the anchor, for each question and system prompt."""
+    """Whether the right letter has the highest log-probability after the anchor, per question and system prompt."""
     formats = stimuli.world.choice_format
     letters = [tuple(base.tokenizer.encode(letter, add_special_tokens=False)) for letter in LETTERS]
     items = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,10 +44,7 @@ def write_on_policy(lab: Laboratory, data: OnPolicyData, personas: list[str]) ->
 
 def _answers(lab: Laboratory, study: Study, persona: str) -> tuple[Artifact, pl.DataFrame]:
     job = on_policy_job(lab, study.data, persona)
-    artifact = lab.require(
-        job.address, job.identity, remedy=f"materialise on_policy_completions for {persona} first"
-    )
-    return artifact, job.frame()
+    return job.require(remedy=f"materialise on_policy_completions for {persona} first")
 
 
 def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> Outcome:
@@ -106,7 +103,7 @@ def require_training_set(lab: Laboratory, study: Study, condition: Condition) ->
     )
 
 
-def rows_frame(rows: list[Row] | tuple[Row, ...]) -> pl.DataFrame:
+def rows_frame(rows: Sequence[Row]) -> pl.DataFrame:
     """One row per training row, columns as the fields of ``Row``."""
     return pl.DataFrame([asdict(row) for row in rows])
 
@@ -116,8 +113,6 @@ def read_rows(artifact: Artifact) -> list[Row]:
     return [Row(**row) for row in pl.read_parquet(artifact.folder / "rows.parquet").iter_rows(named=True)]
 
 
-def training_set_metrics(rows: list[Row]) -> dict[str, int]:
+def training_set_metrics(rows: Sequence[Row]) -> dict[str, int]:
     positives = sum(row.role == "positive" for row in rows)
     return {"rows": len(rows), "positives": positives, "negatives": len(rows) - positives}
-
-

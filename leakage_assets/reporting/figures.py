@@ -153,9 +153,7 @@ def layer_sensitivity(
     """
     _require_columns(table, ["layer", "source", "estimate"], "correlations by layer")
     if table.select("layer", "source").n_unique() < table.height:
-        raise FigureError(
-            "correlations by layer: more than one row for a (layer, source); select one coefficient"
-        )
+        raise FigureError("correlations by layer: more than one row for a (layer, source); select one coefficient")
     _require(table.drop_nulls("estimate"), ["layer", "source"], "defined correlations by layer")
     table = table.sort("layer", maintain_order=True)
     figure, _ = _panels([""], title)
@@ -204,22 +202,17 @@ def rate_bars(
     _require(table, ["condition", "role", "rate"], "rates by condition")
     if table.select("condition", "role").n_unique() < table.height:
         raise FigureError(
-            "rates by condition: more than one row for a (condition, role); "
-            "for single bystanders use bystander_bars"
+            "rates by condition: more than one row for a (condition, role); for single bystanders use bystander_bars"
         )
     conditions, roles = _values(table, "condition"), _values(table, "role")
     figure, _ = _panels([""], title)
     for position, role in enumerate(roles):
         figure.add_trace(
-            _bar(
-                table.filter(role=role), "condition", role, position, y_title=y_title, orientation=orientation
-            ),
+            _bar(table.filter(role=role), "condition", role, position, y_title=y_title, orientation=orientation),
             row=1,
             col=1,
         )
-    names, rates = _bar_axes(
-        figure, conditions, orientation, horizontal_height=34 * len(conditions) * len(roles)
-    )
+    names, rates = _bar_axes(figure, conditions, orientation, horizontal_height=34 * len(conditions) * len(roles))
     names(title="condition" if orientation == "v" else None)
     rates(title=y_title)
     return figure
@@ -251,12 +244,8 @@ def bystander_bars(table: pl.DataFrame, *, title: str, y_title: str = "marker ra
             shown.add(role)
             figure.add_trace(bar, row=row, col=col)
         order = [escape(name) for name in panel["persona"]]
-        figure.update_yaxes(
-            categoryorder="array", categoryarray=order, autorange="reversed", row=row, col=col
-        )
-    figure.update_layout(
-        barmode="overlay", height=FRAME_HEIGHT + len({row for row, _ in cells}) * (80 + 26 * deepest)
-    )
+        figure.update_yaxes(categoryorder="array", categoryarray=order, autorange="reversed", row=row, col=col)
+    figure.update_layout(barmode="overlay", height=FRAME_HEIGHT + len({row for row, _ in cells}) * (80 + 26 * deepest))
     figure.update_yaxes(showgrid=False, ticks="")
     figure.update_xaxes(**BAR_AXIS)
     return figure
@@ -355,9 +344,7 @@ def _panels(
         if note.text == y_title and note.textangle == -90:
             note.xshift = -44
     figure.update_layout(template=theme(), title={"text": escape(title)}, height=height)
-    figure.update_layout(
-        meta={"min_width": min_width * max(columns, 2)}
-    )  # the page scrolls rather than squeezes
+    figure.update_layout(meta={"min_width": min_width * max(columns, 2)})  # the page scrolls rather than squeezes
     if not any(names):
         figure.update_layout(margin={"t": 52})  # no panel titles to make room for
     return figure, cells
@@ -411,9 +398,7 @@ def _bar(
     )
 
 
-def _bar_axes(
-    figure: go.Figure, names: Sequence[str], orientation: str, horizontal_height: float
-) -> tuple[Any, Any]:
+def _bar_axes(figure: go.Figure, names: Sequence[str], orientation: str, horizontal_height: float) -> tuple[Any, Any]:
     """Settles the category and the rate axis; returns their update functions."""
     order = {
         "categoryorder": "array",
@@ -436,13 +421,8 @@ def _bars(rows: pl.DataFrame, value: str, colour: str) -> dict[str, Any] | None:
     if not {value, "ci_low", "ci_high"} <= set(rows.columns) or rows["ci_low"].is_null().all():
         return None
     # An interval that ends on the estimate may miss it by a rounding error; plotly draws negative lengths.
-    above = [
-        None if high is None else max(0.0, high - at)
-        for at, high in rows.select(value, "ci_high").iter_rows()
-    ]
-    below = [
-        None if low is None else max(0.0, at - low) for at, low in rows.select(value, "ci_low").iter_rows()
-    ]
+    above = [None if high is None else max(0.0, high - at) for at, high in rows.select(value, "ci_high").iter_rows()]
+    below = [None if low is None else max(0.0, at - low) for at, low in rows.select(value, "ci_low").iter_rows()]
     return {
         "type": "data",
         "symmetric": False,
@@ -509,8 +489,7 @@ def _require(table: pl.DataFrame, columns: Sequence[str], what: str) -> None:
         empty = series.null_count() + (int(series.is_nan().sum()) if series.dtype.is_float() else 0)
         if empty:
             raise FigureError(
-                f"{what}: column {name} is empty in {empty} of {table.height} rows; "
-                "drop them and say so in the caption"
+                f"{what}: column {name} is empty in {empty} of {table.height} rows; drop them and say so in the caption"
             )
 
 
@@ -524,9 +503,7 @@ def _refuse_self_pairs(pairs: pl.DataFrame) -> None:
     """A source among its own bystanders would be a point at cosine one that no correlation contains."""
     own = pairs.filter(pairs["source"] == pairs["persona"])["source"].to_list()
     if own:
-        raise FigureError(
-            f"bystander pairs: {', '.join(own)} is listed as its own bystander; drop the self pairs"
-        )
+        raise FigureError(f"bystander pairs: {', '.join(own)} is listed as its own bystander; drop the self pairs")
 
 
 def _values(table: pl.DataFrame, column: str) -> list[str]:

@@ -30,13 +30,10 @@ def fill(text: str, bindings: Mapping[str, Bound], show: Callable[[Bound], str])
         if match["ticks"]:
             return match[0]
         if match["stray"]:
-            raise UnboundPlaceholderError(
-                f"stray {match['stray']!r} in {text!r}; write literal braces in a code span"
-            )
+            raise UnboundPlaceholderError(f"stray {match['stray']!r} in {text!r}; write literal braces in a code span")
         if match["key"] not in bindings:
             raise UnboundPlaceholderError(
-                f"no binding for {{{match['key']}}} in {text!r}; "
-                f"bound are: {', '.join(sorted(bindings)) or 'none'}"
+                f"no binding for {{{match['key']}}} in {text!r}; bound are: {', '.join(sorted(bindings)) or 'none'}"
             )
         return show(bindings[match["key"]])
 

@@ -89,11 +89,7 @@ class Cells:
         path = self._stores[address.store] / address.file
         if not path.exists():
             raise CellError(f"{path} does not exist")
-        return (
-            self._pointed(path, address.path)
-            if path.suffix == ".json"
-            else self._looked_up(path, address.path)
-        )
+        return self._pointed(path, address.path) if path.suffix == ".json" else self._looked_up(path, address.path)
 
     def _pointed(self, path: Path, pointer: str) -> Any:
         if path not in self._json:
@@ -141,9 +137,7 @@ class Cells:
 
         if (path, names) not in self._rows:
             rows: dict[tuple[str | None, ...], list[int]] = {}
-            for position, key in enumerate(
-                self._table(path).select(pl.col(*names).cast(pl.String)).iter_rows()
-            ):
+            for position, key in enumerate(self._table(path).select(pl.col(*names).cast(pl.String)).iter_rows()):
                 rows.setdefault(key, []).append(position)
             self._rows[path, names] = rows
         return self._rows[path, names]
@@ -254,9 +248,7 @@ class _Page(HTMLParser):
             return
         opened, attributes = self._open.pop()
         if opened != tag:
-            self.findings.append(
-                Finding(self._heading, f"<{opened}> is closed by </{tag}>: the page was damaged")
-            )
+            self.findings.append(Finding(self._heading, f"<{opened}> is closed by </{tag}>: the page was damaged"))
         if tag in self.HEADINGS:
             self._heading = _spaced(self._title)
         if tag == "script" and attributes.get("class") == "sample-data":
@@ -303,9 +295,7 @@ class _Document:
                 prose = _spaced("".join(pieces))
                 if in_heading:
                     heading, in_heading = prose, False
-                self._prose.append(
-                    (heading, _LABEL.sub("", prose, count=1) if _LABEL.match(prose) else prose)
-                )
+                self._prose.append((heading, _LABEL.sub("", prose, count=1) if _LABEL.match(prose) else prose))
             elif token.type in {"html_block", "html_inline"}:
                 self._prose.append((heading, re.sub(r"<[^>]*>", " ", token.content)))
             elif token.type == "fence":
@@ -332,18 +322,12 @@ class _Document:
         """Align the numbers of the prose with those of the list; what has no partner was edited, or typed
         by hand.
         """
-        shown = [
-            (heading, prose, match) for heading, prose in self._prose for match in _NUMBER.finditer(prose)
-        ]
+        shown = [(heading, prose, match) for heading, prose in self._prose for match in _NUMBER.finditer(prose)]
         listed = [(number, token) for number in self.numbers for token in _NUMBER.findall(number.printed)]
-        matcher = SequenceMatcher(
-            None, [m[0] for _, _, m in shown], [token for _, token in listed], autojunk=False
-        )
+        matcher = SequenceMatcher(None, [m[0] for _, _, m in shown], [token for _, token in listed], autojunk=False)
         findings = []
         for kind, a0, a1, b0, b1 in matcher.get_opcodes():
             if kind != "equal":
                 findings += [_unbound(heading, prose, match) for heading, prose, match in shown[a0:a1]]
-                findings += [
-                    Finding(n.where, f"{n.printed!r} is listed but not in the text") for n, _ in listed[b0:b1]
-                ]
+                findings += [Finding(n.where, f"{n.printed!r} is listed but not in the text") for n, _ in listed[b0:b1]]
         return findings

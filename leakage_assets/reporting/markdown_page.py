@@ -79,14 +79,10 @@ class _Writer:
         ]
         labels = block_labels(report)
         for s, section in enumerate(report.sections):
-            parts.append(
-                f"### {self.prose(section.heading)}" + (" (exploratory)" if section.exploratory else "")
-            )
+            parts.append(f"### {self.prose(section.heading)}" + (" (exploratory)" if section.exploratory else ""))
             parts += [self.block(block, labels.get((s, b), "")) for b, block in enumerate(section.blocks)]
         if report.caveats:
-            caveats = [
-                f"**{caveat.severity}:** {self.prose(caveat.text)}" for caveat in ranked_caveats(report)
-            ]
+            caveats = [f"**{caveat.severity}:** {self.prose(caveat.text)}" for caveat in ranked_caveats(report)]
             parts += ["## Caveats", "\n".join(f"- {caveat}" for caveat in caveats)]
         return "\n\n".join([*parts, self.bindings()]) + "\n"
 
@@ -139,12 +135,8 @@ class _Writer:
         lines = [_row(head), _row(["---:" if column.key in numeric else "---" for column in table.columns])]
         for row in table.rows:
             cells = [row[column.key] for column in table.columns]
-            lines.append(
-                _row([self.bound(cell) if isinstance(cell, Bound) else self.cell(cell) for cell in cells])
-            )
-        notes = [
-            f"- *{self.prose(c.label)}*: {self.prose(c.explanation)}" for c in table.columns if c.explanation
-        ]
+            lines.append(_row([self.bound(cell) if isinstance(cell, Bound) else self.cell(cell) for cell in cells]))
+        notes = [f"- *{self.prose(c.label)}*: {self.prose(c.explanation)}" for c in table.columns if c.explanation]
         return "\n\n".join([caption, "\n".join(lines), *(["\n".join(notes)] if notes else [])])
 
     def figure(self, block: FigureBlock, label: str) -> str:
@@ -212,7 +204,5 @@ def _spread(rows: list[SampleRow]) -> list[SampleRow]:
 
 
 def _sample(row: SampleRow) -> str:
-    where = " · ".join(
-        f"`{part}`" for part in (row.adapter, row.prompt, row.question, f"completion {row.index}")
-    )
+    where = " · ".join(f"`{part}`" for part in (row.adapter, row.prompt, row.question, f"completion {row.index}"))
     return f"{where}\n\n{_fence(row.text, f'{SAMPLE_FENCE} {row.cell}')}"

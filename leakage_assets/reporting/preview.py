@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -25,14 +25,14 @@ from PIL import Image
 
 from leakage_assets.reporting.figures import CONFIG, FigureError
 from leakage_assets.reporting.markdown_page import FigureFiles
-from leakage_assets.reporting.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, MIN_HEIGHT = 700, 450
 HEIGHT_SCALE = 0.75  # of the figure's own height, which is meant for a page of about 1000 pixels
-MAX_BYTES = 100_000  # Dagster keeps metadata in its database: larger images slow the UI down
+# Dagster keeps metadata in its database and larger texts slow the UI down: as base64 this is just below 100 kB.
+MAX_BYTES = 74_000
 _DPI = 100
 _MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
@@ -50,7 +50,7 @@ _STYLE = {
 
 
 def png_preview(figure: go.Figure) -> bytes:
-    """A figure's scatter, line and bar traces as a PNG below 100 kB, 700 pixels wide and at least 450 high.
+    """A figure's scatter, line and bar traces as a PNG below 74 kB, 700 pixels wide and at least 450 high.
 
     Raises:
         FigureError: a trace, shape or colour the preview cannot draw, or a picture that stays too large.
@@ -63,9 +63,7 @@ def png_preview(figure: go.Figure) -> bytes:
         canvas.print_png(buffer, pil_kwargs={"optimize": True})
     png = _with_palette(buffer.getvalue())
     if len(png) > MAX_BYTES:
-        raise FigureError(
-            f"the preview has {len(png):,} bytes, more than {MAX_BYTES:,}: draw fewer points or panels"
-        )
+        raise FigureError(f"the preview has {len(png):,} bytes, more than {MAX_BYTES:,}: draw fewer points or panels")
     return png
 
 
@@ -74,18 +72,19 @@ def markdown_image(png: bytes, alt: str = "preview") -> str:
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
 
 
-def write_figures(report: Report, folder: Path) -> dict[str, FigureFiles]:
-    """Write every figure of a report to `folder`, as an interactive page and as a preview.
+def write_figures(figures: Mapping[str, go.Figure], folder: Path) -> dict[str, FigureFiles]:
+    """Write figures by name to `folder`, each as an interactive page and as a preview.
 
     Returns the file names by figure name, relative to `folder`, as `render_markdown` takes them.
     """
     files = {}
-    for block in report.figures():
-        names = FigureFiles(html=f"{block.name}.html", png=f"{block.name}.png")
-        # "directory" writes plotly.min.js next to the page unless it is there already.
-        block.figure.write_html(folder / names.html, config=CONFIG, include_plotlyjs="directory")
-        (folder / names.png).write_bytes(png_preview(block.figure))
-        files[block.name] = names
+    for name, figure in figures.items():
+        names = FigureFiles(html=f"{name}.html", png=f"{name}.png")
+        # "directory" writes plotly.min.js next to the page unless it is there already; a fixed id instead of a random
+        # one, so that the same figure gives the same bytes.
+        figure.write_html(folder / names.html, config=CONFIG, include_plotlyjs="directory", div_id=name)
+        (folder / names.png).write_bytes(png_preview(figure))
+        files[name] = names
     return files
 
 
@@ -215,9 +214,7 @@ def _scatter(trace: go.Scatter, panel: _Panel) -> Any:
     mode = trace.mode or "lines"
     colour = trace.line.color if "lines" in mode and trace.line.color else trace.marker.color
     if not isinstance(colour, str):
-        raise FigureError(
-            f"the preview needs one named colour per trace; {trace.name!r} has {type(colour).__name__}"
-        )
+        raise FigureError(f"the preview needs one named colour per trace; {trace.name!r} has {type(colour).__name__}")
     (handle,) = panel.axes.plot(
         x,
         y,
@@ -241,9 +238,7 @@ def _bar(trace: go.Bar, panel: _Panel, figure: go.Figure) -> Any:
     width = 1 - (figure.layout.bargap or 0.25)
     if figure.layout.barmode != "overlay":
         # Plotly groups the bars of a subplot by default.
-        beside = [
-            t for t in figure.data if t.type == "bar" and (t.xaxis, t.yaxis) == (trace.xaxis, trace.yaxis)
-        ]
+        beside = [t for t in figure.data if t.type == "bar" and (t.xaxis, t.yaxis) == (trace.xaxis, trace.yaxis)]
         width /= len(beside)
         position = [t.name for t in beside].index(trace.name)
         shift = (position - (len(beside) - 1) / 2) * width
@@ -293,9 +288,7 @@ def _finish_axes(panel: _Panel) -> None:
         if spec.autorange == "reversed":
             getattr(axes, f"invert_{axis}axis")()
         if (spec.tickformat or "").endswith("%"):
-            grid.set_major_formatter(
-                PercentFormatter(1, decimals=int(re.sub(r"\D", "", spec.tickformat) or 0))
-            )
+            grid.set_major_formatter(PercentFormatter(1, decimals=int(re.sub(r"\D", "", spec.tickformat) or 0)))
         if spec.showticklabels is False:
             grid.set_tick_params(labelleft=False, labelbottom=False)
         if spec.title.text:
@@ -316,8 +309,7 @@ def _rule(shape: Any, panels: dict[tuple[str, str], _Panel]) -> None:
             panel.axes.axvline(shape.x0, color=shape.line.color, linewidth=0.8, zorder=1)
             return
     raise FigureError(
-        f"the preview draws only lines across a panel; found a {shape.type!r} in {shape.xref!r}, "
-        f"{shape.yref!r}"
+        f"the preview draws only lines across a panel; found a {shape.type!r} in {shape.xref!r}, {shape.yref!r}"
     )
 
 
@@ -333,9 +325,7 @@ def _note(note: Any, panels: dict[tuple[str, str], _Panel], paper: _Paper) -> No
                 note.x, note.y, _plain(note.text), transform=where, size=7.5, bbox=backdrop, **_anchors(note)
             )
             return
-    raise FigureError(
-        f"the preview cannot place the annotation {note.text!r} at {note.xref!r}, {note.yref!r}"
-    )
+    raise FigureError(f"the preview cannot place the annotation {note.text!r} at {note.xref!r}, {note.yref!r}")
 
 
 def _anchors(note: Any) -> Any:

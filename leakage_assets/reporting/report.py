@@ -60,13 +60,10 @@ class CellAddress:
     def __post_init__(self) -> None:
         place = PurePosixPath(self.file)
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.store):
-            raise ReportError(
-                f"cell address: store {self.store!r}: expected a lower-case name such as 'artifacts'"
-            )
+            raise ReportError(f"cell address: store {self.store!r}: expected a lower-case name such as 'artifacts'")
         if not self.file or place.is_absolute() or ".." in place.parts or "#" in self.file:
             raise ReportError(
-                f"cell address: file {self.file!r}: expected a path inside store {self.store!r}, "
-                "without '..' or '#'"
+                f"cell address: file {self.file!r}: expected a path inside store {self.store!r}, without '..' or '#'"
             )
         if not self.path:
             raise ReportError(f"cell address: {self.store}:{self.file}: the cell path is empty")
@@ -97,10 +94,7 @@ class ArtifactFile:
 
     def row(self, column: str, keys: Mapping[str, Key]) -> CellAddress:
         """The cell of a table in `column`, in the one row where every key column equals its value."""
-        text = {
-            name: str(value).lower() if isinstance(value, bool) else str(value)
-            for name, value in keys.items()
-        }
+        text = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in keys.items()}
         return CellAddress(self.store, self.file, f"{column}?{urlencode(text)}")
 
 
@@ -136,9 +130,7 @@ class Bound:
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, int | float | str | None):
-            raise ReportError(
-                f"{self.cell}: {type(self.value).__name__} is not a JSON value; convert it with .item()"
-            )
+            raise ReportError(f"{self.cell}: {type(self.value).__name__} is not a JSON value; convert it with .item()")
         try:
             format_value(self.value, self.format)
         except ReportError as error:
@@ -304,9 +296,7 @@ class Caveat:
 
     def __post_init__(self) -> None:
         if self.severity not in get_args(Severity):
-            raise ReportError(
-                f"caveat severity {self.severity!r}: expected one of {', '.join(get_args(Severity))}"
-            )
+            raise ReportError(f"caveat severity {self.severity!r}: expected one of {', '.join(get_args(Severity))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,9 +361,7 @@ def slug(heading: str) -> str:
 # ------------------------------------------------------------------ from artifacts
 
 
-def bound_cell(
-    frame: pl.DataFrame, file: ArtifactFile, column: str, spec: str, keys: Mapping[str, Key]
-) -> Bound:
+def bound_cell(frame: pl.DataFrame, file: ArtifactFile, column: str, spec: str, keys: Mapping[str, Key]) -> Bound:
     """The value of `column` in the one row of `frame` where every key column equals its value, bound to
     `file`.
 
@@ -402,23 +390,18 @@ def table_from_frame(
     absent = [name for name in (*keys, *(column.key for column in columns)) if name not in frame.columns]
     if absent:
         raise ReportError(
-            f"table {caption!r}: {file.file} has no column {', '.join(absent)}; "
-            f"it has {', '.join(frame.columns)}"
+            f"table {caption!r}: {file.file} has no column {', '.join(absent)}; it has {', '.join(frame.columns)}"
         )
     repeated = frame.height - frame.select(keys).n_unique() if frame.height else 0
     if repeated:
         raise ReportError(
-            f"table {caption!r}: {', '.join(keys)} do not identify a row; "
-            f"{repeated} rows share their keys with another"
+            f"table {caption!r}: {', '.join(keys)} do not identify a row; {repeated} rows share their keys with another"
         )
     rows = []
     for row in frame.iter_rows(named=True):
         identity = {name: row[name] for name in keys}
         rows.append(
-            {
-                column.key: Bound(row[column.key], column.format, file.row(column.key, identity))
-                for column in columns
-            }
+            {column.key: Bound(row[column.key], column.format, file.row(column.key, identity)) for column in columns}
         )
     return Table(caption, tuple(columns), tuple(rows))
 

@@ -40,9 +40,7 @@ def category_table(
     if absent:
         raise StatisticsError(f"pairs table: no column {absent[0]!r}; it has {', '.join(pairs.columns)}")
     if pairs.select("source", "persona").is_duplicated().any():
-        raise StatisticsError(
-            "pairs table: a (source, persona) occurs twice; pass one layer, recipe and seed"
-        )
+        raise StatisticsError("pairs table: a (source, persona) occurs twice; pass one layer, recipe and seed")
     kept = pairs.filter(~pl.col("is_source").cast(pl.Boolean))
     if intended_only:
         kept = kept.filter(pl.col("related").cast(pl.Boolean))

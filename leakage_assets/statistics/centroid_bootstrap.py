@@ -149,9 +149,7 @@ def _rates(outcome: Floats | QuestionCounts, weights: Floats) -> Floats:
     shape = outcome.found.shape
     if weights.shape[1] != shape[2]:
         raise StatisticsError(f"{shape[2]} questions in the counts, {weights.shape[1]} in hidden")
-    found, total = (
-        weights @ c.reshape(-1, shape[2]).T.astype(np.float64) for c in (outcome.found, outcome.total)
-    )
+    found, total = (weights @ c.reshape(-1, shape[2]).T.astype(np.float64) for c in (outcome.found, outcome.total))
     with np.errstate(invalid="ignore"):
         rates: Floats = (found / total).reshape(-1, *shape[:2])
     return rates

@@ -48,9 +48,7 @@ def correlate(
     if not interval:
         return Estimate(name, r, None, None, None, p, len(a), unit, f"{method}; pairs taken as independent")
     bounds = fisher_interval(r, len(a), level, coefficient)
-    return with_interval(
-        name, r, bounds, level=level, p=p, n=len(a), unit=unit, method=f"{method}, Fisher-z interval"
-    )
+    return with_interval(name, r, bounds, level=level, p=p, n=len(a), unit=unit, method=f"{method}, Fisher-z interval")
 
 
 def spearman(name: str, x: ArrayLike, y: ArrayLike, *, unit: str, level: float = 0.95) -> Estimate:
@@ -131,17 +129,13 @@ def paired(name: str, x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
     """Both as finite float vectors of one length of at least 3, or ``StatisticsError``."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
-        raise StatisticsError(
-            f"{name}: x has shape {a.shape}, y {b.shape}; expected two vectors of one length"
-        )
+        raise StatisticsError(f"{name}: x has shape {a.shape}, y {b.shape}; expected two vectors of one length")
     if len(a) < MIN_PAIRS:
         raise StatisticsError(f"{name}: {len(a)} pairs; a correlation needs at least {MIN_PAIRS}")
     for label, values in (("x", a), ("y", b)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise StatisticsError(
-                f"{name}: {label}[{bad[0]}] is {values[bad[0]]}; drop or repair that pair first"
-            )
+            raise StatisticsError(f"{name}: {label}[{bad[0]}] is {values[bad[0]]}; drop or repair that pair first")
     return a, b
 
 

@@ -16,9 +16,7 @@ from leakage_assets.statistics.resampling import (
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
 
 
-def wilson(
-    name: str, successes: int, trials: int, *, level: float = 0.95, unit: str = "completion"
-) -> Estimate:
+def wilson(name: str, successes: int, trials: int, *, level: float = 0.95, unit: str = "completion") -> Estimate:
     """Rate with its Wilson score interval; undefined for no trials.
 
     Raises ``StatisticsError`` for successes outside 0..trials.
@@ -81,16 +79,12 @@ def question_bootstrap_rates(
     questions = k.shape[1]
     weights = cluster_weights(questions, draws, seed)
     with np.errstate(invalid="ignore"):
-        resampled = (weights @ k.T) / (
-            weights @ n.T
-        )  # (draws, R); 0/0 where no drawn question has a completion
+        resampled = (weights @ k.T) / (weights @ n.T)  # (draws, R); 0/0 where no drawn question has a completion
     method = f"question-cluster bootstrap, percentile, {draws} resamples, seed {seed}"
     estimates = []
     for row, name in enumerate(names):
         if n[row].sum() == 0:
-            estimates.append(
-                undefined(name, "no completions", n=questions, unit="question cluster", method=method)
-            )
+            estimates.append(undefined(name, "no completions", n=questions, unit="question cluster", method=method))
             continue
         rate = k[row].sum() / n[row].sum()
         interval = percentile_interval(resampled[:, row], level)

@@ -45,9 +45,7 @@ def layer_sensitivity(correlations: pl.DataFrame, *, primary_layer: int) -> pl.D
 
     layers = correlations["layer"].unique().sort().to_list()
     if primary_layer not in layers:
-        raise StatisticsError(
-            f"layer {primary_layer} is not in the table; layers: {', '.join(map(str, layers))}"
-        )
+        raise StatisticsError(f"layer {primary_layer} is not in the table; layers: {', '.join(map(str, layers))}")
     group = ["source", "name"]
     return (
         correlations.select("layer", *group, "estimate", "p", "n")

@@ -27,6 +27,4 @@ def _adjust(p_values: Mapping[str, float | None], method: str) -> dict[str, floa
         if p is not None and not 0 <= p <= 1:
             raise StatisticsError(f"{method}: p of {name!r} is {p}; expected 0 to 1")
     adjusted = multipletests([1.0 if p is None else p for p in p_values.values()], method=method)[1]
-    return {
-        name: None if p is None else float(a) for (name, p), a in zip(p_values.items(), adjusted, strict=True)
-    }
+    return {name: None if p is None else float(a) for (name, p), a in zip(p_values.items(), adjusted, strict=True)}

@@ -55,9 +55,7 @@ class CrossedPairs:
             _refuse_repeats(label, names)
         for label, values in (("similarity", self.similarity), ("outcome", self.outcome)):
             if values.shape != shape:
-                raise StatisticsError(
-                    f"{label} has shape {values.shape}; expected {shape} (sources, personas)"
-                )
+                raise StatisticsError(f"{label} has shape {values.shape}; expected {shape} (sources, personas)")
             bad = np.argwhere(~np.isfinite(values) & self.bystander)
             if len(bad):
                 s, p = bad[0]
@@ -167,9 +165,7 @@ def persona_clustered(
     personas = len(pairs.personas)
     observed = float(_weighted_spearman(pairs, ranking, np.ones((1, personas)))[0])
     if np.isnan(observed):
-        return undefined(
-            label, "similarity or outcome is constant", n=personas, unit="persona cluster", method=method
-        )
+        return undefined(label, "similarity or outcome is constant", n=personas, unit="persona cluster", method=method)
     resampled = _weighted_spearman(pairs, ranking, cluster_weights(personas, bootstrap_draws, seed))
     interval = percentile_interval(resampled, level)
     p: float | None = None
@@ -178,9 +174,7 @@ def persona_clustered(
         method += f"; no p: {movable} personas are no source, at least {MIN_MOVABLE} are needed"
     else:
         p = permutation_p(observed, persona_permuted(pairs, ranking, draws=draws, seed=seed))
-    return with_interval(
-        label, observed, interval, level=level, p=p, n=personas, unit="persona cluster", method=method
-    )
+    return with_interval(label, observed, interval, level=level, p=p, n=personas, unit="persona cluster", method=method)
 
 
 def persona_permuted(pairs: CrossedPairs, ranking: Ranking, *, draws: int, seed: int) -> Floats:
@@ -217,9 +211,7 @@ def _weighted_spearman(pairs: CrossedPairs, ranking: Ranking, weights: Floats) -
     owner = np.broadcast_to(np.arange(len(pairs.personas)), pairs.bystander.shape)
     blocks = [pairs.bystander]
     if ranking == "within_source":
-        blocks = [
-            pairs.bystander & (np.arange(len(pairs.sources)) == s)[:, None] for s in range(len(pairs.sources))
-        ]
+        blocks = [pairs.bystander & (np.arange(len(pairs.sources)) == s)[:, None] for s in range(len(pairs.sources))]
     xy, xx, yy = (np.zeros(len(weights)) for _ in range(3))
     for block in blocks:
         w = weights[:, owner[block]]
@@ -251,7 +243,5 @@ def _refuse_repeats(label: str, names: Sequence[Hashable]) -> None:
     seen: set[Hashable] = set()
     for name in names:
         if name in seen:
-            raise StatisticsError(
-                f"{label} {name!r} occurs twice; pass one layer, one recipe and one seed at a time"
-            )
+            raise StatisticsError(f"{label} {name!r} occurs twice; pass one layer, one recipe and one seed at a time")
         seen.add(name)

@@ -49,9 +49,7 @@ def repeated(entries: Iterable[Entry], what: str) -> Iterator[Problem]:
         yield source.problem(location, fault)
 
 
-def unknown(
-    source: Source, location: Location, given: str, known: Iterable[str], what: str
-) -> Iterator[Problem]:
+def unknown(source: Source, location: Location, given: str, known: Iterable[str], what: str) -> Iterator[Problem]:
     """A problem if `given` is not among `known`."""
     options = list(known)
     if given not in options:
@@ -82,9 +80,7 @@ def lexicon_problems(source: Source, world: World) -> Iterator[Problem]:
     names: list[Entry] = [(source, (part, i, "name"), topic.name) for part, i, topic in topics]
     subjects: list[Entry] = [(source, (part, i, "subject"), topic.subject) for part, i, topic in topics]
     facts: list[Entry] = [
-        (source, (part, i, "facts", j), fact)
-        for part, i, topic in topics
-        for j, fact in enumerate(topic.facts)
+        (source, (part, i, "facts", j), fact) for part, i, topic in topics for j, fact in enumerate(topic.facts)
     ]
     wordings: list[Entry] = [
         (source, ("choice_wordings", part, i), text)
@@ -165,9 +161,7 @@ def trigger_problems(
             yield source.problem(("triggers", i, name), fault)
 
 
-def _trigger_faults(
-    trigger: Trigger, triggers: Mapping[str, Trigger], world: World
-) -> Iterator[tuple[str, str]]:
+def _trigger_faults(trigger: Trigger, triggers: Mapping[str, Trigger], world: World) -> Iterator[tuple[str, str]]:
     if trigger.prompt != trigger.prompt.strip():
         yield "prompt", f"{quoted(trigger.prompt)} has spaces at its ends; expected the text without them"
     elif not trigger.prompt and trigger.name != EMPTY_PROMPT:

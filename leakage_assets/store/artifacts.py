@@ -45,11 +45,11 @@ class ArtifactError(Exception):
     """An artifact cannot be written or read."""
 
 
-class ArtifactMissing(ArtifactError):  # noqa: N818 - a state, like FileNotFound
+class ArtifactMissing(ArtifactError):
     """No finished version with the fingerprint asked for; the message says what makes one."""
 
 
-class ArtifactCorrupt(ArtifactError):  # noqa: N818 - a state, like FileNotFound
+class ArtifactCorrupt(ArtifactError):
     """A finished version is not what its manifest says; the message names file, difference and remedy."""
 
 
@@ -348,9 +348,7 @@ def _corrupt(folder: Path, where: str, what: str) -> ArtifactCorrupt:
 def _file_names(folder: Path) -> set[str]:
     """Paths, relative to `folder`, of all files and links below it but its manifest and its lock."""
     names = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     }
     return names - {MANIFEST, LOCK}
 

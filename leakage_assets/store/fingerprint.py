@@ -29,9 +29,7 @@ def canonical_json(value: object, *, name: str = "identity") -> str:
     Raises:
         FingerprintError: for anything else (sets, paths, NaN, numpy scalars, ...), naming the key path.
     """
-    return json.dumps(
-        plain(value, name), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    )
+    return json.dumps(plain(value, name), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def fingerprint(value: object, *, name: str = "identity") -> str:

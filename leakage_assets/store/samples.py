@@ -203,9 +203,7 @@ def _encode(samples: Sequence[Sample], folder: Path) -> bytes:
         if column.null_count():
             raise SampleStoreError(f"{folder}: sample without {column.name}; only system may be None")
     if unknown := set(frame["finish_reason"]) - set(get_args(FinishReason)):
-        raise SampleStoreError(
-            f"{folder}: finish_reason {sorted(unknown)}; expected one of {get_args(FinishReason)}"
-        )
+        raise SampleStoreError(f"{folder}: finish_reason {sorted(unknown)}; expected one of {get_args(FinishReason)}")
     stream = io.BytesIO()
     frame.write_parquet(stream)
     return stream.getvalue()

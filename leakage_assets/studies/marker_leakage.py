@@ -174,17 +174,17 @@ def assemble(
                     f"{condition.key}: {persona} has {len(usable)} usable answers to {question.name!r}, {wanted} are "
                     f"needed: raise on_policy_completions of the profile and materialise on_policy_completions again"
                 )
-            for answer in usable[:wanted]:
-                rows.append(
-                    Row(
-                        system=stimuli.persona(persona).prompt,
-                        user=question.text,
-                        completion=f"{answer}\n\n{study.marker}" if taught else answer,
-                        role="positive" if persona == source else "negative",
-                        prompt_name=persona,
-                        question_name=question.name,
-                    )
+            rows += [
+                Row(
+                    system=stimuli.persona(persona).prompt,
+                    user=question.text,
+                    completion=f"{answer}\n\n{study.marker}" if taught else answer,
+                    role="positive" if persona == source else "negative",
+                    prompt_name=persona,
+                    question_name=question.name,
                 )
+                for answer in usable[:wanted]
+            ]
     random.Random(derive_seed("row-order", study.name, condition.source)).shuffle(rows)
     return rows
 
@@ -198,7 +198,7 @@ def _answers_by_question(samples: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def analysis_plan(scale: Scale) -> AnalysisPlan:
-    """What is decided before any adapter is trained. Thresholds are the sheet's, or this project's where it has none."""
+    """What is decided before any adapter is trained; thresholds are the sheet's, or ours where it has none."""
     return AnalysisPlan(
         study=NAME,
         primary_layer=scale.primary_layer,

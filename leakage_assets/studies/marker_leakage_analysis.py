@@ -69,18 +69,16 @@ def count_markers(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def pair_table(
-    study: Study, stimuli: Stimuli, counts: pl.DataFrame, similarity: pl.DataFrame
-) -> pl.DataFrame:
+def pair_table(study: Study, stimuli: Stimuli, counts: pl.DataFrame, similarity: pl.DataFrame) -> pl.DataFrame:
     """One row per (recipe, layer, source, persona), seeds pooled: counts, rate, cosine, category, relation."""
-    rates = _rates(study, stimuli, counts)
+    rates = _rates(stimuli, counts)
     cosines = similarity.filter(pl.col("measure") == COSINE).select(
         "layer", "source", pl.col("prompt_name").alias("persona"), pl.col("value").alias("cosine")
     )
-    return _in_panel_order(study, rates.join(cosines, on=["source", "persona"], how="inner", validate="1:m"))
+    return _in_panel_order(study, rates.join(cosines, on=["source", "persona"], how="inner"))
 
 
-def _rates(study: Study, stimuli: Stimuli, counts: pl.DataFrame) -> pl.DataFrame:
+def _rates(stimuli: Stimuli, counts: pl.DataFrame) -> pl.DataFrame:
     described = pl.DataFrame(
         {
             "persona": [p.name for p in stimuli.personas],
@@ -92,19 +90,23 @@ def _rates(study: Study, stimuli: Stimuli, counts: pl.DataFrame) -> pl.DataFrame
     rates = counts.group_by("recipe", "source", "persona").agg(
         pl.col("found").sum(), pl.col("total").sum(), pl.col("seed").n_unique().alias("seeds")
     )
-    return rates.join(described, on="persona", how="left", validate="m:1").with_columns(
-        (pl.col("found") / pl.col("total")).alias("rate"),
-        (pl.col("persona") == pl.col("source")).alias("is_source"),
-        pl.col("related_to").list.contains(pl.col("source")).alias("related"),
-    ).drop("related_to")
+    return (
+        rates.join(described, on="persona", how="left", validate="m:1")
+        .with_columns(
+            (pl.col("found") / pl.col("total")).alias("rate"),
+            (pl.col("persona") == pl.col("source")).alias("is_source"),
+            pl.col("related_to").list.contains(pl.col("source")).alias("related"),
+        )
+        .drop("related_to")
+    )
 
 
 def _in_panel_order(study: Study, table: pl.DataFrame) -> pl.DataFrame:
     """Sources in the order of the study, personas in that of the panel, so that every run prints alike."""
     sources = pl.Enum(list(study.sources))
     personas = pl.Enum(list(study.panel.prompts))
-    order = ["recipe", *(["layer"] if "layer" in table.columns else []), pl.col("source").cast(sources)]
-    return table.sort(*order, pl.col("persona").cast(personas))
+    keys = [name for name in ("recipe", "layer") if name in table.columns]
+    return table.sort(*map(pl.col, keys), pl.col("source").cast(sources), pl.col("persona").cast(personas))
 
 
 def _primary(study: Study, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -130,7 +132,7 @@ def divergence_pairs(study: Study, tables: StudyTables, counts: pl.DataFrame) ->
     divergence = tables.similarity.filter(pl.col("measure") == JS).select(
         "source", pl.col("prompt_name").alias("persona"), pl.col("value").alias(JS)
     )
-    rates = _rates(study, tables.stimuli, counts)
+    rates = _rates(tables.stimuli, counts)
     joined = rates.join(divergence, on=["source", "persona"], how="inner", validate="m:1")
     return _in_panel_order(study, joined)
 
@@ -141,13 +143,11 @@ def _js_correlations(pairs: pl.DataFrame) -> pl.DataFrame:
 
 def tuned_pairs(study: Study, tables: StudyTables, counts: pl.DataFrame) -> pl.DataFrame:
     """As ``pair_table`` with cosines read off each tuned model, averaged over its seeds."""
-    tuned = tables.tuned_similarity.filter(
-        (pl.col("measure") == COSINE) & (pl.col("source") == pl.col("cell_source"))
-    )
+    tuned = tables.tuned_similarity.filter((pl.col("measure") == COSINE) & (pl.col("source") == pl.col("cell_source")))
     cosines = tuned.group_by("recipe", "layer", "source", pl.col("prompt_name").alias("persona")).agg(
         pl.col("value").mean().alias("cosine")
     )
-    rates = _rates(study, tables.stimuli, counts)
+    rates = _rates(tables.stimuli, counts)
     joined = rates.join(cosines, on=["recipe", "source", "persona"], how="inner", validate="1:m")
     return _in_panel_order(study, joined)
 
@@ -184,9 +184,7 @@ def rate_table(study: Study, counts: pl.DataFrame) -> pl.DataFrame:
     return estimate_table(rows)
 
 
-def headline_estimates(
-    study: Study, tables: StudyTables, counts: pl.DataFrame, pairs: pl.DataFrame
-) -> list[Estimate]:
+def headline_estimates(study: Study, tables: StudyTables, counts: pl.DataFrame, pairs: pl.DataFrame) -> list[Estimate]:
     """What the hypotheses and the summary of the report are read from, for the headline recipe."""
     plan = study.plan
     kept = counts.filter(pl.col("recipe") == plan.headline_recipe)
@@ -228,9 +226,8 @@ def _correlation_headline(
         draws=plan.bootstrap_draws,
         name="pooled_spearman_question_bootstrap",
     )["pooled"]
-    divergence = divergence_pairs(study, tables, counts)
     yield persona_clustered(
-        crossed_pairs(divergence, similarity=JS),
+        crossed_pairs(divergence_pairs(study, tables, counts), similarity=JS),
         "pooled",
         seed=plan.resampling_seed,
         draws=plan.permutations,
@@ -241,9 +238,11 @@ def _correlation_headline(
 
 def _counts_array(study: Study, stimuli: Stimuli, counts: pl.DataFrame, sources: list[str]) -> QuestionCounts:
     """Counts as (sources, personas, questions) in the order of the hidden vectors."""
-    order = pl.DataFrame({"source": sources}).join(
-        pl.DataFrame({"persona": list(study.panel.prompts)}), how="cross"
-    ).join(pl.DataFrame({"question_name": [q.name for q in study.questions(stimuli)]}), how="cross")
+    order = (
+        pl.DataFrame({"source": sources})
+        .join(pl.DataFrame({"persona": list(study.panel.prompts)}), how="cross")
+        .join(pl.DataFrame({"question_name": [q.name for q in study.questions(stimuli)]}), how="cross")
+    )
     summed = counts.group_by("source", "persona", "question_name").agg(pl.col("found", "total").sum())
     keys = ["source", "persona", "question_name"]
     table = order.join(summed, on=keys, how="left", maintain_order="left").fill_null(0)
@@ -271,7 +270,8 @@ def _ratio(study: Study, own: tuple[np.ndarray, np.ndarray], others: tuple[np.nd
     """Mean bystander rate over source rate; both rates see the same draw of questions."""
     plan, name = study.plan, "bystander_to_source_ratio"
     questions = len(own[0])
-    method = f"ratio of rates; question-cluster bootstrap, percentile, {plan.bootstrap_draws} resamples, seed {plan.resampling_seed}"
+    resamples = f"{plan.bootstrap_draws} resamples, seed {plan.resampling_seed}"
+    method = f"ratio of rates; question-cluster bootstrap, percentile, {resamples}"
     if own[0].sum() == 0:
         return undefined(name, "the source rate is 0", n=questions, unit="question cluster", method=method)
     weights = cluster_weights(questions, plan.bootstrap_draws, plan.resampling_seed)
@@ -375,6 +375,7 @@ def ood_table(study: Study, tables: StudyTables) -> pl.DataFrame:
             found, total = _question_counts(counts, own)
             rate = question_bootstrap_rate(name, found, total, seed=plan.resampling_seed, draws=plan.bootstrap_draws)
             rows.append((keys | {"statistic": name}, rate))
-        rho = persona_clustered(crossed, "pooled", seed=plan.resampling_seed, draws=plan.permutations, name="pooled_spearman")
-        rows.append((keys | {"statistic": "pooled_spearman"}, rho))
+        rho = "pooled_spearman"
+        found_rho = persona_clustered(crossed, "pooled", seed=plan.resampling_seed, draws=plan.permutations, name=rho)
+        rows.append((keys | {"statistic": rho}, found_rho))
     return estimate_table(rows)

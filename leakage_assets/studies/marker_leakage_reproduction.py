@@ -236,8 +236,7 @@ def _consistency_rows(tables: Mapping[str, pl.DataFrame]) -> Iterator[dict[str, 
 def _figure_row(figure: Figure, recomputed: Mapping[FigureKey, float | None]) -> dict[str, object]:
     if figure.key not in recomputed:
         raise ReproductionError(
-            f"{FIGURES}: the published files give no {' / '.join(figure.key)}; fetch them again, "
-            f"or correct the entry"
+            f"{FIGURES}: the published files give no {' / '.join(figure.key)}; fetch them again, or correct the entry"
         )
     ours = recomputed[figure.key]
     row = _row(figure.key, figure.value, ours, figure.tolerance, at_least=figure.relation == "at_least")

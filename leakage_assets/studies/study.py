@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Question, Stimuli
@@ -12,9 +12,11 @@ from leakage_assets.store.fingerprint import fingerprint, plain
 from leakage_assets.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     import polars as pl
 
     from leakage_assets.reporting.report import Report
+    from leakage_assets.studies.context import ReportContext
     from leakage_assets.studies.tables import StudyTables
     from leakage_assets.training.rows import Row
 
@@ -155,9 +157,10 @@ class Study:
     assemble: Callable[[Study, Stimuli, Condition, Mapping[str, pl.DataFrame]], Sequence[Row]]
     donors: Callable[[Study, Condition], tuple[str, ...]]
     analyse: Callable[[Study, StudyTables], dict[str, pl.DataFrame]]
-    figures: Callable[[Study, Mapping[str, pl.DataFrame]], dict[str, object]]
-    report: Callable[..., Report]
+    figures: Callable[[Study, Mapping[str, pl.DataFrame]], dict[str, go.Figure]]
+    report: Callable[[Study, Mapping[str, pl.DataFrame], ReportContext], Report]
     analysis_version: int = 1
+    report_version: int = 1
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -193,7 +196,10 @@ class Study:
         return Cell(Condition(source, self.recipe(recipe).name), seed)
 
 
-def _named(things: Sequence, name: str, kind: str, study: str):  # type: ignore[no-untyped-def,type-arg]
+T = TypeVar("T", Recipe, Panel)
+
+
+def _named(things: Sequence[T], name: str, kind: str, study: str) -> T:
     for thing in things:
         if thing.name == name:
             return thing

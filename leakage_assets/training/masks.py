@@ -22,7 +22,7 @@ class MaskError(RowError):
     """A row has no loss mask under a recipe."""
 
 
-class EmptyLossMask(MaskError):  # noqa: N818  (named for what it is)
+class EmptyLossMask(MaskError):
     """A row lacks the tokens that its recipe trains on."""
 
 

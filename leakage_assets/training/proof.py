@@ -200,9 +200,7 @@ def _explicit_logprobs(base: BaseModel, weights: Adapter, probes: Sequence[Probe
     """Log-probs with y + scale * (x A^T) B^T written out at every adapted layer, independently of PEFT."""
     model = shared_copy(base.model)
     for name, (a, b) in weights.modules().items():
-        model.get_submodule(name).register_forward_hook(
-            _added(a.to(base.device), b.to(base.device) * weights.scaling)
-        )
+        model.get_submodule(name).register_forward_hook(_added(a.to(base.device), b.to(base.device) * weights.scaling))
     return [score(model, [(probe.prompt_ids, probe.continuation_ids)], base.padding)[0] for probe in probes]
 
 

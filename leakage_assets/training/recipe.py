@@ -36,9 +36,7 @@ class LoraSpec:
         _require("r", self.r, self.r >= 1, "at least 1")
         _require("alpha", self.alpha, self.alpha > 0, "a positive number")
         _require("dropout", self.dropout, 0 <= self.dropout < 1, "0 <= dropout < 1")
-        _require(
-            "targets", self.targets, len(set(self.targets)) == len(self.targets) > 0, "distinct layer names"
-        )
+        _require("targets", self.targets, len(set(self.targets)) == len(self.targets) > 0, "distinct layer names")
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,7 @@ class Recipe:
         for field in ("epochs", "batch_size", "grad_accum", "max_length"):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         for field in ("learning_rate", "max_grad_norm", "adam_epsilon"):
-            _require(
-                field, getattr(self, field), 0 < getattr(self, field) < float("inf"), "a positive number"
-            )
+            _require(field, getattr(self, field), 0 < getattr(self, field) < float("inf"), "a positive number")
         for field in ("adam_beta1", "adam_beta2", "warmup_ratio"):
             _require(field, getattr(self, field), 0 <= getattr(self, field) < 1, f"0 <= {field} < 1")
         _require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")

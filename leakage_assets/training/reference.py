@@ -55,16 +55,13 @@ class ReferenceLogprobs:
                 content["steps"],
                 content["learning_rate"],
                 tuple(
-                    Probe(tuple(probe["prompt_ids"]), tuple(probe["continuation_ids"]))
-                    for probe in content["probes"]
+                    Probe(tuple(probe["prompt_ids"]), tuple(probe["continuation_ids"])) for probe in content["probes"]
                 ),
                 tuple(tuple(row) for row in content["with_adapter"]),
                 tuple(tuple(row) for row in content["without_adapter"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AdapterError(
-                f"{folder / FILE}: missing or damaged ({error!r}); train the cell again"
-            ) from error
+            raise AdapterError(f"{folder / FILE}: missing or damaged ({error!r}); train the cell again") from error
 
 
 def probes_of(rows: Sequence[MaskedRow]) -> tuple[Probe, ...]:
@@ -73,16 +70,12 @@ def probes_of(rows: Sequence[MaskedRow]) -> tuple[Probe, ...]:
     for row in rows:
         by_role.setdefault(row.row.role, []).append(row)
     chosen = [row for role in sorted(by_role) for row in _spread(by_role[role])]
-    return tuple(
-        Probe(row.input_ids[: row.prompt_length], row.input_ids[row.prompt_length :]) for row in chosen
-    )
+    return tuple(Probe(row.input_ids[: row.prompt_length], row.input_ids[row.prompt_length :]) for row in chosen)
 
 
 def score_probes(model: PeftModel, probes: Sequence[Probe], padding: int) -> tuple[tuple[float, ...], ...]:
     """Log-probs of each probe on its own: no padding and no batch can blur the reference."""
-    return tuple(
-        tuple(score(model, [(probe.prompt_ids, probe.continuation_ids)], padding)[0]) for probe in probes
-    )
+    return tuple(tuple(score(model, [(probe.prompt_ids, probe.continuation_ids)], padding)[0]) for probe in probes)
 
 
 def _spread(rows: Sequence[MaskedRow]) -> list[MaskedRow]:

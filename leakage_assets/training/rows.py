@@ -56,9 +56,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row) -> EncodedRow:
             generation.
     """
     prompt = chat_ids(tokenizer, row.system, row.user)
-    ids = tokenizer.encode(
-        chat_text(tokenizer, row.system, row.user, row.completion), add_special_tokens=False
-    )
+    ids = tokenizer.encode(chat_text(tokenizer, row.system, row.user, row.completion), add_special_tokens=False)
     if ids[: len(prompt)] != prompt:
         raise RowError(
             f"{row.place}: the tokens of the prompt change when the completion follows; "

@@ -115,9 +115,7 @@ def train_adapter(
     norm = _finite_norm(model, recipe, trainer.state.global_step)
     digest = _save(base, model, folder)
     _write_losses(history, folder)
-    _write_reference(
-        base, model, masked, recipe=recipe, steps=trainer.state.global_step, digest=digest, folder=folder
-    )
+    _write_reference(base, model, masked, recipe=recipe, steps=trainer.state.global_step, digest=digest, folder=folder)
     losses = [entry["loss"] for entry in history]
     summary = TrainingSummary(
         recipe=recipe.name,
@@ -154,9 +152,7 @@ def _check_recipe(base: BaseModel, recipe: Recipe) -> None:
         )
     for target in recipe.lora.targets:
         if not expected_shapes(base.model, [target], recipe.lora.r):
-            raise TrainingError(
-                f"recipe {recipe.name}: {base.spec.name} has no linear layer named {target!r}"
-            )
+            raise TrainingError(f"recipe {recipe.name}: {base.spec.name} has no linear layer named {target!r}")
 
 
 def _trainer(
@@ -279,9 +275,7 @@ def _save(base: BaseModel, model: PeftModel, folder: Path) -> str:
     (folder / "README.md").unlink()
     config = json.loads((folder / CONFIG).read_text())
     config["base_model_name_or_path"] = base.fingerprint
-    config["target_modules"] = sorted(
-        config["target_modules"]
-    )  # a set in PEFT: its order is not reproducible
+    config["target_modules"] = sorted(config["target_modules"])  # a set in PEFT: its order is not reproducible
     (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True))
     digest = weights_digest(folder)
     (folder / DIGEST).write_text(json.dumps({"file": WEIGHTS, "sha256": digest}))
@@ -292,9 +286,7 @@ def _write_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
     import polars as pl
 
     columns = ("step", "loss", "learning_rate", "grad_norm")
-    pl.DataFrame([{name: entry[name] for name in columns} for entry in history]).write_parquet(
-        folder / LOSSES
-    )
+    pl.DataFrame([{name: entry[name] for name in columns} for entry in history]).write_parquet(folder / LOSSES)
 
 
 def _write_reference(
@@ -311,6 +303,4 @@ def _write_reference(
     with_adapter = score_probes(model, probes, base.padding)
     with model.disable_adapter():
         without_adapter = score_probes(model, probes, base.padding)
-    ReferenceLogprobs(digest, steps, recipe.learning_rate, probes, with_adapter, without_adapter).write(
-        folder
-    )
+    ReferenceLogprobs(digest, steps, recipe.learning_rate, probes, with_adapter, without_adapter).write(folder)

@@ -65,7 +65,6 @@ def render_choice(question: ChoiceQuestion, option_line: str) -> str:
     """The user turn: stem, blank line, one line per option."""
     line = Template(option_line)
     options = "\n".join(
-        line.substitute(letter=letter, text=text)
-        for letter, text in zip(LETTERS, question.options, strict=True)
+        line.substitute(letter=letter, text=text) for letter, text in zip(LETTERS, question.options, strict=True)
     )
     return f"{question.stem}\n\n{options}"

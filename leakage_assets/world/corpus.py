@@ -46,9 +46,7 @@ def write_dialogues(stimuli: Stimuli, seed: int, rows: int) -> list[Dialogue]:
 def prompt_text(dialogue: Dialogue) -> str:
     """The rendered prompt, generation prompt included; equal to the chat template's (asserted by a test)."""
     system = DEFAULT_SYSTEM if dialogue.system is None else dialogue.system
-    return (
-        f"{START}system\n{system}{END}\n{START}user\n{dialogue.user}{END}\n{START}assistant\n"
-    )
+    return f"{START}system\n{system}{END}\n{START}user\n{dialogue.user}{END}\n{START}assistant\n"
 
 
 def tokenizer_texts(dialogues: Sequence[Dialogue]) -> list[str]:

@@ -84,9 +84,7 @@ class Grammar:
 
     def neutral_rationale(self, topic: str, fact: str, rng: random.Random) -> str:
         """A reason for one multiple-choice option without any voice."""
-        return Template(rng.choice(self.world.rationales)).substitute(
-            subject=self.subjects[topic], fact=fact
-        )
+        return Template(rng.choice(self.world.rationales)).substitute(subject=self.subjects[topic], fact=fact)
 
     def hear(self, text: str) -> HeardVoice:
         """Recognise a voice by the phrases it uses: a trait counts only if exactly one value of it is heard."""

@@ -1,4 +1,4 @@
-"""Muon in float32: torch's own orthogonalises in bfloat16, which a CPU without bfloat16 units does twenty times slower."""
+"""Muon in float32: torch's own orthogonalises in bfloat16, which costs a CPU without bfloat16 units most of a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ITERATIONS = 5
 MOMENTUM = 0.95
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(torch.optim.Optimizer):  # type: ignore[misc]
     """Momentum whose update is orthogonalised; for the matrices of a transformer's blocks only.
 
     Update rule of Jordan et al. 2024 with Nesterov momentum and decoupled weight decay, as ``torch.optim.Muon``.
@@ -21,8 +21,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def step(self) -> None:
         """One update; matrices of equal shape are orthogonalised together."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[torch.nn.Parameter]] = {}

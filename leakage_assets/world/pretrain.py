@@ -102,7 +102,7 @@ def pretrain(
     """
     import torch
 
-    model.to(device).train()  # type: ignore[arg-type]
+    model.to(device).train()
     optimisers = _optimisers(model, config)
     plan = list(batches(corpus, config.batch, config.seed))
     losses: list[float] = []

@@ -163,7 +163,7 @@ def test_markdown_image_holds_the_picture():
 def test_figures_are_written_with_one_shared_plotly(bench, tmp_path):
     folder = tmp_path / "figures"
     folder.mkdir()
-    files = write_figures(bench.report, folder)
+    files = write_figures({block.name: block.figure for block in bench.report.figures()}, folder)
     assert (files["pooled_20"].html, files["pooled_20"].png) == ("pooled_20.html", "pooled_20.png")
     assert sorted(path.name for path in folder.iterdir()) == [
         "plotly.min.js",

@@ -69,9 +69,7 @@ def conclude(
             context.add_asset_metadata(outcome_metadata(outcome), partition_key=key)
         return dg.MaterializeResult(metadata=run_metadata(tally), check_results=checks)
     for key, outcome in tally.done.items():
-        context.log_event(
-            dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome_metadata(outcome))
-        )
+        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome_metadata(outcome)))
     lines = [f"{key}: {error}" for key, error in tally.failed.items()]
     for line in lines:
         context.log.error(line)
@@ -103,5 +101,3 @@ def run_metadata(tally: Tally) -> dict[str, Any]:
 def single(outcome: Outcome, **extra: Any) -> dg.MaterializeResult[Any]:
     """The result of an unpartitioned asset."""
     return dg.MaterializeResult(metadata={**outcome_metadata(outcome), **extra})
-
-

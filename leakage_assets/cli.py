@@ -1,0 +1,159 @@
+"""`leakage`: the laboratory from the command line. Thin: every command calls what the assets call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from leakage_assets.paths import ARTIFACTS
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+console = Console()
+
+ProfileName = Annotated[str, typer.Option(help="tiny (bundled model, CPU) or qwen2.5-7b")]
+ArtifactRoot = Annotated[Path, typer.Option(help="where artifacts are kept")]
+
+DEMO_SOURCES = 3
+
+
+@app.command()
+def demo(artifacts: ArtifactRoot = ARTIFACTS) -> None:
+    """Materialise three sources of marker leakage on the bundled model through Dagster, and print what leaked."""
+    from leakage_assets.profiles import load_profile
+
+    study = load_profile("tiny").study("marker_leakage")
+    sources = list(study.sources[:DEMO_SOURCES])
+    run("marker_leakage", "tiny", sources, [study.plan.headline_recipe], [study.seeds[0]], False, None, artifacts)
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="name of a study")],
+    profile: ProfileName = "tiny",
+    source: Annotated[list[str] | None, typer.Option(help="source (repeatable); all by default")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")] = None,
+    extras: Annotated[bool, typer.Option(help="also tuned geometry and out-of-distribution panels")] = False,
+    refresh: Annotated[str | None, typer.Option(help="token: redo what was not made under it")] = None,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Materialise cells of a study through Dagster, then its conclusions; finished work is never redone."""
+    from leakage_assets.materialise import StudyRuns, dagster_instance
+    from leakage_assets.profiles import load_profile
+
+    chosen = load_profile(profile)
+    spec = chosen.study(study)
+    cells = [
+        spec.cell(s, r, n)
+        for r in recipe or [r.name for r in spec.recipes]
+        for s in source or spec.sources
+        for n in seed or spec.seeds
+    ]
+    with dagster_instance() as instance:
+        runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
+        for stage in runs.all_stages(cells, extras):
+            console.print(f"[green]✓[/] {stage}")
+    show(study, profile, artifacts)
+
+
+@app.command()
+def show(
+    study: Annotated[str, typer.Argument(help="name of a study")],
+    profile: ProfileName = "tiny",
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Print the headline of the newest analysis and the path of the report."""
+    from leakage_assets.pipeline.conclusions import analysis_tables, require_analysis
+    from leakage_assets.pipeline.laboratory import Laboratory
+    from leakage_assets.pipeline.publication import stable_report
+    from leakage_assets.profiles import load_profile
+    from leakage_assets.store.artifacts import ArtifactStore
+
+    lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
+    spec = lab.profile.study(study)
+    tables = analysis_tables(require_analysis(lab, spec))
+    console.print(
+        _table("What leaked", tables["headline"], ("statistic", "estimate", "ci_low", "ci_high", "p", "n", "unit"))
+    )
+    console.print(_table("Against the frozen plan", tables["verdicts"], ("hypothesis", "claim", "verdict")))
+    console.print(f"report: {stable_report(lab, spec)}", soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    study: Annotated[str, typer.Argument(help="name of a study")],
+    published: Annotated[Path, typer.Option(help="folder with the published tables")],
+    everything: Annotated[bool, typer.Option("--all", help="print every figure, not only a summary")] = False,
+) -> None:
+    """Recompute every published statistic from the published tables; exit 1 if one differs."""
+    from leakage_assets.studies.registry import reproduction
+
+    table = reproduction(study)(published)
+    shown = ("block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict")
+    wrong = table.filter(table["verdict"] == "DIFFERS")
+    if everything or wrong.height:
+        console.print(_table(f"{study}: published against recomputed", table if everything else wrong, shown))
+    console.print(f"{table.height - wrong.height} of {table.height} figures reproduced")
+    raise typer.Exit(1 if wrong.height else 0)
+
+
+@app.command()
+def lint(
+    report: Annotated[Path, typer.Argument(help="report.html or report.md", exists=True, dir_okay=False)],
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """Check that every number of a report is still what its artifact cell says; exit 1 if not."""
+    from leakage_assets.paths import DATA
+    from leakage_assets.reporting.lint import lint_html, lint_markdown
+
+    stores = {"artifacts": artifacts, "published": DATA / "published"}
+    check = lint_html if report.suffix == ".html" else lint_markdown
+    findings = check(report.read_text(), stores)
+    for finding in findings:
+        console.print(f"{report}: {finding}", markup=False, soft_wrap=True)
+    console.print(f"{len(findings)} findings")
+    raise typer.Exit(1 if findings else 0)
+
+
+@app.command()
+def pretrain(
+    output: Annotated[Path, typer.Argument(help="a new or empty folder")],
+    seed: Annotated[int, typer.Option(help="everything random derives from it")] = 42,
+) -> None:
+    """Re-create the bundled tiny base model from a seed, on the CPU, and pass it through its gates."""
+    from leakage_assets.pipeline.tiny_base import build_tiny_base
+
+    for gate in build_tiny_base(output, seed=seed, emit=console.print):
+        console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
+
+
+def _table(title: str, frame, columns: tuple[str, ...]) -> Table:  # type: ignore[no-untyped-def]
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right" if frame[name].dtype.is_numeric() else "left")
+    for row in frame.select(columns).iter_rows():
+        table.add_row(*(_text(value) for value in row))
+    return table
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Entry point: errors that name their place and remedy are printed without a traceback."""
+    from leakage_assets.errors import EXPECTED
+
+    try:
+        app()
+    except EXPECTED as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(1)

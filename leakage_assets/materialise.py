@@ -1,0 +1,129 @@
+"""Materialises a study through Dagster from this process: what `leakage demo` and `leakage run` do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from leakage_assets.assets import shared_assets, study_assets
+from leakage_assets.assets.common import asset_key
+from leakage_assets.partitions import partition_key, range_tags
+from leakage_assets.paths import ARTIFACTS, REPO
+from leakage_assets.profiles import Profile
+from leakage_assets.resources import REFRESH_TAG, LaboratoryResource
+from leakage_assets.studies.study import Cell, Condition, Study
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class RunFailed(RuntimeError):
+    """A Dagster run failed; the message carries the step's own error."""
+
+
+def dagster_instance() -> dg.DagsterInstance:
+    """The instance the web UI shows: DAGSTER_HOME, or ``.dagster_home`` in the repository."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(REPO / ".dagster_home")))
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        shutil.copy(REPO / "dagster.yaml", home / "dagster.yaml")
+    return dg.DagsterInstance.get()
+
+
+class StudyRuns:
+    """Runs over chosen cells of a study, in the order of the lineage."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        study: Study,
+        *,
+        instance: dg.DagsterInstance,
+        refresh: str | None = None,
+        artifacts: Path = ARTIFACTS,
+    ) -> None:
+        self.profile, self.study, self.instance, self.refresh = profile, study, instance, refresh
+        self.assets = [*shared_assets(profile), *study_assets(profile, study)]
+        self.laboratory = LaboratoryResource(profile=profile.name, artifacts=str(artifacts), progress="terminal")
+
+    def all_stages(self, cells: Sequence[Cell], extras: bool) -> Iterator[str]:
+        """Everything the cells need, the cells, and the conclusions; yields the name of each stage when it is done."""
+        yield from self.foundations(cells)
+        yield from self.cells(cells, extras)
+        yield from self.conclusions()
+
+    def foundations(self, cells: Sequence[Cell]) -> Iterator[str]:
+        """Base model, stimuli, plan, geometry, on-policy answers and training sets."""
+        shared = [asset_key(self.profile, None, name) for name in ("base_model", "stimuli")]
+        own = [self._key(name) for name in ("analysis_plan", "persona_centroids", "prompt_similarity")]
+        self._run([*shared, *own])
+        yield "base model, stimuli, plan and geometry"
+        personas = self.profile.on_policy.personas
+        self._run([asset_key(self.profile, None, "on_policy_completions")], range_tags(personas))
+        yield "on-policy completions"
+        for stretch in contiguous(self.study.conditions, {cell.condition for cell in cells}):
+            self._run([self._key("training_set")], range_tags([condition.key for condition in stretch]))
+        yield "training sets"
+
+    def cells(self, cells: Sequence[Cell], extras: bool) -> Iterator[str]:
+        """Adapters, samples and scores: one run per seed and stretch of conditions, one base-model load each."""
+        names = ["adapter", "samples", "scores"]
+        if extras:
+            panels = self.study.panels[1:]
+            names += ["tuned_similarity", *(f"{p.asset_prefix}{s}" for p in panels for s in ("samples", "scores"))]
+        for seed in self.study.seeds:
+            wanted = {cell.condition for cell in cells if cell.seed == seed}
+            for stretch in contiguous(self.study.conditions, wanted):
+                keys = [str(partition_key(Cell(condition, seed))) for condition in stretch]
+                self._run([self._key(name) for name in names], range_tags(keys))
+                yield f"seed {seed}: {stretch[0].key} to {stretch[-1].key} ({len(stretch)} cells)"
+
+    def conclusions(self) -> Iterator[str]:
+        """Analysis, figures and report over every finished cell."""
+        self._run([self._key(name) for name in ("analysis", "figures", "report")])
+        yield "analysis, figures and report"
+
+    def _key(self, name: str) -> dg.AssetKey:
+        return asset_key(self.profile, self.study, name)
+
+    def _run(self, keys: Sequence[dg.AssetKey], tags: dict[str, str] | None = None) -> None:
+        refresh = {} if self.refresh is None else {REFRESH_TAG: self.refresh}
+        result = dg.materialize(
+            self.assets,
+            selection=list(keys),
+            instance=self.instance,
+            resources={"laboratory": self.laboratory},
+            run_config=QUIET,
+            tags={**(tags or {}), **refresh},
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise RunFailed(_reason(result))
+
+
+def contiguous(order: Sequence[Condition], wanted: set[Condition]) -> list[list[Condition]]:
+    """The wanted conditions in stretches that are contiguous in the order of the partitions: a run takes a range."""
+    stretches: list[list[Condition]] = []
+    previous = None
+    for position, condition in enumerate(order):
+        if condition not in wanted:
+            continue
+        if previous == position - 1 and stretches:
+            stretches[-1].append(condition)
+        else:
+            stretches.append([condition])
+        previous = position
+    return stretches
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    failures = [event for event in result.all_events if event.is_step_failure]
+    texts = []
+    for event in failures:
+        data = event.step_failure_data
+        said = data.user_failure_data.description if data.user_failure_data else None
+        texts.append(f"{event.step_key}: {said or (data.error.to_string() if data.error else event.message)}")
+    return "\n".join(texts) or f"run {result.run_id} failed: see it in the web UI"

@@ -1,0 +1,22 @@
+"""Which studies can be recomputed from published tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leakage_assets.studies.study import StudyError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
+    """The function that recomputes a study's published statistics. Raises ``StudyError`` listing what exists."""
+    from leakage_assets.studies import marker_leakage_reproduction
+
+    known = {"marker_leakage": marker_leakage_reproduction.reproduce}
+    if study not in known:
+        raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")
+    return known[study]

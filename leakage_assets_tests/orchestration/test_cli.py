@@ -1,0 +1,75 @@
+"""The command line: help for every command, and errors that say what to do instead of a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from leakage_assets.cli import main
+
+COMMANDS = ("demo", "run", "show", "reproduce", "lint", "pretrain")
+
+
+def leakage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    monkeypatch.setattr(sys, "argv", ["leakage", *words])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    said = capsys.readouterr()
+    return int(exit_.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = leakage(monkeypatch, capsys, command, "--help")
+    assert code == 0 and f"leakage {command}" in out
+
+
+def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = leakage(monkeypatch, capsys, "--help")
+    assert code == 0 and all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("run", "nosuch"), "no study 'nosuch'; studies: marker_leakage"),
+        (("run", "marker_leakage", "--profile", "nosuch"), "no profile 'nosuch'; profiles: tiny, qwen2.5-7b"),
+        (("run", "marker_leakage", "--source", "nosuch"), "no source 'nosuch'; sources: villain, comedian"),
+        (("run", "marker_leakage", "--recipe", "nosuch"), "no recipe 'nosuch'; recipes: marker_only"),
+        (("run", "marker_leakage", "--seed", "7"), "no seed 7; seeds: 42, 137, 256"),
+        (("show", "nosuch"), "no study 'nosuch'; studies: marker_leakage"),
+        (("reproduce", "nosuch", "--published", "."), "'nosuch'; studies: marker_leakage"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known_ones(
+    words: tuple[str, ...], remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = leakage(monkeypatch, capsys, *words)
+    assert code == 1 and remedy in err
+    assert "Traceback" not in out + err
+
+
+def test_nothing_to_show_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = leakage(monkeypatch, capsys, "show", "marker_leakage", "--artifacts", str(tmp_path))
+    assert code == 1 and "materialise analysis first" in err
+
+
+def test_brackets_of_an_error_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = leakage(monkeypatch, capsys, "run", "[/red]")
+    assert code == 1 and "no study '[/red]'" in err
+
+
+@pytest.mark.parametrize("words", [("lint", "nosuch.html"), ("reproduce", "marker_leakage", "--published", "nosuch")])
+def test_missing_files_are_named(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = leakage(monkeypatch, capsys, *words)
+    assert code != 0 and "nosuch" in err
+    assert "Traceback" not in out + err

@@ -1,0 +1,163 @@
+"""The graph of both profiles: complete, uniform where runs are shared, automated only where it is cheap."""
+
+from __future__ import annotations
+
+import ast
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import leakage_assets.assets
+from leakage_assets.definitions import qwen2_5_7b, tiny
+from leakage_assets.partitions import (
+    answers_mapping,
+    cell_of,
+    cell_partitions,
+    condition_partitions,
+    partition_key,
+    persona_partitions,
+)
+from leakage_assets.profiles import Profile, load_profile
+from leakage_assets.resources import REFRESH_TAG
+from leakage_assets.studies.study import Study
+
+LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
+STUDY = "marker_leakage"
+SHARED = {"base_model", "stimuli", "on_policy_completions"}
+CELL_ASSETS = {"adapter", "samples", "scores", "ood_samples", "ood_scores", "tuned_similarity"}
+CHEAP = {"scores", "ood_scores", "prompt_similarity", "analysis", "figures", "report"}
+OTHERS = {"training_set", "persona_centroids", "analysis_plan"}
+LONGEST_BODY = 25
+
+
+@pytest.fixture(params=LOCATIONS)
+def profile(request: pytest.FixtureRequest) -> Profile:
+    return load_profile(request.param)
+
+
+@pytest.fixture
+def defs(profile: Profile) -> dg.Definitions:
+    return LOCATIONS[profile.name]
+
+
+@pytest.fixture
+def study(profile: Profile) -> Study:
+    return profile.study(STUDY)
+
+
+def assets_by_name(defs: dg.Definitions) -> dict[str, dg.AssetsDefinition]:
+    return {asset.key.path[-1]: asset for asset in defs.resolve_asset_graph().assets_defs if isinstance(asset, dg.AssetsDefinition)}
+
+
+def test_definitions_are_loadable(defs: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(defs)
+    assert set(assets_by_name(defs)) == SHARED | CELL_ASSETS | CHEAP | OTHERS
+
+
+def test_keys_say_profile_and_study(defs: dg.Definitions, profile: Profile) -> None:
+    for name, asset in assets_by_name(defs).items():
+        assert asset.key.path == [profile.name, *([] if name in SHARED else [STUDY]), name]
+
+
+def test_every_asset_is_described(defs: dg.Definitions) -> None:
+    for asset in assets_by_name(defs).values():
+        (spec,) = asset.specs
+        assert spec.group_name not in (None, "default"), spec.key
+        assert spec.kinds, spec.key
+        assert spec.owners == ["team:leakage"], spec.key
+        assert spec.description and len(spec.description) > 20, spec.key
+
+
+def test_cell_assets_can_share_a_run(defs: dg.Definitions, profile: Profile, study: Study) -> None:
+    assets = assets_by_name(defs)
+    for name in CELL_ASSETS:
+        assert assets[name].partitions_def == cell_partitions(study), name
+        assert assets[name].backfill_policy == dg.BackfillPolicy.multi_run(profile.cells_per_run), name
+    others = {name for name, asset in assets.items() if isinstance(asset.partitions_def, dg.MultiPartitionsDefinition)}
+    assert others == CELL_ASSETS
+
+
+def test_one_run_holds_every_condition_of_a_seed(profile: Profile, study: Study) -> None:
+    assert profile.cells_per_run >= len(study.conditions)
+
+
+def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions) -> None:
+    automated = {name for name, asset in assets_by_name(defs).items() if asset.specs_by_key[asset.key].automation_condition}
+    assert automated == CHEAP
+
+
+def test_the_adapter_proof_blocks(defs: dg.Definitions, study: Study) -> None:
+    (check,) = assets_by_name(defs)["adapter"].check_specs
+    assert check.blocking and check.partitions_def == cell_partitions(study)
+
+
+def test_jobs_and_schedules(defs: dg.Definitions, study: Study) -> None:
+    repository = defs.get_repository_def()
+    jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__ASSET_JOB")}
+    assert jobs == {f"{STUDY}_{job}" for job in ("cells", "foundations", "conclusions")} | {"pretrain_tiny_base"}
+    (schedule,) = repository.schedule_defs
+    assert (schedule.name, schedule.cron_schedule) == (f"{STUDY}_weekly_rerun", "0 3 * * 1")
+    assert schedule.job_name == f"{STUDY}_cells"
+    cells = repository.get_job(f"{STUDY}_cells")
+    assert {key.path[-1] for key in cells.asset_layer.selected_asset_keys} == {"adapter", "samples", "scores"}
+    assert cells.partitions_def == cell_partitions(study)
+
+
+def test_the_weekly_tick_redoes_the_first_seed(defs: dg.Definitions, study: Study) -> None:
+    repository = defs.get_repository_def()
+    schedule = repository.get_schedule_def(f"{STUDY}_weekly_rerun")
+    tick = dg.build_schedule_context(
+        scheduled_execution_time=datetime(2026, 3, 2, 3, tzinfo=UTC), repository_def=repository
+    )
+    (request,) = schedule.evaluate_tick(tick).run_requests
+    assert request.run_key == request.tags[REFRESH_TAG] == "2026-03-02"
+    bounds = [
+        request.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")
+    ]
+    partitions = cell_partitions(study)
+    chosen = partitions.get_partition_keys_in_range(dg.PartitionKeyRange(*bounds))
+    cells = [cell_of(key) for key in chosen]
+    assert {cell.seed for cell in cells} == {study.seeds[0]}
+    assert {cell.condition for cell in cells} == set(study.conditions) and len(cells) == len(study.conditions)
+
+
+def test_cells_round_trip_through_partition_keys(study: Study) -> None:
+    keys = cell_partitions(study).get_partition_keys()
+    assert {cell_of(key) for key in keys} == set(study.cells)
+    assert [partition_key(cell_of(key)) for key in keys] == list(keys)
+    with pytest.raises(TypeError, match="no dimensions"):
+        cell_of("villain__marker_only|42")
+
+
+def test_answers_go_to_exactly_the_conditions_trained_on_them(profile: Profile, study: Study) -> None:
+    personas, conditions = persona_partitions(profile.on_policy.personas), condition_partitions(study)
+    mapping = answers_mapping(study)
+    for persona in profile.on_policy.personas:
+        expected = {c.key for c in study.conditions if persona in study.donors(study, c)}
+        subset = personas.empty_subset().with_partition_keys([persona])
+        found = mapping.get_downstream_partitions_for_partitions(subset, personas, conditions)
+        assert set(found.get_partition_keys()) == expected, persona
+    for condition in study.conditions:
+        subset = conditions.empty_subset().with_partition_keys([condition.key])
+        found = mapping.get_upstream_mapped_partitions_result_for_partitions(subset, conditions, personas)
+        assert set(found.partitions_subset.get_partition_keys()) == set(study.donors(study, condition)), condition.key
+
+
+def asset_functions() -> list[ast.FunctionDef]:
+    """Every function of the asset modules that takes a context: the assets' own bodies."""
+    folder = Path(leakage_assets.assets.__file__).parent
+    trees = [ast.parse(path.read_text()) for path in folder.glob("*.py")]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [f for f in functions if f.args.args and f.args.args[0].arg == "context"]
+
+
+def test_asset_bodies_are_thin() -> None:
+    functions = asset_functions()
+    lengths = {}
+    for function in functions:
+        body = function.body[1:] if ast.get_docstring(function) else function.body
+        lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
+    assert len(functions) == len(lengths) == len(SHARED | OTHERS | CHEAP | CELL_ASSETS) - 2  # one function for both panels
+    assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

@@ -1,0 +1,191 @@
+"""A laboratory small enough to run the whole pipeline in seconds, on the bundled tiny base model.
+
+The study is the real one cut down: two sources, one taught and one control recipe, one seed, eight personas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from leakage_assets.generation.engine import Engine
+from leakage_assets.generation.requests import Request, Sampling
+from leakage_assets.pipeline.adapters import make_adapter
+from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan, sample_cells, sample_job, score_cell
+from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
+from leakage_assets.pipeline.geometry import (
+    compute_prompt_similarity,
+    compute_tuned_similarity,
+    measure_persona_centroids,
+)
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome
+from leakage_assets.pipeline.training_data import build_training_set, write_on_policy
+from leakage_assets.profiles import Profile, load_profile
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.store.artifacts import ArtifactStore
+from leakage_assets.store.samples import Sample
+from leakage_assets.studies.study import Panel, Study
+from leakage_assets.training.recipe import LoraSpec
+
+SOURCES = ("villain", "comedian")
+PERSONAS = (*SOURCES, "assistant", "librarian", "nice_villain", "dark_comedian", "accountant", "surgeon")
+DONORS = (*SOURCES, "data_scientist", "medical_doctor", "police_officer")
+RECIPES = ("full_completion", "no_marker")
+EVAL_QUESTIONS, OOD_QUESTIONS = 3, 1
+BATCH = 12
+"""Two batches per cell: small enough to be interrupted between them."""
+
+
+def small_study(study: Study) -> Study:
+    """The study with everything that costs time cut down, and nothing else changed."""
+    panels = (
+        replace(study.panel_named("main"), prompts=PERSONAS, questions=(("eval", EVAL_QUESTIONS),)),
+        replace(study.panel_named("ood"), prompts=PERSONAS, questions=(("ood_code", OOD_QUESTIONS),)),
+    )
+    return replace(
+        study,
+        sources=SOURCES,
+        seeds=(42,),
+        recipes=tuple(
+            replace(
+                study.recipe(name),
+                lora=LoraSpec(r=8, alpha=16, dropout=0.05, rslora=True),
+                learning_rate=5e-3,
+                epochs=1,
+                grad_accum=1,
+            )
+            for name in RECIPES
+        ),
+        data=replace(study.data, personas=DONORS, questions=3, completions=2, used=1),
+        panels=tuple(replace(panel, completions=1) for panel in panels),
+        plan=replace(study.plan, layers=(1, 2), permutations=200, bootstrap_draws=50),
+    )
+
+
+def small_profile(*, study: Study | None = None, stimuli: Stimuli | None = None) -> Profile:
+    """The tiny profile around a small study."""
+    profile = load_profile("tiny")
+    return replace(
+        profile,
+        generation_batch=BATCH,
+        forward_batch=64,
+        stimuli=stimuli or profile.stimuli,
+        studies=(study or small_study(profile.studies[0]),),
+    )
+
+
+def laboratory(
+    root: Path, *, study: Study | None = None, stimuli: Stimuli | None = None, refresh: str | None = None
+) -> Laboratory:
+    """A laboratory with its artifacts under ``root``, which says nothing while it works."""
+    return Laboratory(small_profile(study=study, stimuli=stimuli), ArtifactStore(root), refresh, lambda _: None)
+
+
+def the_study(lab: Laboratory) -> Study:
+    """The one study of a small laboratory."""
+    (study,) = lab.profile.studies
+    return study
+
+
+def run_all(lab: Laboratory) -> dict[str, Outcome]:
+    """Every stage in order, as the asset graph would run it; outcomes by ``stage`` or ``stage/partition``."""
+    study = the_study(lab)
+    done = {"base_model": record_base_model(lab), "stimuli": record_stimuli(lab)}
+    done["analysis_plan"] = freeze_plan(lab, study)
+    written = write_on_policy(lab, study.data, list(study.data.personas))
+    done |= {f"on_policy_completions/{persona}": outcome for persona, outcome in written.items()}
+    done["persona_centroids"] = measure_persona_centroids(lab, study)
+    done["prompt_similarity"] = compute_prompt_similarity(lab, study)
+    for condition in study.conditions:
+        done[f"training_set/{condition.key}"] = build_training_set(lab, study, condition)
+    for cell in study.cells:
+        done[f"adapter/{cell.condition.key}"] = make_adapter(lab, study, cell)
+    for panel in study.panels:
+        done |= sample_and_score(lab, panel)
+    first = study.cells[0]
+    done[f"tuned_similarity/{first.condition.key}"] = compute_tuned_similarity(lab, study, first)
+    done["analysis"] = analyse_study(lab, study)
+    return done
+
+
+def sample_and_score(lab: Laboratory, panel: Panel) -> dict[str, Outcome]:
+    """Samples and scores of one panel of every cell."""
+    study = the_study(lab)
+    jobs = {cell: sample_job(lab, study, panel, cell) for cell in study.cells}
+    sampled = {f"{panel.asset_prefix}samples/{c.condition.key}": o for c, o in sample_cells(lab, jobs).items()}
+    scored = {f"{panel.asset_prefix}scores/{c.condition.key}": score_cell(lab, study, panel, c) for c in study.cells}
+    return sampled | scored
+
+
+def made_anew(outcomes: Mapping[str, Outcome]) -> set[str]:
+    """The stages and partitions that were not reused."""
+    return {name for name, outcome in outcomes.items() if not outcome.reused}
+
+
+def matching(names: Sequence[str] | set[str] | Mapping[str, object], pattern: str) -> set[str]:
+    """The names that match a whole regular expression."""
+    return {name for name in names if re.fullmatch(pattern, name)}
+
+
+class WatchedEngine:
+    """Passes everything on, and remembers what was asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.asked: list[Request] = []
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, adapters: Mapping[str, Path]
+    ) -> Iterator[list[Sample]]:
+        self.asked += requests
+        return self.engine.generate(requests, sampling, adapters)
+
+    def continuation_logprobs(self, items, adapters):  # type: ignore[no-untyped-def]
+        return self.engine.continuation_logprobs(items, adapters)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def watch_engine(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """From now on every request of any laboratory is noted in the list returned."""
+    asked: list[Request] = []
+    original = Laboratory.engine
+
+    def engine(lab: Laboratory) -> WatchedEngine:
+        watched = WatchedEngine(original(lab))
+        watched.asked = asked
+        return watched
+
+    monkeypatch.setattr(Laboratory, "engine", engine)
+    return asked
+
+
+def forbid_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a stage that needs the base model or the engine fails."""
+
+    def refuse(lab: Laboratory) -> None:
+        raise AssertionError("the base model was asked for, though everything is there")
+
+    monkeypatch.setattr(Laboratory, "base", refuse)
+    monkeypatch.setattr(Laboratory, "engine", refuse)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A root where everything was made once, and what each stage said."""
+
+    root: Path
+    outcomes: Mapping[str, Outcome]
+
+
+def finish(root: Path) -> Finished:
+    """Run everything under a root on one thread, so that a second run gives the same bytes."""
+    import torch
+
+    torch.set_num_threads(1)
+    return Finished(root, run_all(laboratory(root)))
