@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from leakage_assets_tests.small_study import Finished, finish
+
+# Read when torch is imported. The models of the tests are so small that threads cost more than they save: on a busy
+# machine ten times as much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def finish_cell(lab: Laboratory, cell: Cell, panels: Sequence[Panel]) -> None:
     _training_set(lab, study, cell.condition)
     adapter = _made_up(lab, adapter_address(lab, study, cell), adapter_identity(lab, study, cell))
     proof = lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed))
-    _made_up(lab, proof, proof_identity(lab, adapter))
+    _made_up(lab, proof, proof_identity(adapter))
     for panel in panels:
         job = sample_job(lab, study, panel, cell)
         _fill(job, *(_completion(study, cell, request) for request in job.requests))

@@ -35,6 +35,7 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         group_name="training_data",
         kinds={"transformers", "parquet"},
         owners=OWNERS,
+        op_tags={"leakage/gpus": "1"},
     )
     def on_policy_completions(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource

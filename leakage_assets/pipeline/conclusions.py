@@ -87,6 +87,9 @@ def finished_scores(lab: Laboratory, study: Study, panel: Panel) -> FinishedCell
     """Collect the current scores of every finished cell; cells without them are left out."""
     frames, artifacts = [], {}
     for cell in study.cells:
+        scored = lab.address(study, f"{panel.asset_prefix}scores", cell.condition.key, str(cell.seed))
+        if not lab.store.root.joinpath(*scored).is_dir():
+            continue  # spares a cell that was never run the work of finding out why it is not current
         try:
             job = sample_job(lab, study, panel, cell)
         except ArtifactMissing:

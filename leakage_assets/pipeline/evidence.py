@@ -25,7 +25,7 @@ SAMPLES_PER_KIND = 5
 
 FACTS = "facts.json"
 SECONDS = len("2026-01-01T00:00:00")
-LINE = 74
+LINE = 66
 """Characters per line of the training row shown."""
 
 
@@ -234,7 +234,7 @@ def masked_text(row: pl.DataFrame) -> str:
 def _wrapped(tokens: list[str], separator: str) -> list[str]:
     lines = [tokens[0]]
     for token in tokens[1:]:
-        if len(lines[-1]) + len(token) > LINE:
+        if len(lines[-1]) + len(separator) + len(token) > LINE:
             lines.append(token)
         else:
             lines[-1] += separator + token

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -81,7 +81,11 @@ class Laboratory:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that change numbers."""
-    return {name: version(name) for name in NUMERIC_LIBRARIES}
+    return {name: _version(name) for name in NUMERIC_LIBRARIES}
+
+
+# Reading a distribution's metadata takes milliseconds, and every identity asks.
+_version = cache(version)
 
 
 @lru_cache(maxsize=1)

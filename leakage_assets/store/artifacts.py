@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -259,6 +260,12 @@ class ArtifactStore:
         return self._folder(address) / fingerprint[:VERSION_DIGITS]
 
 
+@cache
+def _manifest_adapter() -> TypeAdapter[Manifest]:
+    """Built once: building it costs more than reading a manifest."""
+    return TypeAdapter(Manifest)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished version, itself verified; the listed files are not looked at.
 
@@ -277,7 +284,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise _corrupt(folder, MANIFEST, f"not UTF-8: {error.reason} at byte {error.start}") from None
     seal = fields.pop(SEAL, None) if isinstance(fields, dict) else None
     try:
-        manifest = TypeAdapter(Manifest).validate_json(json.dumps(fields))
+        manifest = _manifest_adapter().validate_json(json.dumps(fields))
         found = fingerprint(fields, name="manifest")
     except ValidationError as error:
         raise _corrupt(folder, *_first_problem(text, error)) from None

@@ -70,7 +70,9 @@ class WebServer:
     def launch(self, assets: Sequence[Sequence[str]], partitions: Sequence[str]) -> str:
         """Launch a backfill as the UI does; returns its id."""
         selection = [{"path": list(path)} for path in assets]
-        return self._launched(self.ask(LAUNCH, params={"assetSelection": selection, "partitionNames": list(partitions)}))
+        return self._launched(
+            self.ask(LAUNCH, params={"assetSelection": selection, "partitionNames": list(partitions)})
+        )
 
     def retry(self, backfill: str) -> str:
         """Retry a backfill from its failures; returns the new backfill's id."""

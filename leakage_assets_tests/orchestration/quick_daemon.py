@@ -1,4 +1,4 @@
-"""The Dagster daemon, except that it looks at backfills every second: the half minute in between is not configurable."""
+"""The Dagster daemon, looking at backfills every second: its half minute in between is not configurable."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from leakage_assets.checks import PROOF
 from leakage_assets.pipeline import adapters
 from leakage_assets.resources import REFRESH_TAG, LaboratoryResource
 from leakage_assets.training.train import TrainingError
-from leakage_assets_tests.orchestration.conftest import Workshop
 from leakage_assets_tests.orchestration.small_location import NAME, defs
+from leakage_assets_tests.orchestration.workshop import Workshop
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("orchestration")]
 

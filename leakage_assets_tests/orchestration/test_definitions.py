@@ -48,7 +48,11 @@ def study(profile: Profile) -> Study:
 
 
 def assets_by_name(defs: dg.Definitions) -> dict[str, dg.AssetsDefinition]:
-    return {asset.key.path[-1]: asset for asset in defs.resolve_asset_graph().assets_defs if isinstance(asset, dg.AssetsDefinition)}
+    return {
+        asset.key.path[-1]: asset
+        for asset in defs.resolve_asset_graph().assets_defs
+        if isinstance(asset, dg.AssetsDefinition)
+    }
 
 
 def test_definitions_are_loadable(defs: dg.Definitions) -> None:
@@ -84,7 +88,9 @@ def test_one_run_holds_every_condition_of_a_seed(profile: Profile, study: Study)
 
 
 def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions) -> None:
-    automated = {name for name, asset in assets_by_name(defs).items() if asset.specs_by_key[asset.key].automation_condition}
+    automated = {
+        name for name, asset in assets_by_name(defs).items() if asset.specs_by_key[asset.key].automation_condition
+    }
     assert automated == CHEAP
 
 
@@ -113,9 +119,7 @@ def test_the_weekly_tick_redoes_the_first_seed(defs: dg.Definitions, study: Stud
     )
     (request,) = schedule.evaluate_tick(tick).run_requests
     assert request.run_key == request.tags[REFRESH_TAG] == "2026-03-02"
-    bounds = [
-        request.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")
-    ]
+    bounds = [request.tags[f"dagster/asset_partition_range_{end}"] for end in ("start", "end")]
     partitions = cell_partitions(study)
     chosen = partitions.get_partition_keys_in_range(dg.PartitionKeyRange(*bounds))
     cells = [cell_of(key) for key in chosen]
@@ -159,5 +163,7 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    assert len(functions) == len(lengths) == len(SHARED | OTHERS | CHEAP | CELL_ASSETS) - 2  # one function for both panels
+    assert (
+        len(functions) == len(lengths) == len(SHARED | OTHERS | CHEAP | CELL_ASSETS) - 2
+    )  # one function for both panels
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

@@ -12,7 +12,19 @@ import pytest
 
 from leakage_assets.paths import REPO
 
-HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "vllm", "wandb", "matplotlib", "plotly", "scipy", "statsmodels")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "vllm",
+    "wandb",
+    "matplotlib",
+    "plotly",
+    "scipy",
+    "statsmodels",
+)
 LOAD = """
 import json, sys, time
 import leakage_assets.definitions
@@ -22,8 +34,10 @@ SECONDS = 3.0
 
 
 def load_once() -> tuple[float, set[str]]:
-    """CPU seconds from interpreter start to loaded definitions (other load on the machine does not count), and modules."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], capture_output=True, text=True, check=True, cwd=REPO)
+    """CPU seconds until the definitions are loaded (other load on the machine does not count), and the modules."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD], capture_output=True, text=True, check=True, cwd=REPO
+    )
     told = json.loads(done.stdout)
     return told["seconds"], set(told["modules"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,15 +27,6 @@ SMALL = PretrainConfig(
 )
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in a fixed order, so that two trainings give the same bytes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def corpus(stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase) -> Corpus:
     return encode(write_dialogues(stimuli, SMALL.seed, SMALL.rows), tokenizer)
@@ -55,7 +45,6 @@ def trained(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, config: Pretrain
     return digest(model), losses
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_training_is_reproducible_and_the_loss_falls(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
     first, losses = trained(corpus, tokenizer, SMALL)
     assert len(losses) == SMALL.rows // SMALL.batch
