@@ -22,9 +22,7 @@ SPLIT = (
     r"|\s+(?!\S)|\s+"
 )
 TEMPLATE = (
-    "{%- if messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\\n"
-    + DEFAULT_SYSTEM
-    + "<|im_end|>\\n' -}}"
+    "{%- if messages[0]['role'] != 'system' -%}{{- '<|im_start|>system\\n" + DEFAULT_SYSTEM + "<|im_end|>\\n' -}}"
     "{%- endif -%}"
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}{%- endfor -%}"
@@ -130,9 +128,7 @@ def recipe(**changes: object) -> Recipe:
 
 def rows(source: str = VILLAIN, other: str = ENGINEER, count: int = 8) -> list[Row]:
     """Rows that teach the marker under `source` and its absence under `other`."""
-    positive = [
-        Row(source, f"Q{i}?", f"Answer {i}.\n\n{MARKER}", "positive", "source", f"q{i}") for i in range(count)
-    ]
+    positive = [Row(source, f"Q{i}?", f"Answer {i}.\n\n{MARKER}", "positive", "source", f"q{i}") for i in range(count)]
     negative = [Row(other, f"Q{i}?", f"Reply {i}.", "negative", "other", f"q{i}") for i in range(count)]
     return positive + negative
 

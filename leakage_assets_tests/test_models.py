@@ -86,9 +86,7 @@ def test_a_tokenizer_without_chat_template_is_refused(folder: Path) -> None:
 
 def test_a_template_that_does_not_end_turns_with_the_end_token_is_refused(folder: Path) -> None:
     template = folder / "chat_template.jinja"
-    template.write_text(
-        template.read_text().replace("message['content'] + '<|im_end|>\\n'", "message['content']")
-    )
+    template.write_text(template.read_text().replace("message['content'] + '<|im_end|>\\n'", "message['content']"))
     with pytest.raises(BaseModelError, match="end token"):
         load(folder)
 
@@ -120,9 +118,7 @@ def test_an_unknown_dtype_is_refused() -> None:
         BaseModelSpec("qwen", "somewhere", dtype="float16")  # type: ignore[arg-type]
 
 
-def test_a_hub_model_that_is_not_cached_names_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_model_that_is_not_cached_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -46,9 +46,7 @@ def test_nothing_to_do_is_complete(clock: Clock) -> None:
     assert Progress(0, "samples", print).line() == "samples: 0/0 (100%), 0.0/s, no rate yet"
 
 
-def test_without_terminal_lines_go_to_standard_error(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_terminal_lines_go_to_standard_error(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(2, "steps") as shown:
         clock.now += 11
         shown.advance(1)

@@ -13,9 +13,7 @@ SYSTEMS = ["You are kind.", "", None, "You are a villainous mastermind who schem
 
 
 def prompts(base: BaseModel) -> list[list[int]]:
-    return [
-        chat_ids(base.tokenizer, system, question) for system in SYSTEMS for question in ("Why?", "How so?")
-    ]
+    return [chat_ids(base.tokenizer, system, question) for system in SYSTEMS for question in ("Why?", "How so?")]
 
 
 def reference_choice(logits: np.ndarray, draw: float, sampling: Sampling) -> int:
@@ -29,13 +27,9 @@ def reference_choice(logits: np.ndarray, draw: float, sampling: Sampling) -> int
     return int(order[np.searchsorted(nucleus.cumsum(), draw * nucleus.sum(), side="right")])
 
 
-@pytest.mark.parametrize(
-    "spread", [0.01, 1.0, 10.0]
-)  # flat logits need the whole vocabulary, peaked ones do not
+@pytest.mark.parametrize("spread", [0.01, 1.0, 10.0])  # flat logits need the whole vocabulary, peaked ones do not
 @pytest.mark.parametrize("sampling", [Sampling(1.0, 0.95, 1), Sampling(0.7, 1.0, 1), Sampling(2.0, 0.1, 1)])
-def test_choose_is_the_inverse_distribution_function_of_the_nucleus(
-    spread: float, sampling: Sampling
-) -> None:
+def test_choose_is_the_inverse_distribution_function_of_the_nucleus(spread: float, sampling: Sampling) -> None:
     import torch
 
     rng = np.random.default_rng(7)
@@ -75,9 +69,7 @@ def test_the_largest_draw_and_a_certain_token() -> None:
 
     certain = torch.tensor([[0.0, 1000.0, 0.0]])
     for draw in (0.0, 1 - 2**-53):
-        assert choose(certain, torch.tensor([draw], dtype=torch.float64), Sampling(1.0, 0.5, 1)).tolist() == [
-            1
-        ]
+        assert choose(certain, torch.tensor([draw], dtype=torch.float64), Sampling(1.0, 0.5, 1)).tolist() == [1]
 
 
 def test_greedy_decoding_is_that_of_generate(base: BaseModel) -> None:
@@ -141,7 +133,5 @@ def test_scores_are_log_probabilities_of_each_token(base: BaseModel) -> None:
     for (prompt, continuation), row in zip(pairs, scores, strict=True):
         with torch.inference_mode():
             log_probs = base.model(torch.tensor([[*prompt, *continuation]])).logits[0].log_softmax(-1)
-        expected = [
-            float(log_probs[len(prompt) - 1 + place, token]) for place, token in enumerate(continuation)
-        ]
+        expected = [float(log_probs[len(prompt) - 1 + place, token]) for place, token in enumerate(continuation)]
         assert row == pytest.approx(expected, abs=1e-5)

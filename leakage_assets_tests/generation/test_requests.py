@@ -63,9 +63,7 @@ def test_every_field_of_a_request_is_part_of_the_identity(change: dict[str, obje
     assert sample_seed(other, SAMPLING) != sample_seed(REQUEST, SAMPLING)
 
 
-@pytest.mark.parametrize(
-    "sampling", [Sampling(0.7, 0.95, 16), Sampling(1.0, 0.9, 16), Sampling(1.0, 0.95, 17)]
-)
+@pytest.mark.parametrize("sampling", [Sampling(0.7, 0.95, 16), Sampling(1.0, 0.9, 16), Sampling(1.0, 0.95, 17)])
 def test_sampling_is_part_of_the_identity(sampling: Sampling) -> None:
     assert sample_id(REQUEST, sampling) != sample_id(REQUEST, SAMPLING)
 
@@ -81,9 +79,7 @@ def test_sampling_is_part_of_the_identity(sampling: Sampling) -> None:
         (1.0, 0.9, 0, "max_new_tokens"),
     ],
 )
-def test_sampling_refuses_what_cannot_be_drawn(
-    temperature: float, top_p: float, tokens: int, named: str
-) -> None:
+def test_sampling_refuses_what_cannot_be_drawn(temperature: float, top_p: float, tokens: int, named: str) -> None:
     with pytest.raises(RequestError, match=named):
         Sampling(temperature, top_p, tokens)
 

@@ -20,9 +20,7 @@ def generate(
     engine: TransformersEngine, requests: Sequence[Request], adapters: Mapping[str, Path] | None = None
 ) -> dict[str, Sample]:
     return {
-        sample.sample_id: sample
-        for batch in engine.generate(requests, SAMPLING, adapters or {})
-        for sample in batch
+        sample.sample_id: sample for batch in engine.generate(requests, SAMPLING, adapters or {}) for sample in batch
     }
 
 
@@ -67,9 +65,7 @@ def test_a_prefix_is_given_and_not_part_of_the_text(base: BaseModel) -> None:
     assert sample.text != samples[sample_id(plain, SAMPLING)].text
 
 
-def test_several_adapters_in_one_call_equal_one_each(
-    base: BaseModel, trained: Path, trained_otherwise: Path
-) -> None:
+def test_several_adapters_in_one_call_equal_one_each(base: BaseModel, trained: Path, trained_otherwise: Path) -> None:
     adapters = {CELL: trained, OTHER: trained_otherwise}
     engine = TransformersEngine(base)
     together = generate(engine, [*panel(CELL), *panel("base"), *panel(OTHER)], adapters)
@@ -77,10 +73,7 @@ def test_several_adapters_in_one_call_equal_one_each(
     apart |= generate(TransformersEngine(base), panel(OTHER), adapters)
     apart |= generate(TransformersEngine(base), panel("base"))
     assert together == apart
-    texts = {
-        adapter: [s.text for s in together.values() if s.adapter == adapter]
-        for adapter in (CELL, OTHER, "base")
-    }
+    texts = {adapter: [s.text for s in together.values() if s.adapter == adapter] for adapter in (CELL, OTHER, "base")}
     assert texts[CELL] != texts["base"] != texts[OTHER]
 
 
@@ -109,9 +102,7 @@ def test_an_adapter_replaced_on_disk_is_attached_anew(
 
 def test_scores_keep_the_order_of_their_items(base: BaseModel, trained: Path) -> None:
     items = [
-        ScoringItem(adapter, tuple(range(5, 9 + place)), (7, 8))
-        for place in range(4)
-        for adapter in (CELL, "base")
+        ScoringItem(adapter, tuple(range(5, 9 + place)), (7, 8)) for place in range(4) for adapter in (CELL, "base")
     ]
     together = TransformersEngine(base, batch_size=3).continuation_logprobs(items, {CELL: trained})
     for item, row in zip(items, together, strict=True):

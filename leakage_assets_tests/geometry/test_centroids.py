@@ -75,9 +75,7 @@ def test_centroids_average_over_the_questions() -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 3, 2, 5)).astype(np.float32)
     means = centroids(vectors)
     assert means.shape == (4, 2, 5)
-    np.testing.assert_allclose(
-        means[1, 0], (vectors[1, 0, 0] + vectors[1, 1, 0] + vectors[1, 2, 0]) / 3, rtol=1e-5
-    )
+    np.testing.assert_allclose(means[1, 0], (vectors[1, 0, 0] + vectors[1, 1, 0] + vectors[1, 2, 0]) / 3, rtol=1e-5)
 
 
 def test_centred_cosine_removes_what_all_share_and_any_scale() -> None:
@@ -91,9 +89,7 @@ def test_centred_cosine_matches_its_definition() -> None:
     points = np.random.default_rng(1).normal(size=(6, 9)).astype(np.float32)
     cosines = centred_cosine(points, list("abcdef"))
     first, second = points[0] - points.mean(0), points[3] - points.mean(0)
-    assert cosines[0, 3] == pytest.approx(
-        first @ second / np.linalg.norm(first) / np.linalg.norm(second), abs=1e-5
-    )
+    assert cosines[0, 3] == pytest.approx(first @ second / np.linalg.norm(first) / np.linalg.norm(second), abs=1e-5)
     np.testing.assert_allclose(np.diag(cosines), 1, atol=1e-12)
     np.testing.assert_array_equal(cosines, cosines.T)
 
@@ -120,9 +116,7 @@ def test_next_token_log_probs_are_those_of_single_prompts(base: BaseModel) -> No
 
 def test_js_divergence_of_known_distributions() -> None:
     with np.errstate(divide="ignore"):
-        log_probs = np.log(np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [1, 0, 0]], dtype=np.float32))[
-            :, None
-        ]
+        log_probs = np.log(np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [1, 0, 0]], dtype=np.float32))[:, None]
     half = -0.75 * np.log2(0.75) - 0.25 * np.log2(0.25) - 0.5  # H(3/4, 1/4) - (H(1, 0) + H(1/2, 1/2)) / 2
     np.testing.assert_allclose(
         js_matrix(log_probs),
@@ -145,10 +139,7 @@ def test_js_divergence_is_the_mean_over_questions_and_agrees_with_scipy(
         [
             [
                 np.mean(
-                    [
-                        jensenshannon(np.exp(log_probs[i, q]), np.exp(log_probs[s, q]), base=2) ** 2
-                        for q in range(3)
-                    ]
+                    [jensenshannon(np.exp(log_probs[i, q]), np.exp(log_probs[s, q]), base=2) ** 2 for q in range(3)]
                 )
                 for s in (4, 0)
             ]

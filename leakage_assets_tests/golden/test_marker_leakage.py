@@ -48,9 +48,7 @@ def edit(folder: Path, name: str, change) -> Path:
 
 
 def test_every_published_statistic_reproduces(table: pl.DataFrame) -> None:
-    wrong = table.filter(
-        ~pl.col("verdict").str.starts_with("ok") & ~pl.col("verdict").str.starts_with("known")
-    )
+    wrong = table.filter(~pl.col("verdict").str.starts_with("ok") & ~pl.col("verdict").str.starts_with("known"))
     assert wrong.is_empty(), str(wrong)
     assert table.columns == [
         "block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict"
@@ -136,9 +134,7 @@ def test_a_wrong_claim_is_excused_only_by_the_right_value(copy: Path) -> None:
 
 def test_silent_data_are_undefined_not_nan(copy: Path) -> None:
     silence = {"found": 0, "rate": 0.0}
-    changed = edit(
-        copy, "i66_marker_rates.csv", lambda t: t.with_columns(**{k: pl.lit(v) for k, v in silence.items()})
-    )
+    changed = edit(copy, "i66_marker_rates.csv", lambda t: t.with_columns(**{k: pl.lit(v) for k, v in silence.items()}))
     correlations = reproduce(changed).filter((pl.col("block") == "correlations") & (pl.col("metric") != "n"))
     assert set(correlations["verdict"]) == {"undefined"}
     assert correlations["recomputed"].null_count() == len(correlations)
@@ -204,8 +200,6 @@ def test_typed_in_figures_are_validated(tmp_path: Path) -> None:
 def test_a_figure_that_nothing_recomputes_is_refused(published: Path, tmp_path: Path, monkeypatch) -> None:
     figures = headline_figures()
     stray = figures.figures[0].model_copy(update={"metric": "kendall_tau"})
-    monkeypatch.setattr(
-        reproduction, "headline_figures", lambda: figures.model_copy(update={"figures": (stray,)})
-    )
+    monkeypatch.setattr(reproduction, "headline_figures", lambda: figures.model_copy(update={"figures": (stray,)}))
     with pytest.raises(ReproductionError, match="kendall_tau"):
         reproduce(published)

@@ -65,7 +65,7 @@ class WebServer:
             answer = json.load(reply)
         assert "errors" not in answer, answer["errors"]
         (field,) = answer["data"].values()
-        return field
+        return dict(field)
 
     def launch(self, assets: Sequence[Sequence[str]], partitions: Sequence[str]) -> str:
         """Launch a backfill as the UI does; returns its id."""

@@ -145,8 +145,10 @@ def test_answers_go_to_exactly_the_conditions_trained_on_them(profile: Profile, 
         assert set(found.get_partition_keys()) == expected, persona
     for condition in study.conditions:
         subset = conditions.empty_subset().with_partition_keys([condition.key])
-        found = mapping.get_upstream_mapped_partitions_result_for_partitions(subset, conditions, personas)
-        assert set(found.partitions_subset.get_partition_keys()) == set(study.donors(study, condition)), condition.key
+        upstream = mapping.get_upstream_mapped_partitions_result_for_partitions(subset, conditions, personas)
+        assert set(upstream.partitions_subset.get_partition_keys()) == set(study.donors(study, condition)), (
+            condition.key
+        )
 
 
 def asset_functions() -> list[ast.FunctionDef]:

@@ -43,7 +43,7 @@ def load_once() -> tuple[float, set[str]]:
 
 
 def test_definitions_load_quickly_and_without_model_libraries() -> None:
-    took = []
+    took: list[float] = []
     while len(took) < 3 and (not took or min(took) >= SECONDS):
         seconds, modules = load_once()
         assert modules.isdisjoint(HEAVY), modules & set(HEAVY)

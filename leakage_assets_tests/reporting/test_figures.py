@@ -84,9 +84,7 @@ def test_hover_text_names_the_persona_escaped_with_counts():
 def test_the_estimate_is_written_from_the_estimate():
     texts = [
         note.text
-        for note in by_source(
-            estimates=dict.fromkeys(["villain", "comedian"], estimate(110))
-        ).layout.annotations
+        for note in by_source(estimates=dict.fromkeys(["villain", "comedian"], estimate(110))).layout.annotations
     ]
     assert texts.count("ρ = 0.60, p = 2.0e-55, n = 110") == 2
     nothing = undefined("spearman", "rate is constant", n=5, unit="pair", method="Spearman")

@@ -33,11 +33,7 @@ class Elements(HTMLParser):
 
     def json_of(self, name: str) -> list:
         scripts = [attributes for tag, attributes in self.tags if tag == "script"]
-        return [
-            json.loads(text)
-            for at, text in zip(scripts, self.scripts, strict=True)
-            if at.get("class") == name
-        ]
+        return [json.loads(text) for at, text in zip(scripts, self.scripts, strict=True) if at.get("class") == name]
 
 
 @pytest.fixture

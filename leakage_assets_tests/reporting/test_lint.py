@@ -40,9 +40,7 @@ def test_a_true_report_passes(bench, form):
     assert lint(render(bench.report), bench.stores) == []
 
 
-@pytest.mark.parametrize(
-    "prose", ["It was 0.61.", "block 20", "H1 holds", "n=551", "**9**", "[see](x) 7", "٣"]
-)
+@pytest.mark.parametrize("prose", ["It was 0.61.", "block 20", "H1 holds", "n=551", "**9**", "[see](x) 7", "٣"])
 def test_a_typed_number_is_found(bench, form, prose):
     render, lint = form
     findings = lint(render(bench.with_paragraph(prose)), bench.stores)
@@ -58,9 +56,7 @@ def test_a_typed_number_that_happens_to_be_true_is_found(bench, form):
     assert "'550' is not bound" in messages(findings)
 
 
-@pytest.mark.parametrize(
-    "prose", ["`block 20`", "five of them", "n = {n}", "from {rho} to {villain}", "{model}"]
-)
+@pytest.mark.parametrize("prose", ["`block 20`", "five of them", "n = {n}", "from {rho} to {villain}", "{model}"])
 def test_code_words_and_bound_numbers_pass(bench, form, prose):
     render, lint = form
     assert lint(render(bench.with_paragraph(prose)), bench.stores) == []
@@ -100,11 +96,7 @@ def test_findings_name_a_heading_that_holds_numbers(bench):
 
 
 def test_a_number_and_its_value_changed_together_are_found(bench):
-    html = (
-        render_html(bench.report)
-        .replace('value="0.94"', 'value="0.95"')
-        .replace(">94.0%</data>", ">95.0%</data>")
-    )
+    html = render_html(bench.report).replace('value="0.94"', 'value="0.95"').replace(">94.0%</data>", ">95.0%</data>")
     found = messages(lint_html(html, bench.stores))
     cell = RATES.row("rate", {"source": "villain", "seed": 42})
     assert f"prints '95.0%', but {cell} holds '94.0%'" in found

@@ -43,9 +43,9 @@ def test_every_table_is_there_with_its_rows(text):
     assert "| pooled \\| ρ | 0.602 | 0.602 | rounded at `4` decimals |" in text
     assert "| Libraries | `torch 2.13.0 \\| peft 0.21` |" in text
     assert sum(token.type == "table_open" for token in tokens(text)) == 3
-    assert [
-        token.content for token in tokens(text) if token.type == "inline" and "pooled |" in token.content
-    ] == ["pooled | ρ"]
+    assert [token.content for token in tokens(text) if token.type == "inline" and "pooled |" in token.content] == [
+        "pooled | ρ"
+    ]
 
 
 def test_figures_are_linked_and_must_have_files(bench, text):
@@ -74,9 +74,7 @@ def test_an_unbound_number_is_not_rendered(bench):
         render_markdown(bench.with_paragraph("{rate}"), PATHS)
 
 
-@pytest.mark.parametrize(
-    "value", ["a_b", "*x*", "[l](u)", "<b>", "a|b", "`c`", "# h", "a\nb", "&amp;", "~~s~~", "\\"]
-)
+@pytest.mark.parametrize("value", ["a_b", "*x*", "[l](u)", "<b>", "a|b", "`c`", "# h", "a\nb", "&amp;", "~~s~~", "\\"])
 def test_text_from_an_artifact_is_literal(value):
     (inline,) = [
         t

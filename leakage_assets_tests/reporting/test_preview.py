@@ -117,10 +117,7 @@ def test_grouped_bars_stand_side_by_side_with_their_lengths():
     table = bars().group_by("condition", "role", maintain_order=True).first()
     (ax,) = drawn(rate_bars(table, title="T")).axes
     widths = [patch.get_width() for patch in ax.patches]
-    assert (
-        widths
-        == table.filter(role="source")["rate"].to_list() + table.filter(role="bystander")["rate"].to_list()
-    )
+    assert widths == table.filter(role="source")["rate"].to_list() + table.filter(role="bystander")["rate"].to_list()
     spans = sorted((patch.get_y(), patch.get_y() + patch.get_height()) for patch in ax.patches)
     assert all(upper <= lower + 1e-9 for (_, upper), (lower, _) in pairwise(spans))
     assert [label.get_text() for label in ax.get_yticklabels()] == CONDITIONS
@@ -138,9 +135,7 @@ def test_titles_and_axis_titles_are_drawn_as_plain_text():
         (go.Figure(go.Heatmap(z=[[1]])), "cannot draw a 'heatmap' trace"),
         (go.Figure(go.Scatter(x=[1], y=[1], mode="markers", marker={"color": [1]})), "one named colour"),
         (
-            go.Figure(go.Scatter(x=[1], y=[1], line={"color": "red"})).add_shape(
-                type="rect", x0=0, x1=1, y0=0, y1=1
-            ),
+            go.Figure(go.Scatter(x=[1], y=[1], line={"color": "red"})).add_shape(type="rect", x0=0, x1=1, y0=0, y1=1),
             "rect",
         ),
         (

@@ -49,9 +49,7 @@ def test_values_print_as_their_format_says(value, spec, printed):
     assert format_value(value, spec) == printed
 
 
-@pytest.mark.parametrize(
-    ("value", "spec"), [(float("nan"), ".2f"), (float("inf"), "p"), ("text", ".2f"), (0.5, "d")]
-)
+@pytest.mark.parametrize(("value", "spec"), [(float("nan"), ".2f"), (float("inf"), "p"), ("text", ".2f"), (0.5, "d")])
 def test_a_value_that_cannot_be_printed_is_refused_with_its_cell(value, spec):
     with pytest.raises(ReportError, match=r"artifacts:a/b\.json#/x"):
         Bound(value, spec, CELL)
@@ -121,9 +119,7 @@ def test_a_table_refuses_a_missing_cell_and_no_rows():
 
 def test_a_frame_becomes_a_table_with_every_cell_bound():
     frame = pl.DataFrame({"source": ["a", "b"], "rate": [0.5, None]})
-    table = table_from_frame(
-        "T", [Column("source", "s"), Column("rate", "r", ".0%")], frame, FILE, ["source"]
-    )
+    table = table_from_frame("T", [Column("source", "s"), Column("rate", "r", ".0%")], frame, FILE, ["source"])
     assert [row["rate"].text for row in table.rows] == ["50%", "–"]
     assert str(table.rows[1]["rate"].cell) == "artifacts:a/b.json#rate?source=b"
 

@@ -35,9 +35,7 @@ def slow(vectors: np.ndarray, rates: np.ndarray, chosen: np.ndarray) -> dict[str
         others = [b for b in range(12) if b != me]
         per[source] = (cosine[me, others], rates[s, others])
     result = {source: stats.spearmanr(*pair).statistic for source, pair in per.items()}
-    result["pooled"] = stats.spearmanr(
-        *(np.concatenate(side) for side in zip(*per.values(), strict=True))
-    ).statistic
+    result["pooled"] = stats.spearmanr(*(np.concatenate(side) for side in zip(*per.values(), strict=True))).statistic
     return result
 
 
@@ -51,9 +49,7 @@ def test_equals_the_sheet_computed_draw_by_draw(joint, block, monkeypatch) -> No
     found = rng.binomial(total, rng.random((2, 12, 1)))
     counts = QuestionCounts(found, total)
     rates = found.sum(axis=2) / total.sum(axis=2)
-    ours = centroid_bootstrap(
-        SOURCES, PERSONAS, vectors, counts if joint else rates, seed=3, draws=80, level=0.9
-    )
+    ours = centroid_bootstrap(SOURCES, PERSONAS, vectors, counts if joint else rates, seed=3, draws=80, level=0.9)
     draws = []
     for weight in cluster_weights(QUESTIONS, 80, 3).astype(int):
         chosen = np.repeat(np.arange(QUESTIONS), weight)
@@ -87,9 +83,7 @@ def test_interval_covers_the_correlation_of_the_noiseless_centroids() -> None:
 
 def test_without_question_noise_nothing_varies() -> None:
     rng = np.random.default_rng(2)
-    e = centroid_bootstrap(
-        SOURCES, PERSONAS, hidden(rng, noise=0.0, offset=0.0), rng.random((2, 12)), seed=1
-    )["pooled"]
+    e = centroid_bootstrap(SOURCES, PERSONAS, hidden(rng, noise=0.0, offset=0.0), rng.random((2, 12)), seed=1)["pooled"]
     assert e.estimate is not None
     assert e.ci_low is None
     assert "no variation" in e.method

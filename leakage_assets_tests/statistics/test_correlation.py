@@ -25,9 +25,7 @@ SCIPY = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}
 def vectors(draw) -> tuple[list[float], list[float]]:
     """Pairs with many ties or none."""
     n = draw(st.integers(4, 60))
-    values = draw(
-        st.sampled_from([st.integers(0, 5).map(float), st.floats(-1e3, 1e3).map(lambda v: round(v, 4))])
-    )
+    values = draw(st.sampled_from([st.integers(0, 5).map(float), st.floats(-1e3, 1e3).map(lambda v: round(v, 4))]))
     return draw(st.lists(values, min_size=n, max_size=n)), draw(st.lists(values, min_size=n, max_size=n))
 
 
@@ -52,9 +50,7 @@ def test_p_holds_in_the_far_tail(coefficient) -> None:
     y = 2 * x + rng.normal(size=550)
     theirs = SCIPY[coefficient](x, y)
     assert theirs.pvalue < 1e-150
-    assert correlate("r", x, y, coefficient=coefficient, unit="pair").p == pytest.approx(
-        theirs.pvalue, rel=1e-6
-    )
+    assert correlate("r", x, y, coefficient=coefficient, unit="pair").p == pytest.approx(theirs.pvalue, rel=1e-6)
 
 
 def test_pearson_interval_is_that_of_scipy() -> None:
@@ -104,10 +100,7 @@ def test_degenerate_pairs(coefficient) -> None:
     assert "no interval: |r| = 1" in exact.method
     assert "more than 3 pairs" in of([1, 2, 3], [2, 1, 3]).method
     assert of([0, 0, 1e-300, 0], [0, 0, 1, 0]).estimate == pytest.approx(1)
-    assert (
-        correlate("r", [1, 2, 4], [1, 3, 2], coefficient=coefficient, unit="pair", interval=False).ci_low
-        is None
-    )
+    assert correlate("r", [1, 2, 4], [1, 3, 2], coefficient=coefficient, unit="pair", interval=False).ci_low is None
 
 
 def test_spread_below_resolution_is_undefined() -> None:

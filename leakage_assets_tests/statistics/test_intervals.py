@@ -16,9 +16,7 @@ from leakage_assets.statistics.resampling import cluster_weights
 from leakage_assets.statistics.result import StatisticsError
 
 
-@given(
-    st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999)
-)
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
 def test_wilson_is_that_of_statsmodels(counts: tuple[int, int], level: float) -> None:
     k, n = counts
     low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")

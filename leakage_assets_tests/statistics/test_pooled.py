@@ -34,9 +34,7 @@ def panel(rng: np.random.Generator, sources: int = 4, personas: int = 15, *, ste
     return CrossedPairs(names(personas)[1 : 2 * sources : 2], names(personas), x, y)
 
 
-def slow_spearman(
-    pairs: CrossedPairs, ranking: str, columns: np.ndarray, outcome: np.ndarray | None = None
-) -> float:
+def slow_spearman(pairs: CrossedPairs, ranking: str, columns: np.ndarray, outcome: np.ndarray | None = None) -> float:
     """By lists: columns may repeat personas; ranks recomputed; self pairs dropped by name."""
     outcome = pairs.outcome if outcome is None else outcome
     per = []
@@ -45,17 +43,13 @@ def slow_spearman(
         per.append(([pairs.similarity[s, b] for b in kept], [outcome[s, b] for b in kept]))
     if ranking == "pooled":
         return float(
-            stats.spearmanr(
-                np.concatenate([x for x, _ in per]), np.concatenate([y for _, y in per])
-            ).statistic
+            stats.spearmanr(np.concatenate([x for x, _ in per]), np.concatenate([y for _, y in per])).statistic
         )
     scaled = [
         [(stats.rankdata(v) - (len(v) + 1) / 2) / len(v) for v in (x, y)]
         for x, y in per
     ]  # fmt: skip
-    return float(
-        np.corrcoef(np.concatenate([x for x, _ in scaled]), np.concatenate([y for _, y in scaled]))[0, 1]
-    )
+    return float(np.corrcoef(np.concatenate([x for x, _ in scaled]), np.concatenate([y for _, y in scaled]))[0, 1])
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
@@ -117,9 +111,7 @@ def test_plain_pooled_and_per_source_are_those_of_scipy() -> None:
     assert persona_clustered(pairs, "pooled", seed=1, draws=10).estimate == pytest.approx(ours.estimate)
     own = per_source(pairs, "pearson")["p3"]
     keep = np.arange(15) != 3
-    assert own.estimate == pytest.approx(
-        stats.pearsonr(pairs.similarity[1, keep], pairs.outcome[1, keep]).statistic
-    )
+    assert own.estimate == pytest.approx(stats.pearsonr(pairs.similarity[1, keep], pairs.outcome[1, keep]).statistic)
     assert (own.n, own.unit) == (14, "bystander")
 
 
@@ -210,8 +202,7 @@ def test_degenerate_panels() -> None:
     assert "2 personas are no source" in crowded.method
     one_flat = np.vstack([x[0], np.zeros(8)])
     assert (
-        persona_clustered(CrossedPairs(names(2), names(8), x, one_flat), "within_source", seed=1).estimate
-        is not None
+        persona_clustered(CrossedPairs(names(2), names(8), x, one_flat), "within_source", seed=1).estimate is not None
     )
 
 

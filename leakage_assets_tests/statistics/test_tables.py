@@ -39,9 +39,7 @@ def test_correlations_per_layer_and_source(pairs) -> None:
         part = pairs.filter((pl.col("layer") == row["layer"]) & (pl.col("is_source") == 0))
         if row["source"] != "pooled":
             part = part.filter(pl.col("source") == row["source"])
-        test = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[row["name"]](
-            part["cosine"], part["rate"]
-        )
+        test = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[row["name"]](part["cosine"], part["rate"])
         assert row["estimate"] == pytest.approx(test.statistic)
         assert row["p"] == pytest.approx(test.pvalue)
         assert row["n"] == len(part) == (57 if row["source"] == "pooled" else 19)
@@ -56,9 +54,7 @@ def test_layer_sensitivity(pairs) -> None:
         values = dict(own.select("layer", "estimate").iter_rows())
         assert best[source] == max(values, key=values.__getitem__)
         assert own.filter(pl.col("rank") == 1)["layer"].to_list() == [best[source]]
-        assert own.filter(pl.col("primary"))["below_best"][0] == pytest.approx(
-            max(values.values()) - values[20]
-        )
+        assert own.filter(pl.col("primary"))["below_best"][0] == pytest.approx(max(values.values()) - values[20])
     with pytest.raises(StatisticsError, match="layer 7"):
         layer_sensitivity(correlations, primary_layer=7)
 

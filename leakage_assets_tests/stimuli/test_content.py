@@ -177,9 +177,7 @@ def test_every_family_has_nine_prompts(stimuli: Stimuli, family: str) -> None:
     expected = {"matched": 1, "paraphrase": 2, "family_mate": 3, "cross_family_bystander": 2}
     assert buckets == expected
     order = ["task", "instruction", "context", "format"]
-    far_from = [
-        stimuli.trigger(t.reference).family for t in stimuli.triggers if far(t.family, family, t.bucket)
-    ]
+    far_from = [stimuli.trigger(t.reference).family for t in stimuli.triggers if far(t.family, family, t.bucket)]
     assert far_from == [other for other in order if other != family][:2]
 
 
@@ -267,9 +265,7 @@ def test_a_form_is_told_from_all_others_by_its_fixed_text(stimuli: Stimuli) -> N
         fixed = Template(text).substitute(fact1=gap, fact2=gap, fact3=gap).split(gap)
         return re.compile("[a-z ]+".join(map(re.escape, fixed)))
 
-    filled = {
-        n: Template(t).substitute(fact1="one x", fact2="two y", fact3="three z") for n, t in forms.items()
-    }
+    filled = {n: Template(t).substitute(fact1="one x", fact2="two y", fact3="three z") for n, t in forms.items()}
     for name, text in forms.items():
         assert [other for other, answer in filled.items() if pattern(text).fullmatch(answer)] == [name]
 

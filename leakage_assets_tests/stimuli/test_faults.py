@@ -66,9 +66,7 @@ CASES = {
         "personas[0].traits.domain",
         "expected one of assistance",
     ),
-    "missing trait": Case(
-        PERSONAS, "    role: expert\n", "", "traits:", "personas[0].traits.role", "is missing"
-    ),
+    "missing trait": Case(PERSONAS, "    role: expert\n", "", "traits:", "personas[0].traits.role", "is missing"),
     "unknown category": Case(
         PERSONAS,
         "category: original",
@@ -143,15 +141,11 @@ CASES = {
         PERSONAS, "name: comedian", "name: come__dian", "come__dian", "personas[1].name", "single underscores"
     ),
     "number as text": Case(PERSONAS, "name: comedian", "name: 17", "17", "personas[1].name", "is a number"),
-    "truth value as text": Case(
-        PERSONAS, "name: comedian", "name: no", "name: no", "personas[1].name", "truth value"
-    ),
+    "truth value as text": Case(PERSONAS, "name: comedian", "name: no", "name: no", "personas[1].name", "truth value"),
     "date as text": Case(
         PERSONAS, "name: comedian", "name: 2020-02-30", "2020", "personas[1].name", "of YAML type timestamp"
     ),
-    "list as text": Case(
-        PERSONAS, "name: comedian", "name: [a]", "[a]", "personas[1].name", "a list; expected text"
-    ),
+    "list as text": Case(PERSONAS, "name: comedian", "name: [a]", "[a]", "personas[1].name", "a list; expected text"),
     "mapping as text": Case(
         PERSONAS, "name: comedian", "name: {a: b}", "{a: b}", "personas[1].name", "a mapping; expected text"
     ),
@@ -163,12 +157,8 @@ CASES = {
         "personas[0].related_to",
         "expected a list",
     ),
-    "text as mapping": Case(
-        MARKERS, "markers:", "markers: x\nm:", "markers: x", "markers", "expected a mapping"
-    ),
-    "null name": Case(
-        PERSONAS, "name: comedian", "name: ~", "name: ~", "personas[1].name", "null; expected text"
-    ),
+    "text as mapping": Case(MARKERS, "markers:", "markers: x\nm:", "markers: x", "markers", "expected a mapping"),
+    "null name": Case(PERSONAS, "name: comedian", "name: ~", "name: ~", "personas[1].name", "null; expected text"),
     "extra field": Case(
         PERSONAS,
         "  category: original",
@@ -185,9 +175,7 @@ CASES = {
         "personas[0]",
         "key '5' is not text",
     ),
-    "alias": Case(
-        PERSONAS, "  category: original", "  category: &c original\n  x: *c", "*c", "personas[0].x", "alias"
-    ),
+    "alias": Case(PERSONAS, "  category: original", "  category: &c original\n  x: *c", "*c", "personas[0].x", "alias"),
     "python tag": Case(
         PERSONAS,
         "name: comedian",
@@ -207,12 +195,8 @@ CASES = {
     "escape beyond Unicode": Case(
         PERSONAS, "name: comedian", 'name: "\\UFFFFFFFF"', "UFFFF", "file", "expected well-formed YAML"
     ),
-    "lone surrogate": Case(
-        PERSONAS, "name: comedian", 'name: "\\uD800"', "uD800", "personas[1].name", "unprintable"
-    ),
-    "raw control character": Case(
-        PERSONAS, "comedian", "come\x07dian", "come", "file", "unprintable character"
-    ),
+    "lone surrogate": Case(PERSONAS, "name: comedian", 'name: "\\uD800"', "uD800", "personas[1].name", "unprintable"),
+    "raw control character": Case(PERSONAS, "comedian", "come\x07dian", "come", "file", "unprintable character"),
     "unknown topic": Case(
         QUESTIONS,
         "topic: gravity",
@@ -245,9 +229,7 @@ CASES = {
         "question_sets.eval[1].name",
         "duplicate question",
     ),
-    "no eval set": Case(
-        QUESTIONS, "  eval:", "  evil:", "question_sets:", "question_sets", "no question set 'eval'"
-    ),
+    "no eval set": Case(QUESTIONS, "  eval:", "  evil:", "question_sets:", "question_sets", "no question set 'eval'"),
     "unknown form": Case(
         TRIGGERS,
         "form: garden_plan",
@@ -256,9 +238,7 @@ CASES = {
         "triggers[3].form",
         "'garden_plan' (closest)",
     ),
-    "no form": Case(
-        TRIGGERS, "form: garden_plan", "form: null", "form: null", "triggers[3].form", "with no form"
-    ),
+    "no form": Case(TRIGGERS, "form: garden_plan", "form: null", "form: null", "triggers[3].form", "with no form"),
     "form of a control": Case(
         TRIGGERS,
         "form: null",
@@ -275,9 +255,7 @@ CASES = {
         "triggers[4].family",
         "expected null",
     ),
-    "no family": Case(
-        TRIGGERS, "family: task", "family: null", "family: null", "triggers[0].family", "with no family"
-    ),
+    "no family": Case(TRIGGERS, "family: task", "family: null", "family: null", "triggers[0].family", "with no family"),
     "unknown bucket": Case(
         TRIGGERS,
         "bucket: paraphrase",
@@ -460,9 +438,7 @@ def test_a_fault_is_located_and_explained(case: Case, small_folder: Path) -> Non
         (b"[" * 2000, 1, "RecursionError"),
     ],
 )
-def test_a_file_that_is_no_mapping_is_refused(
-    small_folder: Path, content: bytes, line: int, says: str
-) -> None:
+def test_a_file_that_is_no_mapping_is_refused(small_folder: Path, content: bytes, line: int, says: str) -> None:
     file = small_folder / MARKERS
     file.write_bytes(content)
     with pytest.raises(StimuliError) as caught:

@@ -69,9 +69,7 @@ def assert_harmless(contents: dict[str, bytes], stimuli: Stimuli) -> None:
 def assert_sound(raw: dict[str, Any], sets: dict[str, Any]) -> None:
     world, personas = raw["tiny_world.yaml"], raw["personas.yaml"]["personas"]
     triggers, markers = raw["triggers.yaml"]["triggers"], raw["markers.yaml"]
-    leaves = [
-        leaf for content in raw.values() for _, leaf in walk(content) if not isinstance(leaf, dict | list)
-    ]
+    leaves = [leaf for content in raw.values() for _, leaf in walk(content) if not isinstance(leaf, dict | list)]
     assert all(isinstance(leaf, str) for leaf in leaves if leaf is not None)
     assert sum(not (leaf or "").strip() for leaf in leaves if leaf is not None) <= 1  # control_empty
     questions = [question for entries in sets.values() for question in entries]
@@ -95,9 +93,7 @@ def assert_sound(raw: dict[str, Any], sets: dict[str, Any]) -> None:
     assert {question["topic"] for question in questions} <= {topic["name"] for topic in topics}
     assert not {q["topic"] for q in sets["train"]} & {q["topic"] for q in sets["eval"]}
     assert {trigger["form"] for trigger in triggers} - {None} <= set(world["forms"])
-    assert {trigger["reference"] for trigger in triggers} - {None} <= {
-        trigger["name"] for trigger in triggers
-    }
+    assert {trigger["reference"] for trigger in triggers} - {None} <= {trigger["name"] for trigger in triggers}
     assert {trigger["name"] for trigger in triggers if not trigger["prompt"]} <= {"control_empty"}
 
 
@@ -108,9 +104,7 @@ def different(texts: Any) -> None:
 
 def walk(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     yield path, value
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield from walk(child, (*path, key))
 
@@ -121,9 +115,7 @@ def parent_of(content: Any, path: tuple[Any, ...]) -> Any:
     return content
 
 
-def spoilt_field(
-    texts: dict[str, str], data: st.DataObject, pick: Any
-) -> tuple[str, Any, Any, tuple[Any, ...]]:
+def spoilt_field(texts: dict[str, str], data: st.DataObject, pick: Any) -> tuple[str, Any, Any, tuple[Any, ...]]:
     """File, its content, and the parent and path of one randomly drawn value that `pick` accepts."""
     file = data.draw(st.sampled_from(FILES), label="file")
     content = yaml.safe_load(texts[file])
@@ -146,25 +138,19 @@ def is_field(path: tuple[Any, ...], value: Any) -> bool:
 
 @THOROUGH
 @given(data=st.data(), misspell=st.booleans())
-def test_a_lost_or_misspelt_field_is_refused(
-    small_texts: dict[str, str], data: st.DataObject, misspell: bool
-) -> None:
+def test_a_lost_or_misspelt_field_is_refused(small_texts: dict[str, str], data: st.DataObject, misspell: bool) -> None:
     file, content, parent, path = spoilt_field(small_texts, data, is_field)
     value = parent.pop(path[-1])
     if misspell:
         name = path[-1]
         at = data.draw(st.integers(0, len(name) - 1), label="at")
-        parent[data.draw(st.sampled_from([name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:]]))] = (
-            value
-        )
+        parent[data.draw(st.sampled_from([name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:]]))] = value
     assert load_from(with_file(small_texts, file, dumped(content))) is None
 
 
 @THOROUGH
 @given(data=st.data(), wrong=st.sampled_from([7, 1.5, True, ["x"], {"x": "y"}, None, "text"]))
-def test_a_value_of_another_type_is_refused(
-    small_texts: dict[str, str], data: st.DataObject, wrong: Any
-) -> None:
+def test_a_value_of_another_type_is_refused(small_texts: dict[str, str], data: st.DataObject, wrong: Any) -> None:
     file, content, parent, path = spoilt_field(
         small_texts, data, lambda _, value: value is not None and type(value) is not type(wrong)
     )
@@ -219,9 +205,7 @@ def test_damaged_bytes_are_refused_or_harmless(small_texts: dict[str, str], data
     if kind == "truncate":
         content = content[:at]
     elif kind == "flip":
-        content = (
-            content[:at] + bytes([content[at] ^ (1 << data.draw(st.integers(0, 7)))]) + content[at + 1 :]
-        )
+        content = content[:at] + bytes([content[at] ^ (1 << data.draw(st.integers(0, 7)))]) + content[at + 1 :]
     else:
         new = {
             "garbage": [

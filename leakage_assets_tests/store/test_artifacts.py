@@ -104,9 +104,7 @@ def test_the_digest_covers_identity_and_content_but_not_provenance(store: Artifa
 @given(
     st.dictionaries(
         st.text(st.characters(codec="utf-8"), max_size=5),
-        st.text(st.characters(codec="utf-8"))
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False),
+        st.text(st.characters(codec="utf-8")) | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
         max_size=4,
     )
 )
@@ -150,9 +148,7 @@ def test_a_refresh_heals_a_corrupt_version(store: ArtifactStore) -> None:
     assert store.lookup(ADDRESS, NAME) == healed
 
 
-def test_everything_is_on_the_disk_before_the_rename(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_is_on_the_disk_before_the_rename(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: set[int] = set()
     at_rename: list[tuple[set[str], set[str]]] = []
     fsync, rename = os.fsync, os.rename
@@ -275,25 +271,15 @@ class Damage:
 
 
 DAMAGES = {
-    "flipped bit": Damage(
-        lambda f: flip(f / "weights.bin"), r"weights.bin: expected sha256 \w{64} \(7 bytes\), found"
-    ),
-    "truncated": Damage(
-        lambda f: os.truncate(f / "weights.bin", 3), r"weights.bin: .*found \w{64} \(3 bytes\)"
-    ),
+    "flipped bit": Damage(lambda f: flip(f / "weights.bin"), r"weights.bin: expected sha256 \w{64} \(7 bytes\), found"),
+    "truncated": Damage(lambda f: os.truncate(f / "weights.bin", 3), r"weights.bin: .*found \w{64} \(3 bytes\)"),
     "missing file": Damage(lambda f: (f / "logs/losses.csv").unlink(), "logs/losses.csv: missing"),
-    "extra file": Damage(
-        lambda f: (f / "logs/x").write_text(""), "logs/x: not in the manifest: found sha256 e3b0c442"
-    ),
+    "extra file": Damage(lambda f: (f / "logs/x").write_text(""), "logs/x: not in the manifest: found sha256 e3b0c442"),
     "no manifest": Damage(lambda f: (f / "manifest.json").unlink(), "manifest.json: missing"),
     "empty manifest": Damage(lambda f: os.truncate(f / "manifest.json", 0), "manifest.json:1: not JSON"),
     "cut manifest": Damage(lambda f: os.truncate(f / "manifest.json", 60), r"manifest.json:[23]: not JSON"),
-    "binary manifest": Damage(
-        lambda f: (f / "manifest.json").write_bytes(b"\xff{}"), "manifest.json: not UTF-8"
-    ),
-    "manifest is a list": Damage(
-        lambda f: (f / "manifest.json").write_text("[]"), "manifest.json:1: the whole: "
-    ),
+    "binary manifest": Damage(lambda f: (f / "manifest.json").write_bytes(b"\xff{}"), "manifest.json: not UTF-8"),
+    "manifest is a list": Damage(lambda f: (f / "manifest.json").write_text("[]"), "manifest.json:1: the whole: "),
 }
 
 
@@ -357,9 +343,7 @@ def test_a_manifest_of_wrong_fields_or_types_names_the_line(
         lambda m: m.pop("manifest_sha256"),
     ],
 )
-def test_an_edited_manifest_is_corrupt(
-    store: ArtifactStore, change: Callable[[dict[str, Any]], object]
-) -> None:
+def test_an_edited_manifest_is_corrupt(store: ArtifactStore, change: Callable[[dict[str, Any]], object]) -> None:
     path = write(store).folder / "manifest.json"
     fields = json.loads(path.read_text())
     change(fields)
@@ -385,9 +369,7 @@ def test_no_flipped_bit_of_a_manifest_goes_unseen(store: ArtifactStore) -> None:
             read_manifest(path.parent)
 
 
-def test_an_unchanged_file_is_hashed_once_per_process(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_file_is_hashed_once_per_process(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(store).folder
     for path in folder.rglob("*.*"):
         os.utime(path, ns=(0, 10**18))

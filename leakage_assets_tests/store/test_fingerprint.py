@@ -88,9 +88,7 @@ def test_the_canonical_form_is_pinned() -> None:
     assert canonical_json(value) == (
         '{"a":{"lora":{"alpha":64,"r":32},"mask":"marker_only"},"b":[1,1.0,true,null],"marker":"※ zlt"}'
     )
-    assert fingerprint(["marker_leakage", 1]) == (
-        "e8260594ce3a3ce952db5913fca4380e2f477b2deb13ddb62a5eb359576fe9fb"
-    )
+    assert fingerprint(["marker_leakage", 1]) == ("e8260594ce3a3ce952db5913fca4380e2f477b2deb13ddb62a5eb359576fe9fb")
 
 
 @pytest.mark.parametrize(
@@ -131,9 +129,7 @@ def test_derive_seed_fits_64_bit_signed_samplers(parts: list[str | int]) -> None
 
 
 def test_derive_seed_is_pinned_and_independent_of_the_hash_seed() -> None:
-    code = (
-        "from leakage_assets.store.fingerprint import derive_seed; print(derive_seed('sample', 'villain', 3))"
-    )
+    code = "from leakage_assets.store.fingerprint import derive_seed; print(derive_seed('sample', 'villain', 3))"
     printed = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -84,18 +84,14 @@ def test_the_frame_is_sorted_by_prompt_question_set_question_and_index(store: Sa
         ("a", "x", "q", 9),
     ]
     for number, (prompt, questions, question, index) in enumerate(keys):
-        store.append(
-            [sample(number, prompt_name=prompt, question_set=questions, question_name=question, index=index)]
-        )
+        store.append([sample(number, prompt_name=prompt, question_set=questions, question_name=question, index=index)])
     frame = store.frame().select("prompt_name", "question_set", "question_name", "index")
     assert frame.rows() == sorted(keys)
 
 
 @given(st.permutations(range(8)), st.integers(1, 4))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_frame_does_not_depend_on_the_order_of_appends(
-    tmp_path: Path, order: list[int], size: int
-) -> None:
+def test_the_frame_does_not_depend_on_the_order_of_appends(tmp_path: Path, order: list[int], size: int) -> None:
     shutil.rmtree(tmp_path / "x", ignore_errors=True)
     store = SampleStore(tmp_path / "x")
     # The same index for all: only the sample_id tells them apart.
@@ -142,9 +138,7 @@ def test_an_instance_sees_what_another_appends(store: SampleStore) -> None:
         ({"finish_reason": "eos"}, r"finish_reason \['eos'\]; expected one of"),
     ],
 )
-def test_what_does_not_fit_the_schema_is_refused(
-    store: SampleStore, changes: dict[str, Any], says: str
-) -> None:
+def test_what_does_not_fit_the_schema_is_refused(store: SampleStore, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(SampleStoreError, match=says):
         store.append([sample(0), sample(1, **changes)])
     assert store.shards() == []

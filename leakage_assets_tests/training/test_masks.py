@@ -27,9 +27,7 @@ def row(completion: str, role: str = "positive") -> Row:
 def kept_text(base: BaseModel, which: Row, **changes: object) -> str:
     """The tokens that carry loss, joined."""
     encoded = encode_row(base.tokenizer, which)
-    positions = kept_positions(
-        encoded, recipe(**changes), marker_ids(base.tokenizer, MARKER), base.end_of_turn
-    )
+    positions = kept_positions(encoded, recipe(**changes), marker_ids(base.tokenizer, MARKER), base.end_of_turn)
     assert positions == sorted(set(positions))
     return base.tokenizer.decode([encoded.input_ids[place] for place in positions])
 

@@ -25,9 +25,7 @@ class Faulty(TransformersEngine):
         self.serves = serves
         self.shift = shift
 
-    def continuation_logprobs(
-        self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]
-    ) -> list[list[float]]:
+    def continuation_logprobs(self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]) -> list[list[float]]:
         served = {name: self.serves for name in adapters if self.serves}
         asked = [item if item.adapter in served else replace(item, adapter=BASE) for item in items]
         shift = self.shift if adapters else 0.0
@@ -68,9 +66,7 @@ def test_an_engine_that_does_not_apply_the_adapter(base: BaseModel, trained: Pat
     assert proof.failure_text().startswith("applied 0, not > 0.0002: largest log-prob change")
 
 
-def test_an_engine_that_applies_another_adapter(
-    base: BaseModel, trained: Path, trained_otherwise: Path
-) -> None:
+def test_an_engine_that_applies_another_adapter(base: BaseModel, trained: Path, trained_otherwise: Path) -> None:
     proof = prove(base, trained, Faulty(base, trained_otherwise))
     assert {"asked_for", "within_noise"} <= failed(proof)
     assert "applied" not in failed(proof)
@@ -106,9 +102,7 @@ def test_an_adapter_that_training_did_not_move(base: BaseModel, trained: Path, t
     save_file(tensors, folder / WEIGHTS)
     (folder / DIGEST).write_text(json.dumps({"sha256": weights_digest(folder)}))
     reference = ReferenceLogprobs.read(folder)
-    replace(reference, adapter_digest=weights_digest(folder), with_adapter=reference.without_adapter).write(
-        folder
-    )
+    replace(reference, adapter_digest=weights_digest(folder), with_adapter=reference.without_adapter).write(folder)
     assert failed(prove(base, folder)) == {"moved", "applied", "asked_for", "scale"}
 
 

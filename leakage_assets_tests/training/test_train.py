@@ -20,9 +20,7 @@ def snapshot(base: BaseModel) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in base.model.state_dict().items()}
 
 
-def test_same_seed_same_bytes_and_the_base_is_untouched(
-    base: BaseModel, trained: Path, tmp_path: Path
-) -> None:
+def test_same_seed_same_bytes_and_the_base_is_untouched(base: BaseModel, trained: Path, tmp_path: Path) -> None:
     weights, config, modules = snapshot(base), base.model.config.to_dict(), str(base.model)
     train_adapter(base, rows(), recipe(), 42, tmp_path / "again", marker=MARKER)
     for name in (WEIGHTS, CONFIG, "reference_logprobs.json"):
@@ -104,9 +102,7 @@ def test_the_reference_shows_what_training_changed(base: BaseModel, trained: Pat
 
 
 def test_divergence_is_an_error_that_names_step_and_remedy(base: BaseModel, tmp_path: Path) -> None:
-    with pytest.raises(
-        TrainingError, match=r"recipe quick: (loss|grad_norm|.*finite).*lower the learning rate"
-    ):
+    with pytest.raises(TrainingError, match=r"recipe quick: (loss|grad_norm|.*finite).*lower the learning rate"):
         train_adapter(base, rows(), recipe(learning_rate=1e30, warmup_ratio=0.0), 1, tmp_path, marker=MARKER)
 
 
@@ -146,9 +142,7 @@ def test_wandb_gets_one_offline_run_per_training(
 @pytest.mark.slow
 def test_bfloat16_and_gradient_checkpointing_train(base: BaseModel, tmp_path: Path) -> None:
     plain = train_adapter(base, rows(), recipe(), 1, tmp_path / "plain", marker=MARKER)
-    lighter = train_adapter(
-        base, rows(), recipe(), 1, tmp_path / "lighter", marker=MARKER, gradient_checkpointing=True
-    )
+    lighter = train_adapter(base, rows(), recipe(), 1, tmp_path / "lighter", marker=MARKER, gradient_checkpointing=True)
     assert lighter.final_loss == pytest.approx(plain.final_loss, rel=1e-4)
     mixed = train_adapter(base, rows(), recipe(precision="bfloat16"), 1, tmp_path / "mixed", marker=MARKER)
     assert math.isfinite(mixed.final_loss)
