@@ -102,9 +102,10 @@ def test_a_flipped_bit_in_a_shard_is_found_and_only_its_samples_are_made_anew(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pattern = "tiny/marker_leakage/samples/villain__full_completion/42/shards/*/*.parquet"
-    (shard,) = root.glob(pattern)
+    shard, *others = sorted(root.glob(pattern))  # a slow machine commits every two seconds, so there may be several
+    lost = pl.read_parquet(shard).height
     job = sample_job(laboratory(root), STUDY, STUDY.panel, CELL)
-    before, shards = job.frame(), job.store.shards()
+    before = job.frame()
     job.store.append([of_another_panel(before)])  # a second shard, of another panel
     flip(shard)
     lab = laboratory(root)
@@ -116,10 +117,11 @@ def test_a_flipped_bit_in_a_shard_is_found_and_only_its_samples_are_made_anew(
         score(lab)
     asked = watch_engine(monkeypatch)
     assert not sample_cell(lab).reused
-    assert len(asked) == before.height == 24
+    assert before.height == 24
+    assert len(asked) == lost
     assert sample_job(lab, STUDY, STUDY.panel, CELL).frame().equals(before)
     assert score(lab).reused  # the very same samples
-    assert shards == [shard]
+    assert all(other.exists() for other in others)
 
 
 def test_the_remedy_for_a_damaged_adapter_works(root: Path, finished: Finished) -> None:

@@ -62,8 +62,8 @@ def test_an_unknown_cell_lists_what_exists(study: Study, source: str, recipe: st
 def test_other_unknown_names_list_what_exists(study: Study) -> None:
     with pytest.raises(StudyError, match="no panel 'odd'; panels: main, ood"):
         study.panel_named("odd")
-    with pytest.raises(StudyError, match=r"no profile 'small'; profiles: tiny, qwen2\.5-7b"):
-        load_profile("small")
+    with pytest.raises(StudyError, match=r"no profile 'huge'; profiles: tiny, qwen2\.5-7b"):
+        load_profile("huge")
     with pytest.raises(StudyError, match="profile tiny: no study 'leakage'; studies: marker_leakage"):
         load_profile("tiny").study("leakage")
 
