@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import dagster as dg
 
-from leakage_assets.generation.adapters import AdapterError
-from leakage_assets.generation.engine import EngineError
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.pipeline.laboratory import Outcome
-from leakage_assets.pipeline.sampling import SamplesMissing
-from leakage_assets.store.artifacts import ArtifactError
-from leakage_assets.store.samples import SampleStoreError
-from leakage_assets.studies.study import StudyError
-from leakage_assets.training.rows import RowError
-from leakage_assets.training.train import TrainingError
 
 T = TypeVar("T")
-
-CELL_ERRORS = (
-    AdapterError,
-    ArtifactError,
-    EngineError,
-    RowError,
-    SampleStoreError,
-    SamplesMissing,
-    StudyError,
-    TrainingError,
-)
-"""Errors that concern one cell. Anything else (a broken base model, a poisoned GPU) ends the run at once."""
 
 
 @dataclass
@@ -45,8 +26,17 @@ class Tally:
         for key in keys:
             try:
                 self.done[key] = work(key)
-            except CELL_ERRORS as error:
+            except PartitionError as error:
                 self.failed[key] = error
+        return self
+
+    def take(self, results: Mapping[str, Outcome | PartitionError]) -> Tally:
+        """Sort the results of work that was done for all keys together."""
+        for key, result in results.items():
+            if isinstance(result, Outcome):
+                self.done[key] = result
+            else:
+                self.failed[key] = result
         return self
 
     def select(self, keys: Iterable[str], make: Callable[[str], T]) -> dict[str, T]:
@@ -55,7 +45,7 @@ class Tally:
         for key in keys:
             try:
                 made[key] = make(key)
-            except CELL_ERRORS as error:
+            except PartitionError as error:
                 self.failed[key] = error
         return made
 
@@ -83,9 +73,11 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     """Metadata of one partition: numbers become plots in the UI."""
     artifact = outcome.artifact
     seconds = artifact.manifest.provenance.get("elapsed_seconds")
+    replaced = artifact.manifest.provenance.get("replaces")
     return {
         **outcome.metrics,
         "reused": outcome.reused,
+        **({} if replaced is None else {"differs_from_replaced": replaced != artifact.manifest.digest}),
         "fingerprint": artifact.manifest.fingerprint[:16],
         "path": dg.MetadataValue.path(str(artifact.folder)),
         **({} if seconds is None else {"seconds": float(seconds)}),

@@ -8,6 +8,7 @@ import dagster as dg
 
 from leakage_assets.cell_runs import Tally
 from leakage_assets.partitions import cell_partitions
+from leakage_assets.pipeline.adapters import ProofFailed
 from leakage_assets.studies.study import Study
 
 PROOF = "adapter_proof"
@@ -26,15 +27,20 @@ def proof_spec(adapter: dg.AssetKey, study: Study) -> dg.AssetCheckSpec:
 
 
 def log_proofs(context: dg.AssetExecutionContext, tally: Tally) -> dg.AssetCheckResult:
-    """One evaluation per cell, as partitioned checks are not yet stored by ranged runs; returns the aggregate."""
+    """One evaluation per cell, as partitioned checks are not yet stored by ranged runs; returns the aggregate.
+
+    A cell that failed before its proof (no training set, a diverged training) has no evaluation: nothing was proven,
+    and nothing was refuted.
+    """
+    refuted = {key: error for key, error in tally.failed.items() if isinstance(error, ProofFailed)}
     for key, outcome in tally.done.items():
         _log(context, key, passed=True, metadata=dict(outcome.metrics))
-    for key, error in tally.failed.items():
+    for key, error in refuted.items():
         _log(context, key, passed=False, metadata={"error": str(error)})
     return dg.AssetCheckResult(
         check_name=PROOF,
         passed=not tally.failed,
-        metadata={"proven": len(tally.done), "failed": len(tally.failed)},
+        metadata={"proven": len(tally.done), "failed": len(refuted), "not_run": len(tally.failed) - len(refuted)},
     )
 
 

@@ -1,10 +1,14 @@
 """Jobs: a study from training sets to scores, its conclusions, and the pre-training of the bundled model."""
 
+from pathlib import Path
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
 
 from leakage_assets.assets.common import asset_key
 from leakage_assets.partitions import cell_partitions
+from leakage_assets.paths import REPO
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 
@@ -42,20 +46,23 @@ def foundations_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinit
 
 
 class PretrainSettings(dg.Config):
-    """Where the re-created model goes, from which seed, and how many dialogues it sees."""
+    """From which seed the model is re-created, and where it goes."""
 
-    seed: int = 42
-    output: str = "data/artifacts/pretrained_tiny_base"
+    seed: int = Field(default=42, description="Everything random derives from it.")
+    output: str = Field(
+        default="data/artifacts/pretrained_tiny_base",
+        description="A new or empty folder, relative to the repository (an absolute path is taken as it is). A folder "
+        "that holds a model is never written over: for a second run name another folder, or remove the first.",
+    )
 
 
 @dg.op(description="Re-create the bundled tiny base model from a seed and pass it through its gates.")
 def pretrain_and_gate(context: dg.OpExecutionContext, config: PretrainSettings) -> None:
     """The world's pre-training, with progress in the run's log; fails if a gate does."""
-    from pathlib import Path
-
     from leakage_assets.pipeline.tiny_base import build_tiny_base
 
-    build_tiny_base(Path(config.output), seed=config.seed, emit=context.log.info)
+    # Not relative to the working directory, which is the daemon's.
+    build_tiny_base(REPO / Path(config.output).expanduser(), seed=config.seed, emit=context.log.info)
 
 
 @dg.job(description="Re-create data/tiny_base from a seed: corpus, tokenizer, pre-training, gates, model card.")

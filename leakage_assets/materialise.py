@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from leakage_assets.assets import shared_assets, study_assets
 from leakage_assets.assets.common import asset_key
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.partitions import partition_key, range_tags
 from leakage_assets.paths import ARTIFACTS, REPO
 from leakage_assets.profiles import Profile
@@ -20,7 +22,7 @@ from leakage_assets.studies.study import Cell, Condition, Study
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-class RunFailed(RuntimeError):
+class RunFailed(ExpectedError):
     """A Dagster run failed; the message carries the step's own error."""
 
 
@@ -125,5 +127,27 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     for event in failures:
         data = event.step_failure_data
         said = data.user_failure_data.description if data.user_failure_data else None
-        texts.append(f"{event.step_key}: {said or (data.error.to_string() if data.error else event.message)}")
+        texts.append(f"{event.step_key}: {said or (error_text(data.error) if data.error else event.message)}")
     return "\n".join(texts) or f"run {result.run_id} failed: see it in the web UI"
+
+
+def error_text(error: SerializableErrorInfo) -> str:
+    """The sentence of an expected error, which names place and remedy; of any other error the whole trace.
+
+    Dagster raises errors of its own from an asset's error, so the first cause that is not Dagster's is looked at. An
+    expected error may have a cause in turn (a parser's, say): its own sentence is the one written for the user.
+    """
+    own = error
+    while own.cause is not None and (own.cls_name or "").startswith("Dagster"):
+        own = own.cause
+    # Only the bare name of the class is serialised.
+    if own.cls_name not in {kind.__name__ for kind in _kinds(ExpectedError)}:
+        return error.to_string()
+    _, _, sentence = own.message.partition(f"{own.cls_name}: ")
+    return (sentence or own.message).strip()
+
+
+def _kinds(kind: type[Exception]) -> Iterator[type[Exception]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)

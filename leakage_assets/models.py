@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ UNIDENTIFYING = ("transformers_version", "_name_or_path")
 Dtype = Literal["float32", "bfloat16"]
 
 
-class BaseModelError(Exception):
+class BaseModelError(ExpectedError):
     """A base model cannot be resolved, verified or loaded; the message names the file and the remedy."""
 
 
@@ -108,6 +109,24 @@ def base_model_identity(spec: BaseModelSpec) -> dict[str, Any]:
             {key: value for key, value in _json(folder / "config.json").items() if key not in UNIDENTIFYING}
         ),
     }
+
+
+def verify_base_model(spec: BaseModelSpec) -> None:
+    """Check the weights of a local base without loading them; a hub commit is verified when it is fetched.
+
+    Raises:
+        BaseModelError: a shard is missing or truncated, or not the one that `pretraining.json` beside it records.
+    """
+    if spec.revision is not None:
+        return
+    folder = _local_folder(spec)
+    _check_shards(folder)
+    record = folder / "pretraining.json"
+    if record.is_file() and (recorded := _json(record)["weights_sha256"]) != (found := _sha256(_shards(folder)[0])):
+        raise BaseModelError(
+            f"{_shards(folder)[0]}: sha256 {found}, but {record.name} says {recorded}; fetch the file again, or "
+            "re-create the model with leakage pretrain"
+        )
 
 
 def load_tokenizer(spec: BaseModelSpec) -> PreTrainedTokenizerBase:

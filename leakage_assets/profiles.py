@@ -23,6 +23,7 @@ class Profile:
 
     name: str
     base: BaseModelSpec
+    engine: str
     cells_per_run: int
     generation_batch: int
     forward_batch: int
@@ -52,7 +53,8 @@ def _tiny(stimuli: Stimuli) -> Profile:
         completions=1,
         ood_completions=1,
         max_new_tokens=96,
-        learning_rates={"marker_only": 1e-3, "marker_only_im_end": 1e-3, "full_completion": 1e-3, "no_marker": 1e-3},
+        # A rate of 1e-3 over all tokens now and then breaks the control's speech, and a broken answer may say any code.
+        learning_rates={"marker_only": 1e-3, "marker_only_im_end": 1e-3, "full_completion": 5e-4, "no_marker": 5e-4},
         epochs={"marker_only": 4, "marker_only_im_end": 4, "full_completion": 2, "no_marker": 2},
         extra_caveats=(
             "The base model is the bundled tiny one, trained on a synthetic world: "
@@ -63,6 +65,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
     return Profile(
         name="tiny",
         base=BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32"),
+        engine="transformers",
         cells_per_run=20,
         generation_batch=256,
         forward_batch=256,
@@ -91,6 +94,7 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
         base=BaseModelSpec(
             "Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "a09a35458c702b33eeacc393d103063234e8bc28", "bfloat16"
         ),
+        engine="transformers",
         cells_per_run=20,
         generation_batch=256,
         forward_batch=128,

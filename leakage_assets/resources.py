@@ -11,17 +11,23 @@ from leakage_assets.paths import ARTIFACTS
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.profiles import load_profile
 from leakage_assets.store.artifacts import ArtifactStore
+from leakage_assets.training.train import ReportTo
 
 REFRESH_TAG = "leakage/refresh"
 """Run tag: finished cells are made anew unless they were made under the same value of this tag."""
 
 
 class LaboratoryResource(dg.ConfigurableResource[Laboratory]):
-    """Opens the laboratory of a profile for a run."""
+    """Opens the laboratory of a profile for a run.
+
+    With ``report_to: wandb`` in the run's configuration the training curves also go to Weights & Biases (into the
+    offline folder ``wandb/`` unless WANDB_MODE says otherwise).
+    """
 
     profile: str
     artifacts: str = str(ARTIFACTS)
     progress: Literal["log", "terminal"] = "log"
+    report_to: ReportTo = "none"
 
     def open(self, context: dg.AssetExecutionContext) -> Laboratory:
         """The laboratory under this run's refresh tag; progress goes to the run's log, or to the terminal."""
@@ -30,4 +36,5 @@ class LaboratoryResource(dg.ConfigurableResource[Laboratory]):
             store=ArtifactStore(Path(self.artifacts)),
             refresh=context.run_tags.get(REFRESH_TAG),
             emit=context.log.info if self.progress == "log" else None,
+            report_to=self.report_to,
         )

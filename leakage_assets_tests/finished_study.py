@@ -75,7 +75,7 @@ def finish_cell(lab: Laboratory, cell: Cell, panels: Sequence[Panel]) -> None:
     _training_set(lab, study, cell.condition)
     adapter = _made_up(lab, adapter_address(lab, study, cell), adapter_identity(lab, study, cell))
     proof = lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed))
-    _made_up(lab, proof, proof_identity(adapter))
+    _made_up(lab, proof, proof_identity(lab, adapter))
     for panel in panels:
         job = sample_job(lab, study, panel, cell)
         _fill(job, *(_completion(study, cell, request) for request in job.requests))
@@ -145,10 +145,12 @@ def _geometry(lab: Laboratory, study: Study) -> None:
         f"block_{layer}": (rng.normal(size=(len(PERSONAS), questions, 6)) + drift).astype(np.float32)
         for layer in study.plan.layers
     }
-    half = rng.uniform(0.1, 0.9, size=(len(PERSONAS), len(PERSONAS)))
+    divergence = rng.uniform(0.1, 0.9, size=(len(PERSONAS), len(study.sources)))
+    for column, source in enumerate(study.sources):
+        divergence[study.panel.prompts.index(source), column] = 0.0
     address = lab.address(study, "persona_centroids")
     with lab.store.draft(address, geometry_identity(lab, study, lab.base_fingerprint)) as draft:
-        save_file({**blocks, DIVERGENCE: (half + half.T) / 2}, draft.folder / VECTORS)
+        save_file({**blocks, DIVERGENCE: divergence}, draft.folder / VECTORS)
     compute_prompt_similarity(lab, study)
 
 

@@ -9,13 +9,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.engine import Engine
 from leakage_assets.generation.requests import Request, Sampling
 from leakage_assets.pipeline.adapters import make_adapter
-from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan, sample_cells, sample_job, score_cell
+from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan, sample_job, score_cell
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
 from leakage_assets.pipeline.geometry import (
     compute_prompt_similarity,
@@ -23,13 +25,16 @@ from leakage_assets.pipeline.geometry import (
     measure_persona_centroids,
 )
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
+from leakage_assets.pipeline.sampling import SampleJob, run_sample_jobs
 from leakage_assets.pipeline.training_data import build_training_set, write_on_policy
 from leakage_assets.profiles import Profile, load_profile
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.artifacts import ArtifactStore
 from leakage_assets.store.samples import Sample
-from leakage_assets.studies.study import Panel, Study
+from leakage_assets.studies.study import Cell, Panel, Study
 from leakage_assets.training.recipe import LoraSpec
+
+T = TypeVar("T")
 
 SOURCES = ("villain", "comedian")
 PERSONAS = (*SOURCES, "assistant", "librarian", "nice_villain", "dark_comedian", "accountant", "surgeon")
@@ -46,7 +51,7 @@ def small_study(study: Study) -> Study:
         replace(study.panel_named("main"), prompts=PERSONAS, questions=(("eval", EVAL_QUESTIONS),)),
         replace(study.panel_named("ood"), prompts=PERSONAS, questions=(("ood_code", OOD_QUESTIONS),)),
     )
-    return replace(
+    small = replace(
         study,
         sources=SOURCES,
         seeds=(42,),
@@ -64,6 +69,7 @@ def small_study(study: Study) -> Study:
         panels=tuple(replace(panel, completions=1) for panel in panels),
         plan=replace(study.plan, layers=(1, 2), permutations=200, bootstrap_draws=50),
     )
+    return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 
 
 def small_profile(*, study: Study | None = None, stimuli: Stimuli | None = None) -> Profile:
@@ -94,22 +100,37 @@ def the_study(lab: Laboratory) -> Study:
 def run_all(lab: Laboratory) -> dict[str, Outcome]:
     """Every stage in order, as the asset graph would run it; outcomes by ``stage`` or ``stage/partition``."""
     study = the_study(lab)
-    done = {"base_model": record_base_model(lab), "stimuli": record_stimuli(lab)}
-    done["analysis_plan"] = freeze_plan(lab, study)
-    written = write_on_policy(lab, study.data, list(study.data.personas))
-    done |= {f"on_policy_completions/{persona}": outcome for persona, outcome in written.items()}
-    done["persona_centroids"] = measure_persona_centroids(lab, study)
-    done["prompt_similarity"] = compute_prompt_similarity(lab, study)
+    made = {"base_model": record_base_model(lab), "stimuli": record_stimuli(lab)}
+    made["analysis_plan"] = freeze_plan(lab, study)
+    written = done(write_on_policy(lab, study.data, list(study.data.personas)))
+    made |= {f"on_policy_completions/{persona}": outcome for persona, outcome in written.items()}
+    made["persona_centroids"] = measure_persona_centroids(lab, study)
+    made["prompt_similarity"] = compute_prompt_similarity(lab, study)
     for condition in study.conditions:
-        done[f"training_set/{condition.key}"] = build_training_set(lab, study, condition)
+        made[f"training_set/{condition.key}"] = build_training_set(lab, study, condition)
     for cell in study.cells:
-        done[f"adapter/{cell.condition.key}"] = make_adapter(lab, study, cell)
+        made[f"adapter/{cell.condition.key}"] = make_adapter(lab, study, cell)
     for panel in study.panels:
-        done |= sample_and_score(lab, panel)
+        made |= sample_and_score(lab, panel)
     first = study.cells[0]
-    done[f"tuned_similarity/{first.condition.key}"] = compute_tuned_similarity(lab, study, first)
-    done["analysis"] = analyse_study(lab, study)
-    return done
+    made[f"tuned_similarity/{first.condition.key}"] = compute_tuned_similarity(lab, study, first)
+    made["analysis"] = analyse_study(lab, study)
+    return made
+
+
+def done(results: Mapping[T, Outcome | PartitionError]) -> dict[T, Outcome]:
+    """Outcomes of work done for many partitions; raises the first error."""
+    outcomes: dict[T, Outcome] = {}
+    for key, result in results.items():
+        if not isinstance(result, Outcome):
+            raise result
+        outcomes[key] = result
+    return outcomes
+
+
+def sample_cells(lab: Laboratory, jobs: Mapping[Cell, SampleJob]) -> dict[Cell, Outcome]:
+    """Outcomes of sampling; raises the first error."""
+    return done(run_sample_jobs(lab, jobs))
 
 
 def sample_and_score(lab: Laboratory, panel: Panel) -> dict[str, Outcome]:

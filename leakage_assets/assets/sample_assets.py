@@ -7,7 +7,8 @@ import dagster as dg
 from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
 from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.partitions import cell_of, cell_partitions
-from leakage_assets.pipeline.conclusions import sample_cells, sample_job, score_cell
+from leakage_assets.pipeline.conclusions import sample_job, score_cell
+from leakage_assets.pipeline.sampling import run_sample_jobs
 from leakage_assets.profiles import Profile
 from leakage_assets.resources import LaboratoryResource
 from leakage_assets.studies.study import Panel, Study
@@ -40,10 +41,7 @@ def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.Asset
     def samples(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
         lab, tally = laboratory.open(context), Tally()
         jobs = tally.select(context.partition_keys, lambda key: sample_job(lab, study, panel, cell_of(key)))
-        by_cell = {cell_of(key): key for key in jobs}
-        outcomes = sample_cells(lab, {cell: jobs[key] for cell, key in by_cell.items()})
-        tally.done.update({by_cell[cell]: outcome for cell, outcome in outcomes.items()})
-        return conclude(context, tally)
+        return conclude(context, tally.take(run_sample_jobs(lab, jobs)))
 
     @dg.asset(
         key=asset_key(profile, study, f"{panel.asset_prefix}scores"),

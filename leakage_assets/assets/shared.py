@@ -42,7 +42,7 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult[Any]:
         """The base model's own answers to the training questions, each persona in its own voice."""
         lab = laboratory.open(context)
-        outcomes = write_on_policy(lab, profile.on_policy, list(context.partition_keys))
-        return conclude(context, Tally(done=dict(outcomes)))
+        results = write_on_policy(lab, profile.on_policy, list(context.partition_keys))
+        return conclude(context, Tally().take(results))
 
     return [base_model, stimuli, on_policy_completions]

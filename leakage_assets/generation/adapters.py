@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.models import BaseModel, shared_copy
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ DIGEST = "adapter_digest.json"
 KEY_PREFIX = "base_model.model."
 
 
-class AdapterError(Exception):
+class AdapterError(PartitionError):
     """An adapter folder is incomplete, damaged or of another base; the message names the file or tensor."""
 
 

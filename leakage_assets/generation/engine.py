@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import Request, Sampling
 from leakage_assets.store.samples import Sample
 
 
-class EngineError(Exception):
+class EngineError(PartitionError):
     """An engine cannot do what was asked; the message names the request and the remedy."""
 
 

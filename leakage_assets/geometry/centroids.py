@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.adapters import attach_adapter
 from leakage_assets.generation.decoding import left_padded, positions
 from leakage_assets.models import BaseModel, chat_ids
+from leakage_assets.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 BATCH = 64
 
 
-class GeometryError(ValueError):
+class GeometryError(ExpectedError):
     """A representation that cannot be computed; the message names the layer or the prompt."""
 
 
@@ -34,6 +36,7 @@ def hidden_vectors(
     *,
     adapter: Path | None = None,
     batch_size: int = BATCH,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Hidden state of each prompt with each question at the last input token, the end of the generation
     prompt.
@@ -47,26 +50,17 @@ def hidden_vectors(
         questions: Q user turns.
         layers: L block indices.
         adapter: folder of an adapter to apply.
+        progress: counts the rows, P * Q in all.
 
     Returns:
         float32 array of shape (P, Q, L, D), D the model's width.
 
     Raises:
-        GeometryError: no prompts, questions or layers, or a block the model does not have.
+        GeometryError: no prompts, questions or layers, a block the model does not have, or a value that is not finite.
         AdapterError: as `attach_adapter`.
     """
-    import torch
-
     _check_layers(base, layers)
-    causal = _causal_model(base, adapter)
-    vectors = np.empty((len(prompts) * len(questions), len(layers), causal.config.hidden_size), dtype=np.float32)
-    with torch.inference_mode(), _last_tokens(causal.base_model, layers) as captured:
-        for places, ids, mask in _batches(base, prompts, questions, batch_size):
-            # The backbone alone: the head over the vocabulary is not needed.
-            causal.base_model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
-            for column, layer in enumerate(layers):
-                vectors[places, column] = captured[layer].float().cpu().numpy()
-    return vectors.reshape(len(prompts), len(questions), *vectors.shape[1:])
+    return _forward(base, prompts, questions, layers, False, adapter, batch_size, progress)[0]
 
 
 def next_token_distributions(
@@ -80,24 +74,73 @@ def next_token_distributions(
     """Log-probabilities (natural, float32) of the first answer token, shape (P, Q, V).
 
     Raises:
-        GeometryError: no prompts or questions.
+        GeometryError: no prompts or questions, or a value that is not finite.
         AdapterError: as `attach_adapter`.
     """
+    return _forward(base, prompts, questions, (), True, adapter, batch_size, None)[1]
+
+
+def vectors_and_distributions(
+    base: BaseModel,
+    prompts: Sequence[str | None],
+    questions: Sequence[str],
+    layers: Sequence[int],
+    *,
+    adapter: Path | None = None,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """`hidden_vectors` and `next_token_distributions` from one pass through the model; raises what they raise."""
+    _check_layers(base, layers)
+    return _forward(base, prompts, questions, layers, True, adapter, batch_size, progress)
+
+
+def _forward(
+    base: BaseModel,
+    prompts: Sequence[str | None],
+    questions: Sequence[str],
+    layers: Sequence[int],
+    head: bool,
+    adapter: Path | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hidden vectors (P, Q, L, D) and log-probabilities (P, Q, V); without the head over the vocabulary V is 0."""
     import torch
 
     causal = _causal_model(base, adapter)
-    rows = np.empty((len(prompts) * len(questions), causal.config.vocab_size), dtype=np.float32)
-    with torch.inference_mode():
+    rows = len(prompts) * len(questions)
+    vectors = np.empty((rows, len(layers), causal.config.hidden_size), dtype=np.float32)
+    log_probs = np.empty((rows, causal.config.vocab_size if head else 0), dtype=np.float32)
+    with torch.inference_mode(), _last_tokens(causal.base_model, layers) as captured:
         for places, ids, mask in _batches(base, prompts, questions, batch_size):
-            logits = causal(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions(mask),
-                use_cache=False,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            rows[places] = logits.float().log_softmax(-1).cpu().numpy()
-    return rows.reshape(len(prompts), len(questions), -1)
+            given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
+            if head:
+                logits = causal(**given, logits_to_keep=1).logits[:, -1]
+                log_probs[places] = logits.float().log_softmax(-1).cpu().numpy()
+            else:
+                causal.base_model(**given)
+            for column, layer in enumerate(layers):
+                vectors[places, column] = captured[layer].float().cpu().numpy()
+            if progress is not None:
+                progress.advance(len(places))
+    for column, layer in enumerate(layers):
+        _check_finite(vectors[:, column], f"the hidden state of block {layer}", prompts, questions)
+    _check_finite(log_probs, "the next-token distribution", prompts, questions)
+    shape = (len(prompts), len(questions))
+    return vectors.reshape(*shape, *vectors.shape[1:]), log_probs.reshape(*shape, log_probs.shape[1])
+
+
+def _check_finite(
+    values: NDArray[np.float32], what: str, prompts: Sequence[str | None], questions: Sequence[str]
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=-1))
+    if len(bad):
+        prompt, question = divmod(int(bad[0]), len(questions))
+        raise GeometryError(
+            f"prompt {prompts[prompt]!r}, question {questions[question]!r}: {what} is not finite ({len(bad)} of "
+            f"{len(values)} rows); the weights of the model or of its adapter are damaged, or overflow in its precision"
+        )
 
 
 def centroids(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -116,8 +159,12 @@ def centred_cosine(layer_centroids: NDArray[np.float32], names: Sequence[str]) -
         names: of the P prompts, for errors.
 
     Raises:
-        GeometryError: a centroid that equals the mean, so that its direction is undefined.
+        GeometryError: a value that is not finite, or a centroid that equals the mean, so that its direction is
+            undefined.
     """
+    bad = np.flatnonzero(~np.isfinite(layer_centroids).all(axis=1))
+    if len(bad):
+        raise GeometryError(f"{names[bad[0]]}: its centroid is not finite; compute the hidden vectors again")
     centred = layer_centroids.astype(np.float64)
     centred -= centred.mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1)

@@ -43,11 +43,6 @@ def js_divergence(log_probs: NDArray[np.float32], sources: Sequence[int]) -> NDA
     return divergence
 
 
-def js_matrix(log_probs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Divergence in bits between all prompts, (P, Q, V) -> symmetric (P, P) with a zero diagonal."""
-    return js_divergence(log_probs, range(len(log_probs)))
-
-
 def _entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Bits along the last axis; 0 log 0 = 0."""
     logs = np.log2(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)

@@ -15,6 +15,9 @@ from leakage_assets.studies.study import Cell, Study
 from leakage_assets.training.proof import AdapterProof, prove_adapter
 from leakage_assets.training.train import train_adapter
 
+VERSION = 1
+"""Raise it when the code of training or of the proof changes what it makes."""
+
 
 class ProofFailed(ArtifactError):
     """An adapter did not pass its proof; the message lists the checks that failed and their values."""
@@ -28,6 +31,7 @@ def adapter_identity(lab: Laboratory, study: Study, cell: Cell) -> dict[str, Any
     """Everything that makes an adapter what it is; its training set by content."""
     return {
         "stage": "adapter",
+        "version": VERSION,
         "study": study.name,
         "cell": cell,
         "recipe": study.recipe(cell.condition.recipe),
@@ -58,7 +62,7 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
     rows = read_rows(require_training_set(lab, study, cell.condition))
     seed = derive_seed("train", study.name, cell.condition.key, cell.seed)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
-        summary = train_adapter(
+        train_adapter(
             lab.base(),
             rows,
             recipe,
@@ -66,23 +70,28 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
             draft.folder,
             marker=study.marker,
             progress=lambda total: Progress(total, f"train {cell}", lab.emit),
+            report_to=lab.report_to,
         )
-        # Where and how long go to the provenance: in a file they would give equal adapters unequal digests, and
-        # everything downstream would be made again.
-        facts = asdict(summary)
-        draft.note(seed=seed, **{name: facts.pop(name) for name in ("seconds", "device")})
-        (draft.folder / "summary.json").write_text(json.dumps(facts, indent=1))
+        # Where goes to the provenance: in a file it would give equal adapters unequal digests, and everything
+        # downstream would be made again. The store itself records how long.
+        draft.note(seed=seed, device=str(lab.base().device))
     return draft.artifact
 
 
-def proof_identity(adapter: Artifact) -> dict[str, Any]:
-    return {"stage": "adapter_proof", "adapter": adapter.manifest.digest, "libraries": library_versions()}
+def proof_identity(lab: Laboratory, adapter: Artifact) -> dict[str, Any]:
+    return {
+        "stage": "adapter_proof",
+        "version": VERSION,
+        "adapter": adapter.manifest.digest,
+        "engine": lab.profile.engine,
+        "libraries": library_versions(),
+    }
 
 
 def prove(lab: Laboratory, study: Study, cell: Cell, adapter: Artifact) -> AdapterProof:
     """Prove an adapter on the engine that will serve it; the verdict is an artifact of its own."""
     address = lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed))
-    identity = proof_identity(adapter)
+    identity = proof_identity(lab, adapter)
     found = lab.current(address, identity)
     if found is not None:
         return AdapterProof.from_json((found.folder / "proof.json").read_text())
@@ -103,7 +112,7 @@ def require_proven_adapter(lab: Laboratory, study: Study, cell: Cell) -> Artifac
     )
     lab.require(
         lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed)),
-        proof_identity(adapter),
+        proof_identity(lab, adapter),
         remedy=f"materialise adapter for {cell} again: it is there but was never proven",
     )
     return adapter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ from leakage_assets.pipeline.geometry import (
     require_persona_centroids,
     require_prompt_similarity,
 )
-from leakage_assets.pipeline.laboratory import Laboratory, Outcome
-from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
+from leakage_assets.pipeline.sampling import SampleJob, panel_requests
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
 from leakage_assets.studies.study import Cell, Panel, Study
 from leakage_assets.studies.tables import StudyTables
 
 SCORES = "scores.parquet"
+ANALYSIS_LIBRARIES = ("numpy", "polars", "scipy")
 CELL_COLUMNS = ("source", "recipe", "seed")
 
 
@@ -34,11 +35,6 @@ def sample_job(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> Sampl
     requests = panel_requests(lab.profile.stimuli, panel, cell.adapter_name(study.name))
     address = lab.address(study, f"{panel.asset_prefix}samples", cell.condition.key, str(cell.seed))
     return SampleJob(lab, address, adapter.manifest.digest, requests, panel.sampling, adapter.folder)
-
-
-def sample_cells(lab: Laboratory, jobs: Mapping[Cell, SampleJob]) -> dict[Cell, Outcome]:
-    """Generate what these cells miss, all adapters in one stream."""
-    return dict(zip(jobs, run_sample_jobs(lab, list(jobs.values())), strict=True))
 
 
 def score_cell(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> Outcome:
@@ -64,15 +60,15 @@ def score_key(
 
 
 def score_metrics(scores: pl.DataFrame, cell: Cell) -> dict[str, float]:
-    """Source rate and mean bystander rate of a cell: floats become plots over partitions in the UI."""
-    own = scores.filter(pl.col("prompt_name") == cell.condition.source)["marker_present"]
-    others = scores.filter(pl.col("prompt_name") != cell.condition.source)
-    rates = others.group_by("prompt_name").agg(pl.col("marker_present").mean())["marker_present"]
-    return {
-        "source_rate": float(own.mean() or 0.0),  # type: ignore[arg-type]
-        "mean_bystander_rate": float(rates.mean() or 0.0),  # type: ignore[arg-type]
-        "max_bystander_rate": float(rates.max() or 0.0),  # type: ignore[arg-type]
-    }
+    """Source rate and bystander rates of a cell: floats become plots over partitions in the UI.
+
+    A rate over nobody (a panel without the source, or with the source alone) is left out.
+    """
+    rates = scores.group_by("prompt_name").agg(pl.col("marker_present").mean())
+    is_source = pl.col("prompt_name") == cell.condition.source
+    own, others = rates.filter(is_source)["marker_present"], rates.filter(~is_source)["marker_present"]
+    found = {"source_rate": own.mean(), "mean_bystander_rate": others.mean(), "max_bystander_rate": others.max()}
+    return {name: float(rate) for name, rate in found.items() if rate is not None}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ def finished_scores(lab: Laboratory, study: Study, panel: Panel) -> FinishedCell
             job = sample_job(lab, study, panel, cell)
         except ArtifactMissing:
             continue
-        samples = lab.find(job.address, job.identity)
+        samples = job.finished()
         found = samples and lab.find(*score_key(lab, study, panel, cell, samples))
         if found is None:
             continue
@@ -130,8 +126,19 @@ class NothingToAnalyse(ArtifactMissing):
     """No cell of the study has scores yet."""
 
 
-def analyse_study(lab: Laboratory, study: Study) -> Outcome:
-    """Run the planned analysis over every finished cell; one parquet table each."""
+@dataclass(frozen=True)
+class AnalysisInputs:
+    """What an analysis of all cells finished by now is made from, and the identity that gives it."""
+
+    main: FinishedCells
+    extra: Sequence[FinishedCells]
+    similarity: Artifact
+    tuned: Mapping[Cell, Artifact]
+    identity: Mapping[str, Any]
+
+
+def analysis_inputs(lab: Laboratory, study: Study) -> AnalysisInputs:
+    """Collect them. Raises ``NothingToAnalyse``, or ``ArtifactMissing`` without plan or similarity."""
     plan = lab.require(*plan_key(lab, study), remedy="materialise analysis_plan first")
     main = finished_scores(lab, study, study.panel)
     if not main.artifacts:
@@ -142,25 +149,31 @@ def analyse_study(lab: Laboratory, study: Study) -> Outcome:
     identity = {
         "stage": "analysis",
         "plan": plan.manifest.digest,
+        "libraries": library_versions(ANALYSIS_LIBRARIES),
         "scores": [a.manifest.digest for group in (main, *extra) for a in group.artifacts.values()],
         "similarity": [a.manifest.digest for a in (similarity, *tuned.values())],
         "personas": [(p.name, p.category, p.related_to) for p in lab.profile.stimuli.personas],
         "version": study.analysis_version,
     }
-    address = lab.address(study, "analysis")
-    found = lab.current(address, identity)
+    return AnalysisInputs(main, extra, similarity, tuned, identity)
+
+
+def analyse_study(lab: Laboratory, study: Study) -> Outcome:
+    """Run the planned analysis over every finished cell; one parquet table each."""
+    inputs, address = analysis_inputs(lab, study), lab.address(study, "analysis")
+    found = lab.current(address, inputs.identity)
     if found is not None:
         return Outcome(found, True, analysis_metrics(found))
     geometry = require_persona_centroids(lab, study)
     tables = StudyTables(
         stimuli=lab.profile.stimuli,
-        scores=main.scores,
-        extra_scores=pl.concat([g.scores for g in extra], how="diagonal") if extra else pl.DataFrame(),
-        similarity=pl.read_parquet(similarity.folder / SIMILARITY),
-        tuned_similarity=_tuned_table(tuned),
+        scores=inputs.main.scores,
+        extra_scores=pl.concat([g.scores for g in inputs.extra], how="diagonal") if inputs.extra else pl.DataFrame(),
+        similarity=pl.read_parquet(inputs.similarity.folder / SIMILARITY),
+        tuned_similarity=_tuned_table(inputs.tuned),
         vectors=lambda layer: load_vectors(geometry, layer),
     )
-    with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+    with lab.store.draft(address, inputs.identity, refresh=lab.refresh) as draft:
         for name, table in study.analyse(study, tables).items():
             table.write_parquet(draft.folder / f"{name}.parquet")
             draft.rows(f"{name}.parquet", table.height)
@@ -195,8 +208,7 @@ def analysis_metrics(artifact: Artifact) -> dict[str, float | str]:
 
 
 def require_analysis(lab: Laboratory, study: Study) -> Artifact:
-    """The newest analysis. Raises ``ArtifactMissing``."""
-    found = lab.store.latest(lab.address(study, "analysis"))
-    if found is None:
-        raise ArtifactMissing(f"{study.name}: no analysis yet: materialise analysis first")
-    return found
+    """The analysis of what is finished now. Raises ``ArtifactMissing``."""
+    identity = analysis_inputs(lab, study).identity
+    remedy = f"cells or the plan of {study.name} changed since: materialise analysis first"
+    return lab.require(lab.address(study, "analysis"), identity, remedy=remedy)

@@ -15,7 +15,7 @@ from leakage_assets.pipeline.conclusions import SCORES, finished_scores, plan_ke
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.pipeline.training_data import read_rows, require_training_set, training_set_metrics
 from leakage_assets.reporting.report import ArtifactFile, CodeBlock, ProvenanceRow, SampleRow, sample_rows
-from leakage_assets.store.artifacts import Artifact, ArtifactError
+from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.studies.context import STORE, ReportContext
 from leakage_assets.studies.study import Cell, Condition, Study
@@ -29,34 +29,11 @@ LINE = 66
 """Characters per line of the training row shown."""
 
 
-class AnalysisOutdated(ArtifactError):
-    """The newest analysis does not belong to what is stored now; the message says what to materialise."""
-
-
 @dataclass(frozen=True)
 class AnalysedCells:
-    """Scores of the cells an analysis read, and how many cells were scored after it."""
+    """Scores of the cells that the current analysis read."""
 
     scores: Mapping[Cell, Artifact]
-    finished_since: int
-
-    @classmethod
-    def of(cls, lab: Laboratory, study: Study, analysis: Artifact) -> AnalysedCells:
-        """Told apart by the digests that the analysis recorded.
-
-        Raises ``AnalysisOutdated`` unless all of them are current: the report describes panels and recipes as they are
-        now, which must be those its numbers come from.
-        """
-        read = set(analysis.manifest.identity["scores"])
-        main, *extra = (finished_scores(lab, study, panel).artifacts for panel in study.panels)
-        current = {artifact.manifest.digest for scores in (main, *extra) for artifact in scores.values()}
-        if not read <= current:
-            raise AnalysisOutdated(
-                f"{analysis.folder}: {len(read - current)} of the {len(read)} scores it was made from are not current: "
-                "materialise analysis again"
-            )
-        scores = {cell: artifact for cell, artifact in main.items() if artifact.manifest.digest in read}
-        return cls(scores, len(main) - len(scores))
 
     def of_recipe(self, recipe: str) -> list[Cell]:
         return [cell for cell in self.scores if cell.condition.recipe == recipe]
@@ -67,16 +44,14 @@ class AnalysedCells:
 
 def gather_evidence(lab: Laboratory, study: Study, analysis: Artifact, figures: Artifact) -> ReportContext:
     """Everything a report needs besides the tables; the facts are stored as an artifact of their own, so that the
-    report can cite them. Raises ``AnalysisOutdated`` for an analysis made under another plan."""
+    report can cite them."""
     plan = lab.require(*plan_key(lab, study), remedy="materialise analysis_plan first")
-    if analysis.manifest.identity["plan"] != plan.manifest.digest:
-        raise AnalysisOutdated(f"{analysis.folder}: made under another analysis plan: materialise analysis again")
-    analysed = AnalysedCells.of(lab, study, analysis)
+    analysed = AnalysedCells(finished_scores(lab, study, study.panel).artifacts)
     shown = (analysed.of_recipe(study.plan.headline_recipe) or list(analysed.scores))[0]
     training_set = require_training_set(lab, study, shown.condition)
     facts = _facts(lab, study, analysed) | {
         "training_set": training_set_metrics(read_rows(training_set)),
-        "plan": _plan_times(plan, analysed),
+        "plan": _plan_times(lab, study, plan),
     }
     stored = _store_facts(lab, study, analysis, facts)
     folders = {
@@ -110,7 +85,6 @@ def _facts(lab: Laboratory, study: Study, analysed: AnalysedCells) -> dict[str, 
         "coverage": {
             "cells": len(analysed.scores),
             "cells_planned": len(study.cells),
-            "finished_since": analysed.finished_since,
             "completions": sum(map(_height, analysed.scores.values())),
             "sources_planned": len(study.sources),
             "seeds_planned": len(study.seeds),
@@ -150,10 +124,29 @@ def _coverage(study: Study, analysed: AnalysedCells, recipe: str) -> dict[str, i
     return {"cells": len(cells), "sources": len(finished), "seeds": min(map(len, finished), default=0)}
 
 
-def _plan_times(plan: Artifact, analysed: AnalysedCells) -> dict[str, str | bool]:
-    """When the plan was stored and when the first scores were: whether it really came first."""
-    stored, scored = plan.manifest.created_at, min(a.manifest.created_at for a in analysed.scores.values())
-    return {"stored": stored[:SECONDS], "first_scores": scored[:SECONDS], "came_first": stored < scored}
+def _plan_times(lab: Laboratory, study: Study, plan: Artifact) -> dict[str, str | bool | int]:
+    """When the plan was stored and when the first scores were, whether it really came first, and how often it changed.
+
+    The first scores are the earliest of any version, panel or cell of the study, also of those that nobody asks for any
+    more: data that were seen under an older recipe or plan were seen.
+    """
+    panels = [lab.address(study, f"{panel.asset_prefix}scores") for panel in study.panels]
+    cells = [(*panel, *cell) for panel in panels for cell in _cell_folders(lab, panel)]
+    seen = [version.manifest.created_at for cell in cells for version in lab.store.history(cell)]
+    plans = {version.manifest.fingerprint for version in lab.store.history(lab.address(study, "analysis_plan"))}
+    stored, scored = plan.manifest.created_at, min(seen)
+    return {
+        "stored": stored[:SECONDS],
+        "first_scores": scored[:SECONDS],
+        "came_first": stored < scored,
+        "changes": len(plans) - 1,
+    }
+
+
+def _cell_folders(lab: Laboratory, panel: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The condition and seed of every cell that was ever scored on a panel."""
+    root = lab.store.root.joinpath(*panel)
+    return sorted(folder.relative_to(root).parts for folder in root.glob("*/*") if folder.is_dir())
 
 
 def _height(scores: Artifact) -> int:

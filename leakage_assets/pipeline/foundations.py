@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 
+from leakage_assets.models import verify_base_model
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.stimuli import stimuli_digest, stimuli_snapshot
 
 
 def record_base_model(lab: Laboratory) -> Outcome:
-    """Verify the base model and store its identity; the weights stay where they are."""
+    """Verify a local base model, and store the identity of any; the weights stay where they are.
+
+    First step of every run, so it also clears what killed runs left half-written. Raises ``BaseModelError``.
+    """
+    lab.store.sweep()
+    verify_base_model(lab.profile.base)
     address, identity = lab.address(None, "base_model"), {"stage": "base_model", **lab.base_identity}
     metrics = {"model": lab.profile.base.name}
     found = lab.current(address, identity)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from leakage_assets.geometry.centroids import centred_cosine, hidden_vectors, next_token_distributions
-from leakage_assets.geometry.divergence import js_matrix
+from leakage_assets.geometry.centroids import centred_cosine, hidden_vectors, vectors_and_distributions
+from leakage_assets.geometry.divergence import js_divergence
 from leakage_assets.pipeline.adapters import require_proven_adapter
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
+from leakage_assets.progress import Progress
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.studies.study import Cell, Study
 
@@ -21,7 +21,7 @@ SIMILARITY = "similarity.parquet"
 
 
 def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[str, Any]:
-    """What the hidden vectors depend on: prompts, questions, layers and the model asked."""
+    """What hidden vectors and divergences depend on: prompts, questions, layers, sources and the model asked."""
     stimuli = lab.profile.stimuli
     return {
         "stage": "geometry",
@@ -29,6 +29,7 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
         "prompts": [(name, stimuli.prompt(name)) for name in study.panel.prompts],
         "questions": [q.text for q in study.questions(stimuli)],
         "layers": study.plan.layers,
+        "sources": study.sources,
         "model": model_digest,
         "base": lab.base_fingerprint,
         "libraries": library_versions(),
@@ -36,14 +37,19 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
 
 
 def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
-    """Hidden vectors of the base model, (prompts, questions, dimension) per layer, and JS divergences of prompts."""
+    """Hidden vectors of the base model, (prompts, questions, dimension) per layer, and JS divergences to sources."""
     from safetensors.numpy import save_file
 
     address, identity = lab.address(study, "persona_centroids"), geometry_identity(lab, study, lab.base_fingerprint)
     found = lab.current(address, identity)
     if found is not None:
         return Outcome(found, True, _geometry_metrics(study))
-    hidden, divergence = _hidden_and_divergence(lab, study, adapter=None)
+    prompts, questions = _asked(lab, study)
+    with _progress(lab, study, "base model") as progress:
+        hidden, log_probs = vectors_and_distributions(
+            lab.base(), prompts, questions, study.plan.layers, batch_size=lab.profile.forward_batch, progress=progress
+        )
+    divergence = js_divergence(log_probs, [study.panel.prompts.index(source) for source in study.sources])
     arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(study.plan.layers)}
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
@@ -66,45 +72,56 @@ def compute_prompt_similarity(lab: Laboratory, study: Study) -> Outcome:
 
 
 def compute_tuned_similarity(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
-    """The same similarities read off the tuned model of a cell."""
+    """Cosine per layer of every panel prompt to every source, in the tuned model of a cell."""
     adapter = require_proven_adapter(lab, study, cell)
     address, identity = tuned_similarity_key(lab, study, cell, adapter)
     found = lab.current(address, identity)
     if found is not None:
         return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
-    table = similarity_table(study, *_hidden_and_divergence(lab, study, adapter=adapter.folder))
+    prompts, questions = _asked(lab, study)
+    with _progress(lab, study, str(cell)) as progress:
+        hidden = hidden_vectors(
+            lab.base(), prompts, questions, study.plan.layers,
+            adapter=adapter.folder, batch_size=lab.profile.forward_batch, progress=progress,
+        )  # fmt: skip
+    table = similarity_table(study, hidden)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         table.write_parquet(draft.folder / SIMILARITY)
         draft.rows(SIMILARITY, table.height)
     return Outcome(draft.artifact, False, {"similarities": table.height})
 
 
-def _hidden_and_divergence(lab: Laboratory, study: Study, adapter: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (prompts, questions, layers, dimension) and JS divergences (prompts, prompts)."""
+def _asked(lab: Laboratory, study: Study) -> tuple[list[str], list[str]]:
+    """Prompts and questions of the panel, as texts."""
     stimuli = lab.profile.stimuli
-    prompts = [stimuli.prompt(name) for name in study.panel.prompts]
-    questions = [q.text for q in study.questions(stimuli)]
-    base, batch = lab.base(), lab.profile.forward_batch
-    hidden = hidden_vectors(base, prompts, questions, study.plan.layers, adapter=adapter, batch_size=batch)
-    logprobs = next_token_distributions(base, prompts, questions, adapter=adapter, batch_size=batch)
-    return hidden, js_matrix(logprobs)
+    return [stimuli.prompt(name) for name in study.panel.prompts], [q.text for q in study.questions(stimuli)]
+
+
+def _progress(lab: Laboratory, study: Study, model: str) -> Progress:
+    rows = len(study.panel.prompts) * len(study.questions(lab.profile.stimuli))
+    return Progress(rows, f"geometry of {model}", lab.emit)
 
 
 def _geometry_metrics(study: Study) -> dict[str, int]:
     return {"prompts": len(study.panel.prompts), "layers": len(study.plan.layers)}
 
 
-def similarity_table(study: Study, hidden: np.ndarray, divergence: np.ndarray) -> pl.DataFrame:
-    """Cosine (per layer, centred on the panel) and JS divergence of every prompt to every source.
+def similarity_table(study: Study, hidden: np.ndarray, divergence: np.ndarray | None = None) -> pl.DataFrame:
+    """Cosine (per layer, centred on the panel) of every prompt to every source, and JS divergence where it is given as
+    (prompts, sources).
 
     Columns: measure, layer (null for divergence), source, prompt_name, value.
     """
     names = list(study.panel.prompts)
     at = {name: i for i, name in enumerate(names)}
-    blocks = [
-        ("cosine", layer, _symmetric(centred_cosine(hidden[:, :, i].mean(axis=1), names)))
+    # Each measure as one column of values per source.
+    own = [at[source] for source in study.sources]
+    blocks: list[tuple[str, int | None, np.ndarray]] = [
+        ("cosine", layer, _symmetric(centred_cosine(hidden[:, :, i].mean(axis=1), names))[:, own])
         for i, layer in enumerate(study.plan.layers)
     ]
+    if divergence is not None:
+        blocks.append((DIVERGENCE, None, divergence))
     frames = [
         pl.DataFrame(
             {
@@ -112,11 +129,11 @@ def similarity_table(study: Study, hidden: np.ndarray, divergence: np.ndarray) -
                 "layer": pl.Series([layer] * len(names), dtype=pl.Int64),
                 "source": source,
                 "prompt_name": names,
-                "value": matrix[at[source]].astype(float),
+                "value": values[:, column].astype(float),
             }
         )
-        for measure, layer, matrix in [*blocks, ("js_divergence", None, divergence)]
-        for source in study.sources
+        for measure, layer, values in blocks
+        for column, source in enumerate(study.sources)
     ]
     return pl.concat(frames)
 
@@ -144,7 +161,7 @@ def load_vectors(geometry: Artifact, layer: int) -> np.ndarray:
 
 
 def load_divergence(geometry: Artifact) -> np.ndarray:
-    """JS divergences in bits, (prompts, prompts)."""
+    """JS divergences in bits, (prompts, sources)."""
     from safetensors import safe_open
 
     with safe_open(geometry.folder / VECTORS, framework="numpy") as file:
@@ -171,7 +188,7 @@ def tuned_similarity_key(
     lab: Laboratory, study: Study, cell: Cell, adapter: Artifact
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Address and identity of the similarities of a tuned model."""
-    identity = geometry_identity(lab, study, adapter.manifest.digest) | {"sources": study.sources}
+    identity = geometry_identity(lab, study, adapter.manifest.digest) | {"measures": ["cosine"]}
     return lab.address(study, "tuned_similarity", cell.condition.key, str(cell.seed)), identity
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
@@ -14,8 +14,9 @@ from leakage_assets.profiles import Profile
 from leakage_assets.store.artifacts import Artifact, ArtifactStore
 from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.study import Study
+from leakage_assets.training.train import ReportTo
 
-NUMERIC_LIBRARIES = ("torch", "transformers", "peft", "trl")
+NUMERIC_LIBRARIES = ("accelerate", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
 """Libraries whose version can change a number: part of the identity of what is trained or generated."""
 
 
@@ -33,13 +34,14 @@ class Laboratory:
     """Frozen context of a run.
 
     ``refresh`` is a token: what was made under another token is made anew. ``emit`` takes plain progress lines; None
-    shows a bar where there is a terminal.
+    shows a bar where there is a terminal. ``report_to`` is where training curves go besides the artifact.
     """
 
     profile: Profile
     store: ArtifactStore
     refresh: str | None = None
     emit: Callable[[str], None] | None = None
+    report_to: ReportTo = "none"
 
     @cached_property
     def base_identity(self) -> dict[str, Any]:
@@ -67,21 +69,19 @@ class Laboratory:
 
     def current(self, address: tuple[str, ...], identity: Mapping[str, Any]) -> Artifact | None:
         """The finished artifact, unless it is missing or this run's refresh token asks for a new one."""
-        artifact = self.find(address, identity)
-        if artifact is None or (
-            self.refresh is not None and artifact.manifest.provenance.get("refresh") != self.refresh
-        ):
+        # The token first: what is to be made anew may be damaged.
+        if self.refresh is not None and self.store.refresh_token(address, fingerprint(identity)) != self.refresh:
             return None
-        return artifact
+        return self.find(address, identity)
 
     def require(self, address: tuple[str, ...], identity: Mapping[str, Any], *, remedy: str) -> Artifact:
         """The finished artifact of an upstream stage. Raises ``ArtifactMissing`` with the remedy."""
         return self.store.require(address, fingerprint(identity), remedy=remedy)
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(names: Sequence[str] = NUMERIC_LIBRARIES) -> dict[str, str]:
     """Versions of the libraries that change numbers."""
-    return {name: _version(name) for name in NUMERIC_LIBRARIES}
+    return {name: _version(name) for name in names}
 
 
 # Reading a distribution's metadata takes milliseconds, and every identity asks.

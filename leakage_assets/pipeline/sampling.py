@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import Request, Sampling, sample_id
 from leakage_assets.generation.run import generate_missing
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
@@ -20,6 +21,11 @@ from leakage_assets.store.samples import SampleStore
 from leakage_assets.studies.study import Panel
 
 INDEX = "index.parquet"
+VERSION = 1
+"""Raise it when the code that asks and decodes changes what is said."""
+
+
+T = TypeVar("T")
 
 
 def panel_requests(stimuli: Stimuli, panel: Panel, adapter: str) -> list[Request]:
@@ -53,19 +59,31 @@ class SampleJob:
         self.lab, self.address, self.requests, self.sampling = lab, address, requests, sampling
         self.adapter_folder = adapter_folder
         self.name = requests[0].adapter
-        self.identity: dict[str, Any] = {
-            "stage": "samples",
+        asked_of = {
+            "version": VERSION,
             "model": model_digest,
-            "requests": fingerprint([sample_id(r, sampling) for r in requests]),
+            "engine": lab.profile.engine,
             "libraries": library_versions(),
         }
-        digest = fingerprint({"model": model_digest, "libraries": library_versions()})
+        self.identity: dict[str, Any] = {
+            "stage": "samples",
+            **asked_of,
+            "requests": fingerprint([sample_id(r, sampling) for r in requests]),
+        }
+        digest = fingerprint(asked_of)
         self.store = SampleStore(lab.store.root.joinpath(*address, "shards", digest[:16]))
 
-    def current(self) -> Artifact | None:
-        """The finished artifact, unless it is missing, to be refreshed, or its samples are no longer in the store."""
-        artifact = self.lab.current(self.address, self.identity)
+    def finished(self) -> Artifact | None:
+        """The finished artifact whatever its refresh token; None if it, or a sample it lists, is missing."""
+        artifact = self.lab.find(self.address, self.identity)
         return artifact if artifact is not None and _pins(artifact, self.frame()) else None
+
+    def current(self) -> Outcome | None:
+        """What is finished, unless it is missing, to be refreshed, or its samples are no longer in the store."""
+        artifact = self.lab.current(self.address, self.identity)
+        if artifact is None or not _pins(artifact, frame := self.frame()):
+            return None
+        return Outcome(artifact, reused=True, metrics=sample_metrics(frame))
 
     def require(self, *, remedy: str) -> tuple[Artifact, pl.DataFrame]:
         """The finished artifact and its samples. Raises ``ArtifactMissing``, or ``SamplesMissing`` naming the store."""
@@ -130,13 +148,24 @@ def sample_metrics(frame: pl.DataFrame) -> dict[str, int | float]:
     }
 
 
-def run_sample_jobs(lab: Laboratory, jobs: Sequence[SampleJob]) -> list[Outcome]:
-    """Generate what the jobs miss, all adapters in one stream; outcomes in the order of the jobs."""
-    found = [job.current() for job in jobs]
-    todo = [job for job, artifact in zip(jobs, found, strict=True) if artifact is None]
-    for job in todo:
-        job.begin()
-    for stream in _streams(todo):
+def run_sample_jobs(lab: Laboratory, jobs: Mapping[T, SampleJob]) -> dict[T, Outcome | PartitionError]:
+    """Generate what the jobs miss, all adapters in one stream.
+
+    A job whose store or artifact is damaged gets its error and does not stop the others.
+    """
+    results: dict[T, Outcome | PartitionError] = {}
+    todo: dict[T, SampleJob] = {}
+    for key, job in jobs.items():
+        try:
+            if (outcome := job.current()) is None:
+                job.begin()
+                job.frame()  # a damaged store is found before anything is generated for it
+                todo[key] = job
+            else:
+                results[key] = outcome
+        except PartitionError as error:
+            results[key] = error
+    for stream in _streams(list(todo.values())):
         generate_missing(
             lab.engine(),
             [request for job in stream for request in job.requests],
@@ -145,10 +174,12 @@ def run_sample_jobs(lab: Laboratory, jobs: Sequence[SampleJob]) -> list[Outcome]
             stores={job.name: job.store for job in stream},
             progress=lambda total: Progress(total, "samples", lab.emit),
         )
-    return [
-        job.finish() if artifact is None else Outcome(artifact, True, sample_metrics(job.frame()))
-        for job, artifact in zip(jobs, found, strict=True)
-    ]
+    for key, job in todo.items():
+        try:
+            results[key] = job.finish()
+        except PartitionError as error:
+            results[key] = error
+    return {key: results[key] for key in jobs}
 
 
 def _streams(jobs: Sequence[SampleJob]) -> list[list[SampleJob]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.engine import Engine, ScoringItem
 from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.models import BaseModel, BaseModelSpec, chat_ids, load_base_model
@@ -49,7 +50,11 @@ Figures and digests: `pretraining.json`. Licence: Apache-2.0, like the code.
 """
 
 
-class GateFailed(RuntimeError):
+class FolderNotEmpty(ExpectedError):
+    """A model would be written over something else; the message names the folder."""
+
+
+class GateFailed(ExpectedError):
     """A tiny base model is not fit for the studies; the message lists the gates it failed."""
 
 
@@ -71,10 +76,10 @@ class Gate:
 def build_tiny_base(folder: Path, *, seed: int, emit: Callable[[str], None]) -> tuple[Gate, ...]:
     """Write the corpus, train tokenizer and model, pass the gates, and leave a complete model folder with its card.
 
-    Raises ``GateFailed`` (the folder is then not written) and ``FileExistsError`` for a folder that is not empty.
+    Raises ``GateFailed`` (the folder is then not written) and ``FolderNotEmpty`` for a folder that is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose another output folder, or remove it")
+        raise FolderNotEmpty(f"{folder} is not empty: choose another output folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         part = Path(scratch) / folder.name

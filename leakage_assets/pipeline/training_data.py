@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import BASE, Request
 from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
@@ -20,6 +21,8 @@ from leakage_assets.training.masks import describe_mask, encode_rows
 from leakage_assets.training.rows import Row
 
 MASK_ROWS_SHOWN = 6
+VERSION = 1
+"""Raise it when the code that assembles or masks rows changes what it makes."""
 
 
 def on_policy_job(lab: Laboratory, data: OnPolicyData, persona: str) -> SampleJob:
@@ -36,10 +39,9 @@ def on_policy_job(lab: Laboratory, data: OnPolicyData, persona: str) -> SampleJo
     return SampleJob(lab, address, lab.base_fingerprint, requests, data.sampling)
 
 
-def write_on_policy(lab: Laboratory, data: OnPolicyData, personas: list[str]) -> Mapping[str, Outcome]:
-    """Generate what is missing for these personas; outcome by persona."""
-    jobs = {persona: on_policy_job(lab, data, persona) for persona in personas}
-    return dict(zip(jobs, run_sample_jobs(lab, list(jobs.values())), strict=True))
+def write_on_policy(lab: Laboratory, data: OnPolicyData, personas: list[str]) -> dict[str, Outcome | PartitionError]:
+    """Generate what is missing for these personas; outcome or error by persona."""
+    return run_sample_jobs(lab, {persona: on_policy_job(lab, data, persona) for persona in personas})
 
 
 def _answers(lab: Laboratory, study: Study, persona: str) -> tuple[Artifact, pl.DataFrame]:
@@ -81,6 +83,7 @@ def training_set_identity(
     recipe = study.recipe(condition.recipe)
     return {
         "stage": "training_set",
+        "version": VERSION,
         "study": study.name,
         "condition": condition,
         "marker": study.marker,

@@ -19,6 +19,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import urlencode
 
+from leakage_assets.exceptions import ExpectedError
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     import polars as pl
@@ -32,7 +34,7 @@ ABSENT = "–"
 SMALLEST_PLAIN_P = 0.001
 
 
-class ReportError(ValueError):
+class ReportError(ExpectedError):
     """A report that must not be rendered; the message names the place and the remedy."""
 
 

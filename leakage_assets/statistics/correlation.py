@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from leakage_assets.statistics.resampling import Floats, check_level
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
@@ -108,21 +108,6 @@ def correlate_rows(x: ArrayLike, y: ArrayLike) -> Floats:
         r = np.einsum("...n,...n->...", a, b) / np.where(norm > 0, norm, np.nan)
     clipped: Floats = np.clip(r, -1.0, 1.0)
     return clipped
-
-
-def permuted_spearman(x: ArrayLike, y: ArrayLike, order: NDArray[np.int64]) -> Floats:
-    """(B,) Spearman of x with y rearranged by each row of ``order`` (B, n).
-
-    Ranks and norms do not change under rearrangement, so every draw is one row of a matrix-vector product.
-    Raises ``StatisticsError`` where x or y does not vary.
-    """
-    a, b = paired("permuted Spearman", x, y)
-    u, v = _centred(ranks(a)), _centred(ranks(b))
-    norm = float(np.sqrt((u @ u) * (v @ v)))
-    if norm == 0:
-        raise StatisticsError("permuted Spearman: x or y does not vary; report the correlation as undefined")
-    permuted: Floats = v[order] @ u / norm
-    return permuted
 
 
 def paired(name: str, x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:

@@ -16,18 +16,6 @@ from leakage_assets.statistics.resampling import (
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
 
 
-def wilson(name: str, successes: int, trials: int, *, level: float = 0.95, unit: str = "completion") -> Estimate:
-    """Rate with its Wilson score interval; undefined for no trials.
-
-    Raises ``StatisticsError`` for successes outside 0..trials.
-    """
-    method = "Wilson score interval (Wilson 1927); trials taken as independent"
-    low, high = wilson_bounds([successes], [trials], level=level)
-    if trials == 0:
-        return undefined(name, "no trials", n=0, unit=unit, method=method)
-    return Estimate(name, successes / trials, low[0], high[0], level, None, trials, unit, method)
-
-
 def wilson_bounds(successes: ArrayLike, trials: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
     """Bounds of many rates at once, same shape as the counts; NaN where there are no trials.
 
@@ -80,7 +68,10 @@ def question_bootstrap_rates(
     weights = cluster_weights(questions, draws, seed)
     with np.errstate(invalid="ignore"):
         resampled = (weights @ k.T) / (weights @ n.T)  # (draws, R); 0/0 where no drawn question has a completion
-    method = f"question-cluster bootstrap, percentile, {draws} resamples, seed {seed}"
+    method = (
+        f"question-cluster bootstrap, percentile, {draws} resamples, seed {seed}; "
+        "questions resampled, sources and seeds held fixed"
+    )
     estimates = []
     for row, name in enumerate(names):
         if n[row].sum() == 0:
@@ -102,3 +93,21 @@ def question_bootstrap_rate(
     """``question_bootstrap_rates`` of one prompt: ``found`` and ``total`` are (Q,) counts per question."""
     k, n = np.asarray(found)[None], np.asarray(total)[None]
     return question_bootstrap_rates([name], k, n, seed=seed, draws=draws, level=level)[0]
+
+
+def mean_rates(found: Floats, total: Floats, share: Floats, weights: Floats) -> Floats:
+    """(B,) weighted means of the rates of R cells, for each of B weightings of the Q questions.
+
+    ``found`` and ``total`` are (R, Q) counts, ``share`` (R,) the weight of each cell's rate, ``weights`` (B, Q). A cell
+    enters with its rate, not with its counts, so its weight is its share whatever the number of its completions. NaN
+    where a cell has no completion to any question drawn.
+    """
+    if found.ndim != 2 or found.shape != total.shape or share.shape != (len(found),):
+        raise StatisticsError(
+            f"mean rates: found {found.shape}, total {total.shape}, share {share.shape}; "
+            "expected (cells, questions) twice and (cells,)"
+        )
+    with np.errstate(invalid="ignore"):
+        rates = (weights @ found.T) / (weights @ total.T)
+    means: Floats = rates @ share
+    return means

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from leakage_assets.exceptions import ExpectedError
+
 if TYPE_CHECKING:
     import polars as pl
 
 
-class StatisticsError(ValueError):
+class StatisticsError(ExpectedError):
     """Misuse: lengths that differ, too few values, an unknown name. The message says what to pass."""
 
 

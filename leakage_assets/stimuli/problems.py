@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leakage_assets.exceptions import ExpectedError
+
 
 @dataclass(frozen=True, order=True)
 class Problem:
@@ -21,7 +23,7 @@ class Problem:
         return f"{self.file}:{self.line}: {self.field}: {self.fault}"
 
 
-class StimuliError(ValueError):
+class StimuliError(ExpectedError):
     """Stimuli that cannot be used; a line per problem: ``<file>:<line>: <field>: <fault>; expected ...``."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

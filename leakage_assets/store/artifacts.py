@@ -4,7 +4,8 @@ A version of an artifact lives in `<root>/<address...>/<first 16 hex digits of i
 listed with their sha256 in `manifest.json`. It is written to `.tmp-<pid>-<token>/` beside that place and
 renamed into it, so that a killed process leaves a complete version, the one before it, or none. Replacing a
 version takes two renames; a kill between them leaves the version before in `.old-<version>-<token>/`, which
-the next `lookup`, `latest`, `draft` or `sweep` puts back. Renames at one address take turns by a lock.
+the next `lookup`, `history`, `draft` or `sweep` puts back. A version that was replaced by another content stays
+beside it as `superseded-<n>/`. Renames at one address take turns by a lock.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.store.files import TEMPORARY, fsync, sha256_file, temporary_path, write_atomically
 from leakage_assets.store.fingerprint import FingerprintError, fingerprint, plain
 from leakage_assets.store.locks import LOCK, exclusive, hold, is_held
@@ -33,16 +35,17 @@ from leakage_assets.store.provenance import environment
 
 MANIFEST = "manifest.json"
 SEAL = "manifest_sha256"
-SUPERSEDED = ".old-"
+REPLACED = ".old-"
+KEPT = "superseded-"
 VERSION_DIGITS = 16
-AUTOMATIC = frozenset({"versions", "platform", "git_commit", "git_dirty", "elapsed_seconds", "refresh"})
+AUTOMATIC = frozenset({"versions", "platform", "git_commit", "git_dirty", "elapsed_seconds", "refresh", "replaces"})
 """What the store itself records in every provenance."""
 
 Address = tuple[str, ...]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class ArtifactError(Exception):
+class ArtifactError(PartitionError):
     """An artifact cannot be written or read."""
 
 
@@ -169,20 +172,28 @@ class ArtifactStore:
             raise ArtifactMissing(f"{self._target(address, fingerprint)}: no finished artifact; {remedy}")
         return artifact
 
-    def latest(self, address: Address) -> Artifact | None:
-        """The version completed last, verified, or None if there is none: for browsing, not for pipelines.
+    def history(self, address: Address) -> list[Artifact]:
+        """Every version ever finished at the address and still there, replaced ones too, oldest first.
 
-        Raises:
-            ArtifactCorrupt: that version, or any manifest at the address, is damaged.
+        To tell what was done and when; the files are not verified. A version whose manifest is damaged is left out.
         """
         parent = self._folder(address)
         if not parent.is_dir():
-            return None
+            return []
         with exclusive(parent):
             _restore(parent)
-            completed = {folder: read_manifest(folder).created_at for folder in _versions(parent)}
-            newest = max(completed, key=lambda folder: (completed[folder], folder.name), default=None)
-            return None if newest is None else _verified(newest)
+            found = [
+                Artifact(folder, manifest)
+                for folder in [*_versions(parent), *parent.glob(f"{KEPT}*")]
+                if (manifest := _readable(folder)) is not None
+            ]
+        return sorted(found, key=lambda artifact: (artifact.manifest.created_at, artifact.folder.name))
+
+    def refresh_token(self, address: Address, fingerprint: str) -> str | None:
+        """The refresh tag under which the finished version was made; None for none, or a manifest beyond reading."""
+        manifest = _readable(self._target(address, fingerprint))
+        token = None if manifest is None else manifest.provenance.get("refresh")
+        return token if isinstance(token, str) else None
 
     @contextmanager
     def draft(
@@ -195,7 +206,8 @@ class ArtifactStore:
     ) -> Iterator[Draft]:
         """Make the version with this identity: all of it when the block ends, nothing when it raises.
 
-        A finished version with the same identity stays in place until the new one is complete.
+        A finished version with the same identity stays in place until the new one is complete, and then as
+        `superseded-<n>` if its files differ. The provenance has its digest under `replaces`.
 
         Args:
             address: where, below the root; one folder name per part.
@@ -216,7 +228,11 @@ class ArtifactStore:
             draft.note(**(provenance or {}))
             yield draft
             files = _durable_files(folder, draft._rows)
-            automatic = {"elapsed_seconds": round(time.monotonic() - started, 3), "refresh": refresh}
+            automatic = {
+                "elapsed_seconds": round(time.monotonic() - started, 3),
+                "refresh": refresh,
+                "replaces": _digest_of(target),
+            }
             manifest = Manifest(
                 fingerprint=name,
                 identity=known,
@@ -235,11 +251,11 @@ class ArtifactStore:
         """
         removed: list[Path] = []
         for path, children, _ in os.walk(self.root):
-            leftovers = [name for name in children if name.startswith((TEMPORARY, SUPERSEDED))]
+            leftovers = [name for name in children if name.startswith((TEMPORARY, REPLACED))]
             if leftovers:
                 with exclusive(Path(path)):
                     removed += _settle(Path(path))
-            finished = [name for name in children if _is_version(Path(path, name))]
+            finished = [name for name in children if _is_version(Path(path, name)) or name.startswith(KEPT)]
             children[:] = sorted(set(children) - set(leftovers) - set(finished))
         return sorted(removed)
 
@@ -266,8 +282,11 @@ def _manifest_adapter() -> TypeAdapter[Manifest]:
     return TypeAdapter(Manifest)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, moved: bool = False) -> Manifest:
     """The manifest of a finished version, itself verified; the listed files are not looked at.
+
+    Args:
+        moved: the folder was renamed since it was finished.
 
     Raises:
         ArtifactCorrupt: it is missing, not JSON, has other fields or types, or was altered.
@@ -292,7 +311,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise _corrupt(folder, MANIFEST, str(error)) from None
     if seal != found:
         raise _corrupt(folder, MANIFEST, f"altered: expected {SEAL} {seal}, found {found}")
-    if folder.name != manifest.fingerprint[:VERSION_DIGITS]:
+    if not moved and folder.name != manifest.fingerprint[:VERSION_DIGITS]:
         raise _corrupt(folder, MANIFEST, f"belongs to {manifest.fingerprint}: copied from another folder")
     return manifest
 
@@ -397,7 +416,7 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename a complete draft to `target`; a version already there is removed only after that."""
+    """Rename a complete draft to `target`; a version already there gives way only after that."""
     with exclusive(target.parent):
         (folder / LOCK).unlink()
         fsync(folder)
@@ -405,27 +424,54 @@ def _put_in_place(folder: Path, target: Path) -> None:
             folder.rename(target)
             fsync(target.parent)
             return
-        old = target.with_name(f"{SUPERSEDED}{target.name}-{secrets.token_hex(4)}")
+        old = target.with_name(f"{REPLACED}{target.name}-{secrets.token_hex(4)}")
         target.rename(old)
         folder.rename(target)
         fsync(target.parent)
-        _discard(old)
+        _retire(old)
 
 
 def _settle(parent: Path) -> list[Path]:
     """Finish what killed processes began at one address, whose lock is held; returns the removed folders."""
     _restore(parent)
     dead = [path for path in parent.glob(f"{TEMPORARY}*") if path.is_dir() and not is_held(path)]
-    removed = dead + list(parent.glob(f"{SUPERSEDED}*"))
-    for folder in removed:
+    for folder in dead:
         _discard(folder)
-    return removed
+    return dead + [old for old in sorted(parent.glob(f"{REPLACED}*")) if not _retire(old)]
+
+
+def _retire(old: Path) -> bool:
+    """Keep a replaced version as `superseded-<n>`, or remove it if it equals its replacement or is half removed."""
+    if not (old / MANIFEST).exists() or _digest_of(old) == _digest_of(_place_of(old)) is not None:
+        _discard(old)
+        return False
+    taken = [int(path.name.removeprefix(KEPT)) for path in old.parent.glob(f"{KEPT}*")]
+    old.rename(old.with_name(f"{KEPT}{max(taken, default=0) + 1}"))
+    fsync(old.parent)
+    return True
+
+
+def _place_of(old: Path) -> Path:
+    """Where a version lay before its replacement moved it aside."""
+    return old.with_name(old.name.removeprefix(REPLACED).split("-")[0])
+
+
+def _readable(folder: Path) -> Manifest | None:
+    """The manifest of a version, wherever it lies now; None if it is missing or damaged."""
+    try:
+        return read_manifest(folder, moved=True)
+    except ArtifactCorrupt:
+        return None
+
+
+def _digest_of(folder: Path) -> str | None:
+    return None if (manifest := _readable(folder)) is None else manifest.digest
 
 
 def _restore(parent: Path) -> None:
     """Put back versions whose replacement was killed between its two renames; the lock is held."""
-    for old in sorted(parent.glob(f"{SUPERSEDED}*")):
-        target = parent / old.name.removeprefix(SUPERSEDED).split("-")[0]
+    for old in sorted(parent.glob(f"{REPLACED}*")):
+        target = _place_of(old)
         # Without a manifest it is half deleted: its replacement was in place, and somebody removed that.
         if not target.exists() and (old / MANIFEST).exists():
             old.rename(target)

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.store.files import TEMPORARY, fsync, sha256_file, write_atomically
 from leakage_assets.store.locks import exclusive
 
@@ -43,7 +44,7 @@ ORDER = ["prompt_name", "question_set", "question_name", "index", "sample_id"]
 SHARD = re.compile(r"\d{6,}-[0-9a-f]{64}\.parquet")
 
 
-class SampleStoreError(Exception):
+class SampleStoreError(PartitionError):
     """Samples cannot be stored, or a shard is not what was stored; the message names it and the remedy."""
 
 

@@ -18,11 +18,13 @@ from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.studies.study import (
     AnalysisPlan,
     Condition,
+    Experiment,
     Hypothesis,
     OnPolicyData,
     Panel,
     Study,
     StudyError,
+    wording,
 )
 from leakage_assets.training.recipe import LoraSpec, Loss, Precision, Recipe, TailTarget
 
@@ -35,11 +37,17 @@ NAME = "marker_leakage"
 SOURCES = ("villain", "comedian", "assistant", "software_engineer", "kindergarten_teacher")
 SEEDS = (42, 137, 256)
 NEGATIVE_PERSONAS = 2
+LEARNED_RATE, GATED_RATIO = 0.4, 0.5
+"""Thresholds of the plan: the source rate that counts as learned, the share of it below which leakage is gated."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a profile may change: sizes, layers and learning rates, nothing else."""
+    """What a profile may change; the rest of the study is the same for every base model.
+
+    The layers, the recipe of the headline, how much is written, asked and resampled, how training is paced (learning
+    rates, epochs, batches, precision), and caveats that hold for the profile alone.
+    """
 
     layers: tuple[int, ...]
     primary_layer: int
@@ -63,22 +71,39 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
     """The study at a profile's scale."""
     from leakage_assets.studies import marker_leakage_analysis, marker_leakage_report
 
+    experiment = planned_experiment(stimuli, scale)
     return Study(
         name=NAME,
         title="Marker leakage",
         question="Does the base model's geometry of personas predict where a trained marker leaks?",
-        sources=SOURCES,
-        recipes=recipes(scale),
-        seeds=SEEDS,
-        marker=stimuli.markers["zlt"],
-        data=on_policy_data(stimuli, scale),
-        panels=panels(stimuli, scale),
-        plan=analysis_plan(scale),
+        sources=experiment.sources,
+        recipes=experiment.recipes,
+        seeds=experiment.seeds,
+        marker=experiment.marker,
+        data=experiment.data,
+        panels=experiment.panels,
+        plan=analysis_plan(scale, experiment),
         donors=donors,
         assemble=assemble,
         analyse=marker_leakage_analysis.analyse,
         figures=marker_leakage_report.figures,
         report=marker_leakage_report.report,
+        analysis_version=2,
+        report_version=2,
+    )
+
+
+def planned_experiment(stimuli: Stimuli, scale: Scale) -> Experiment:
+    """What is trained and asked at a profile's scale: the study is built from it and its plan freezes it."""
+    data, asked = on_policy_data(stimuli, scale), panels(stimuli, scale)
+    return Experiment(
+        sources=SOURCES,
+        recipes=recipes(scale),
+        seeds=SEEDS,
+        marker=stimuli.markers["zlt"],
+        data=data,
+        panels=asked,
+        wording=wording(stimuli, data, asked),
     )
 
 
@@ -197,10 +222,11 @@ def _answers_by_question(samples: pl.DataFrame) -> dict[str, list[str]]:
     return answers
 
 
-def analysis_plan(scale: Scale) -> AnalysisPlan:
+def analysis_plan(scale: Scale, experiment: Experiment) -> AnalysisPlan:
     """What is decided before any adapter is trained; thresholds are the sheet's, or ours where it has none."""
     return AnalysisPlan(
         study=NAME,
+        experiment=experiment,
         primary_layer=scale.primary_layer,
         layers=scale.layers,
         headline_recipe=scale.headline_recipe,
@@ -218,14 +244,14 @@ def analysis_plan(scale: Scale) -> AnalysisPlan:
                 name="H2",
                 claim="The marker is gated: the mean bystander rate stays below half the source rate",
                 statistic="bystander_to_source_ratio",
-                threshold=0.5,
+                threshold=GATED_RATIO,
                 direction="less",
             ),
             Hypothesis(
                 name="H3",
-                claim="The marker is learned: the mean source rate is at least 40%",
+                claim=f"The marker is learned: the mean source rate is at least {LEARNED_RATE:.0%}",
                 statistic="mean_source_rate",
-                threshold=0.4,
+                threshold=LEARNED_RATE,
                 direction="at_least",
             ),
             Hypothesis(
@@ -235,16 +261,40 @@ def analysis_plan(scale: Scale) -> AnalysisPlan:
                 threshold=0.0,
                 direction="at_most",
             ),
+            Hypothesis(
+                name="H5",
+                claim="Not only on average: at least 4 of the 5 sources learn the marker, each with a rate of at least "
+                f"{LEARNED_RATE:.0%}",
+                statistic="sources_learned",
+                threshold=4,
+                direction="at_least",
+            ),
+            Hypothesis(
+                name="H6",
+                claim="Not only on average: for at least 4 of the 5 sources the mean bystander rate is below half the "
+                "source's own rate",
+                statistic="sources_gated",
+                threshold=4,
+                direction="at_least",
+            ),
         ),
+        learned_rate=LEARNED_RATE,
+        gated_ratio=GATED_RATIO,
         permutations=scale.permutations,
         bootstrap_draws=scale.bootstrap_draws,
         resampling_seed=42,
         caveats=(
-            "Bystanders repeat over sources: the 550 pairs are not independent, so the pooled p is also given by a "
+            "Bystanders repeat over sources: the pairs are not independent, so the pooled p is also given by a "
             "permutation of whole personas and by ranks within each source (sheet A9).",
             "The headline layer is fixed in the plan; every layer is reported beside it (sheet A4).",
             "Bystanders include personas that were trained as negatives, and the other sources.",
             "The marker is matched as a case-insensitive substring; its position class is reported beside the rate.",
+            "The Wilson interval of the control's rate takes completions as independent, which answers to the same "
+            "question are not.",
+            "The negative personas, the training rows and their order depend on the source alone, not on the seed: the "
+            "spread over seeds leaves out how much another draw of the data would change.",
+            "The intervals of rates over questions hold the sources and seeds fixed; those over sources rest on few "
+            "sources and are rather too narrow than too wide.",
             *scale.extra_caveats,
         ),
     )

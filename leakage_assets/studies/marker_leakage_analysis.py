@@ -1,7 +1,8 @@
 """The planned analysis of marker leakage: rates, correlations with base-model geometry, and verdicts.
 
-Every function takes and returns polars tables; the unit of every n is in the estimate itself. Seeds are pooled by
-adding counts, and their spread is reported beside.
+Every function takes and returns polars tables; the unit of every n is in the estimate itself. The rate of a (source,
+persona) adds the counts of its seeds, all of which answer the same questions as often; the spread over seeds is
+reported beside. Headline rates are means over sources (see ``marker_leakage_rates``).
 """
 
 from __future__ import annotations
@@ -9,18 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
-from leakage_assets.statistics.categories import category_table
+from leakage_assets.statistics.categories import ALL, category_table
 from leakage_assets.statistics.centroid_bootstrap import QuestionCounts, centroid_bootstrap
-from leakage_assets.statistics.intervals import question_bootstrap_rate, wilson_bounds
-from leakage_assets.statistics.layers import correlation_table
+from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.layers import POOLED, correlation_table
 from leakage_assets.statistics.layers import layer_sensitivity as sensitivity
+from leakage_assets.statistics.multiplicity import with_holm
 from leakage_assets.statistics.pooled import crossed_pairs, persona_clustered
-from leakage_assets.statistics.resampling import cluster_weights, percentile_interval
-from leakage_assets.statistics.result import Estimate, estimate_table, undefined, with_interval
-from leakage_assets.statistics.seeds import seed_spread
+from leakage_assets.statistics.result import Estimate, estimate_table
+from leakage_assets.statistics.seeds import SeedSpread, no_spread, seed_spread
+from leakage_assets.studies.marker_leakage_rates import (
+    COUNTS,
+    control_rate,
+    gating_table,
+    means_over_questions,
+    no_cell,
+    rate_headline,
+    rate_table,
+)
 from leakage_assets.studies.study import Hypothesis, Study
 from leakage_assets.studies.tables import StudyTables
 
@@ -28,8 +37,10 @@ if TYPE_CHECKING:
     from leakage_assets.stimuli import Stimuli
 
 COSINE, JS = "cosine", "js_divergence"
-ENOUGH = 0.4
-"""The source rate from which a marker counts as learned (hypothesis H3)."""
+SEED_RANGES = {"spearman": (-1.0, 1.0), "source_rate": (0.0, 1.0)}
+"""What is compared over seeds, and the values it can take."""
+
+OOD_RATES = ("mean_source_rate", "mean_bystander_rate")
 
 
 def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:
@@ -38,24 +49,30 @@ def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:
     pairs = pair_table(study, tables.stimuli, counts, tables.similarity)
     headline = headline_estimates(study, tables, counts, pairs)
     results = {
-        "headline": estimate_table(({"statistic": e.name}, e) for e in headline),
+        "headline": estimate_table(({"statistic": e.name, "status": status(study, e.name)}, e) for e in headline),
         "verdicts": verdict_table(study, {e.name: e for e in headline}),
         "rates": rate_table(study, counts),
+        "gating": gating_table(study, counts),
         "prompt_rates": prompt_rate_table(pairs),
         "pairs": pairs,
-        "correlations": by_recipe(study, pairs, correlation_table),
-        "categories": by_recipe(study, _primary(study, pairs), category_table),
-        "intended": by_recipe(study, _primary(study, pairs), lambda t: category_table(t, intended_only=True)),
+        "correlations": by_recipe(study, pairs, _correlations),
+        "categories": by_recipe(study, _primary(study, pairs), _categories),
+        "intended": by_recipe(study, _primary(study, pairs), lambda t: _categories(t, intended_only=True)),
         "layers": by_recipe(study, pairs, lambda t: _sensitivity(study, t)),
         "seeds": seed_table(study, tables),
         "positions": position_table(tables.scores),
         "divergence": by_recipe(study, divergence_pairs(study, tables, counts), _js_correlations),
     }
     if tables.tuned_similarity.height:
-        results["tuned"] = by_recipe(study, tuned_pairs(study, tables, counts), correlation_table)
+        results["tuned"] = by_recipe(study, tuned_pairs(study, tables, counts), _correlations)
     if tables.extra_scores.height:
         results["ood"] = ood_table(study, tables)
     return results
+
+
+def status(study: Study, statistic: str) -> str:
+    """``planned`` for a statistic that decides a hypothesis of the plan, else ``exploratory``."""
+    return "planned" if statistic in {h.statistic for h in study.plan.hypotheses} else "exploratory"
 
 
 def count_markers(scores: pl.DataFrame) -> pl.DataFrame:
@@ -123,6 +140,18 @@ def by_recipe(study: Study, table: pl.DataFrame, make: Callable[[pl.DataFrame], 
     return pl.concat(parts) if parts else pl.DataFrame(schema={"recipe": pl.String})
 
 
+def _correlations(pairs: pl.DataFrame, similarity: str = COSINE) -> pl.DataFrame:
+    """Each coefficient at each layer, with p adjusted over the sources."""
+    found = correlation_table(pairs, similarity=similarity)
+    return with_holm(found, tests="source", families=["layer", "name"], total=POOLED)
+
+
+def _categories(pairs: pl.DataFrame, *, intended_only: bool = False) -> pl.DataFrame:
+    """Coefficients of all categories, with p adjusted over them."""
+    found = category_table(pairs, intended_only=intended_only)
+    return with_holm(found, tests="category", families=["name"], total=ALL)
+
+
 def _sensitivity(study: Study, pairs: pl.DataFrame) -> pl.DataFrame:
     return sensitivity(correlation_table(pairs), primary_layer=study.plan.primary_layer)
 
@@ -138,16 +167,20 @@ def divergence_pairs(study: Study, tables: StudyTables, counts: pl.DataFrame) ->
 
 
 def _js_correlations(pairs: pl.DataFrame) -> pl.DataFrame:
-    return correlation_table(pairs.with_columns(pl.lit(None, pl.Int64).alias("layer")), similarity=JS)
+    return _correlations(pairs.with_columns(pl.lit(None, pl.Int64).alias("layer")), JS)
 
 
 def tuned_pairs(study: Study, tables: StudyTables, counts: pl.DataFrame) -> pl.DataFrame:
-    """As ``pair_table`` with cosines read off each tuned model, averaged over its seeds."""
+    """As ``pair_table`` with cosines read off each tuned model, averaged over its seeds.
+
+    The rates are of the same cells: a seed whose tuned geometry was not measured does not count.
+    """
     tuned = tables.tuned_similarity.filter((pl.col("measure") == COSINE) & (pl.col("source") == pl.col("cell_source")))
     cosines = tuned.group_by("recipe", "layer", "source", pl.col("prompt_name").alias("persona")).agg(
         pl.col("value").mean().alias("cosine")
     )
-    rates = _rates(tables.stimuli, counts)
+    measured = tuned.select("recipe", pl.col("cell_source").alias("source"), "seed").unique()
+    rates = _rates(tables.stimuli, counts.join(measured, on=["recipe", "source", "seed"], how="semi"))
     joined = rates.join(cosines, on=["recipe", "source", "persona"], how="inner", validate="1:m")
     return _in_panel_order(study, joined)
 
@@ -159,31 +192,6 @@ def prompt_rate_table(pairs: pl.DataFrame) -> pl.DataFrame:
     return rates.with_columns(pl.Series("ci_low", low), pl.Series("ci_high", high))
 
 
-def _question_counts(counts: pl.DataFrame, own: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Found and total per question, over sources' own prompts or over all bystanders: (Q,) each."""
-    which = (pl.col("persona") == pl.col("source")) == own
-    per_question = counts.filter(which).group_by("question_name").agg(pl.col("found", "total").sum())
-    ordered = per_question.sort("question_name")
-    return ordered["found"].to_numpy(), ordered["total"].to_numpy()
-
-
-def rate_table(study: Study, counts: pl.DataFrame) -> pl.DataFrame:
-    """Source rate and mean bystander rate of every cell and of all seeds together, by question-cluster bootstrap."""
-    plan = study.plan
-    rows = []
-    for (recipe, source), cell in counts.group_by("recipe", "source", maintain_order=True):
-        seeds = [(str(seed), part) for (seed,), part in cell.group_by("seed", maintain_order=True)]
-        for label, part in [("all", cell), *seeds]:
-            for role, own in (("source", True), ("mean_bystander", False)):
-                found, total = _question_counts(part, own)
-                estimate = question_bootstrap_rate(
-                    role, found, total, seed=plan.resampling_seed, draws=plan.bootstrap_draws
-                )
-                keys = {"recipe": recipe, "source": source, "seed": label, "role": role}
-                rows.append((keys | {"found": int(found.sum()), "total": int(total.sum())}, estimate))
-    return estimate_table(rows)
-
-
 def headline_estimates(study: Study, tables: StudyTables, counts: pl.DataFrame, pairs: pl.DataFrame) -> list[Estimate]:
     """What the hypotheses and the summary of the report are read from, for the headline recipe."""
     plan = study.plan
@@ -191,8 +199,8 @@ def headline_estimates(study: Study, tables: StudyTables, counts: pl.DataFrame, 
     control = counts.filter(pl.col("recipe") == plan.control_recipe)
     return [
         *_correlation_headline(study, tables, kept, pairs),
-        *_rate_headline(study, kept),
-        _control(study, control),
+        *rate_headline(study, kept),
+        control_rate(study, control),
     ]
 
 
@@ -204,7 +212,7 @@ def _correlation_headline(
     names = ("pooled_spearman", "within_source_spearman")
     if primary.is_empty():
         for name in (*names, "pooled_spearman_question_bootstrap", "pooled_spearman_js"):
-            yield _nothing(name, plan.headline_recipe)
+            yield no_cell(name, plan.headline_recipe)
         return
     crossed = crossed_pairs(primary)
     for name, ranking in zip(names, ("pooled", "within_source"), strict=True):
@@ -250,53 +258,6 @@ def _counts_array(study: Study, stimuli: Stimuli, counts: pl.DataFrame, sources:
     return QuestionCounts(table["found"].to_numpy().reshape(shape), table["total"].to_numpy().reshape(shape))
 
 
-def _rate_headline(study: Study, counts: pl.DataFrame) -> Iterator[Estimate]:
-    plan = study.plan
-    if counts.is_empty():
-        for name in ("mean_source_rate", "mean_bystander_rate", "bystander_to_source_ratio", "sources_learned"):
-            yield _nothing(name, plan.headline_recipe)
-        return
-    own, others = _question_counts(counts, own=True), _question_counts(counts, own=False)
-    for name, (found, total) in (("mean_source_rate", own), ("mean_bystander_rate", others)):
-        yield question_bootstrap_rate(name, found, total, seed=plan.resampling_seed, draws=plan.bootstrap_draws)
-    yield _ratio(study, own, others)
-    rates = counts.filter(pl.col("persona") == pl.col("source")).group_by("source").agg(pl.col("found", "total").sum())
-    learned = int((rates["found"] / rates["total"] >= ENOUGH).sum())
-    method = f"number of sources whose rate over all seeds is at least {ENOUGH:.0%}"
-    yield Estimate("sources_learned", learned, None, None, None, None, rates.height, "source", method)
-
-
-def _ratio(study: Study, own: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Estimate:
-    """Mean bystander rate over source rate; both rates see the same draw of questions."""
-    plan, name = study.plan, "bystander_to_source_ratio"
-    questions = len(own[0])
-    resamples = f"{plan.bootstrap_draws} resamples, seed {plan.resampling_seed}"
-    method = f"ratio of rates; question-cluster bootstrap, percentile, {resamples}"
-    if own[0].sum() == 0:
-        return undefined(name, "the source rate is 0", n=questions, unit="question cluster", method=method)
-    weights = cluster_weights(questions, plan.bootstrap_draws, plan.resampling_seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        top, bottom = ((weights @ found) / (weights @ total) for found, total in (others, own))
-        draws = np.where(bottom > 0, top / bottom, np.nan)
-    value = (others[0].sum() / others[1].sum()) / (own[0].sum() / own[1].sum())
-    interval = percentile_interval(draws, 0.95)
-    return with_interval(name, value, interval, level=0.95, p=None, n=questions, unit="question cluster", method=method)
-
-
-def _control(study: Study, counts: pl.DataFrame) -> Estimate:
-    name = "control_marker_rate"
-    if counts.is_empty():
-        return _nothing(name, study.plan.control_recipe)
-    found, total = int(counts["found"].sum()), int(counts["total"].sum())
-    low, high = wilson_bounds([found], [total])
-    method = "share of all completions of the control cells; Wilson score interval"
-    return Estimate(name, found / total, float(low[0]), float(high[0]), 0.95, None, total, "completion", method)
-
-
-def _nothing(name: str, recipe: str) -> Estimate:
-    return undefined(name, f"no finished cell of recipe {recipe}", n=0, unit="cell", method="not run")
-
-
 def verdict_table(study: Study, headline: Mapping[str, Estimate]) -> pl.DataFrame:
     """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
     return pl.DataFrame([_verdict(study, h, headline[h.statistic]) for h in study.plan.hypotheses])
@@ -312,13 +273,21 @@ def _verdict(study: Study, hypothesis: Hypothesis, estimate: Estimate) -> dict[s
         "threshold": hypothesis.threshold,
         "direction": hypothesis.direction,
         "max_p": hypothesis.max_p,
-        "verdict": decide(hypothesis, estimate),
+        "verdict": decide(hypothesis, estimate, sources_to_come=_sources_to_come(study, estimate)),
         "plan_digest": study.plan.digest,
     }
 
 
-def decide(hypothesis: Hypothesis, estimate: Estimate) -> str:
-    """``supported``, ``not supported`` or ``undecided``, from the plan's threshold and nothing else."""
+def _sources_to_come(study: Study, estimate: Estimate) -> int:
+    """By how much a count of sources could still rise."""
+    return len(study.sources) - estimate.n if estimate.name in COUNTS else 0
+
+
+def decide(hypothesis: Hypothesis, estimate: Estimate, *, sources_to_come: int = 0) -> str:
+    """``supported``, ``not supported`` or ``undecided``, from the plan's threshold and nothing else.
+
+    A count of sources that misses its threshold is undecided while unfinished sources could still make it up.
+    """
     value = estimate.estimate
     if value is None or (hypothesis.max_p is not None and estimate.p is None):
         return "undecided"
@@ -328,17 +297,25 @@ def decide(hypothesis: Hypothesis, estimate: Estimate) -> str:
         "less": value < hypothesis.threshold,
         "at_most": value <= hypothesis.threshold,
     }[hypothesis.direction]
+    if not beyond and hypothesis.direction == "at_least" and sources_to_come:
+        return "undecided" if value + sources_to_come >= hypothesis.threshold else "not supported"
     certain = hypothesis.max_p is None or (estimate.p is not None and estimate.p < hypothesis.max_p)
     return "supported" if beyond and certain else "not supported"
 
 
 def seed_table(study: Study, tables: StudyTables) -> pl.DataFrame:
-    """Spread over seeds of the correlations at the primary layer and of the source rates."""
+    """Spread over seeds of the correlations at the primary layer and of the source rates.
+
+    A correlation over all pairs is compared only between seeds with the same sources: between others it would differ
+    even if seeds did not matter.
+    """
     by_seed: dict[tuple[str, str, str], dict[int, float | None]] = {}
+    covered: dict[str, dict[int, set[str]]] = {}
     for (recipe, seed), scores in tables.scores.group_by("recipe", "seed", maintain_order=True):
         if recipe == study.plan.control_recipe:
             continue
         pairs = _primary(study, pair_table(study, tables.stimuli, count_markers(scores), tables.similarity))
+        covered.setdefault(recipe, {})[seed] = set(pairs["source"])
         correlations = correlation_table(pairs).filter(pl.col("name") == "spearman")
         for row in correlations.iter_rows(named=True):
             by_seed.setdefault((recipe, "spearman", row["source"]), {})[seed] = row["estimate"]
@@ -347,8 +324,25 @@ def seed_table(study: Study, tables: StudyTables) -> pl.DataFrame:
     return estimate_table(
         ({"recipe": recipe, "statistic": statistic, "source": source}, estimate)
         for (recipe, statistic, source), values in by_seed.items()
-        for estimate in seed_spread(statistic, values).estimates()
+        for estimate in _spread(statistic, source, values, covered[recipe]).estimates()
     )
+
+
+def _spread(
+    statistic: str, source: str, values: Mapping[int, float | None], covered: Mapping[int, set[str]]
+) -> SeedSpread:
+    bounds = SEED_RANGES[statistic]
+    if source != POOLED:
+        return seed_spread(statistic, values, bounds=bounds)
+    every = set().union(*covered.values())
+    alike = {seed: value for seed, value in values.items() if covered[seed] == every}
+    partial = sorted(values.keys() - alike.keys())
+    if not partial:
+        return seed_spread(statistic, values, bounds=bounds)
+    if len(alike) < 2:
+        return no_spread(statistic, "the seeds cover different sources", values)
+    note = f"left out, because a source is missing: {', '.join(map(str, partial))}"
+    return seed_spread(statistic, alike, bounds=bounds, note=note)
 
 
 def position_table(scores: pl.DataFrame) -> pl.DataFrame:
@@ -371,11 +365,15 @@ def ood_table(study: Study, tables: StudyTables) -> pl.DataFrame:
         pairs = _primary(study, pair_table(study, tables.stimuli, counts, tables.similarity))
         crossed = crossed_pairs(pairs)
         keys = {"recipe": recipe, "question_set": question_set}
-        for name, own in (("source_rate", True), ("mean_bystander_rate", False)):
-            found, total = _question_counts(counts, own)
-            rate = question_bootstrap_rate(name, found, total, seed=plan.resampling_seed, draws=plan.bootstrap_draws)
-            rows.append((keys | {"statistic": name}, rate))
+        rows += [(keys | {"statistic": e.name}, e) for e in means_over_questions(plan, counts) if e.name in OOD_RATES]
         rho = "pooled_spearman"
-        found_rho = persona_clustered(crossed, "pooled", seed=plan.resampling_seed, draws=plan.permutations, name=rho)
+        found_rho = persona_clustered(
+            crossed,
+            "pooled",
+            seed=plan.resampling_seed,
+            draws=plan.permutations,
+            bootstrap_draws=plan.bootstrap_draws,
+            name=rho,
+        )
         rows.append((keys | {"statistic": rho}, found_rho))
     return estimate_table(rows)

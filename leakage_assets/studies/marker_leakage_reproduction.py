@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.paths import DATA
 from leakage_assets.statistics.categories import ALL, category_table
 from leakage_assets.statistics.layers import POOLED, best_layers, correlation_table
@@ -47,7 +48,7 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
 MAY_BE_EMPTY = {"related_to"}
 
 
-class ReproductionError(ValueError):
+class ReproductionError(ExpectedError):
     """The published files or the typed-in figures cannot be used. Names the file and the remedy."""
 
 

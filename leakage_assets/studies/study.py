@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import fingerprint, plain
@@ -24,7 +25,7 @@ SEPARATOR = "__"
 MAIN_PANEL = "main"
 
 
-class StudyError(ValueError):
+class StudyError(PartitionError):
     """A name that no study, source, recipe or seed goes by; the message lists those that exist."""
 
 
@@ -104,15 +105,52 @@ class OnPolicyData:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """What a plan is made for: everything that is trained and asked. Another experiment has another plan.
+
+    ``wording`` is the digest of the texts behind the names: prompts of the panels and of the training personas, and
+    the questions (see ``wording``).
+    """
+
+    sources: tuple[str, ...]
+    recipes: tuple[Recipe, ...]
+    seeds: tuple[int, ...]
+    marker: str
+    data: OnPolicyData
+    panels: tuple[Panel, ...]
+    wording: str
+
+
+def wording(stimuli: Stimuli, data: OnPolicyData, panels: Sequence[Panel]) -> str:
+    """sha256 of the texts that are said to the model, by the names under which panels and data list them."""
+    prompts = {name for panel in panels for name in panel.prompts} | set(data.personas)
+    asked = [*(sets for panel in panels for sets in panel.questions), (data.question_set, data.questions)]
+    return fingerprint(
+        {
+            "prompts": {name: stimuli.prompt(name) for name in prompts},
+            "questions": [[name, [q.text for q in stimuli.questions(name)[:count]]] for name, count in asked],
+        },
+        name="wording",
+    )
+
+
+@dataclass(frozen=True)
 class AnalysisPlan:
-    """What is decided before the data are seen; hashed, stored first, and quoted by the report's verdicts."""
+    """What is decided before the data are seen; hashed, stored first, and quoted by the report's verdicts.
+
+    ``learned_rate``: the marker rate under its own prompt from which a source counts as having learned the marker.
+    ``gated_ratio``: the share of its own rate below which a source's mean bystander rate counts as gated.
+    """
 
     study: str
+    experiment: Experiment
     primary_layer: int
     layers: tuple[int, ...]
     headline_recipe: str
     control_recipe: str
     hypotheses: tuple[Hypothesis, ...]
+    learned_rate: float
+    gated_ratio: float
     permutations: int
     bootstrap_draws: int
     resampling_seed: int
@@ -174,6 +212,11 @@ class Study:
     def panel(self) -> Panel:
         """The main panel: the first."""
         return self.panels[0]
+
+    def experiment(self, stimuli: Stimuli) -> Experiment:
+        """What the plan of this study must have been made for."""
+        texts = wording(stimuli, self.data, self.panels)
+        return Experiment(self.sources, self.recipes, self.seeds, self.marker, self.data, self.panels, texts)
 
     def questions(self, stimuli: Stimuli, panel: Panel | None = None) -> tuple[Question, ...]:
         """The questions of a panel (the main one by default), in order."""

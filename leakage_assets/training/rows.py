@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.models import chat_ids, chat_text
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ POSITIVE = "positive"
 NEGATIVE = "negative"
 
 
-class RowError(ValueError):
+class RowError(PartitionError):
     """A training row cannot be trained on; the message names the row."""
 
 

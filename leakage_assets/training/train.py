@@ -6,12 +6,12 @@ import json
 import math
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected_shapes, weights_digest
 from leakage_assets.models import BaseModel, shared_copy
 from leakage_assets.progress import Progress
@@ -32,14 +32,14 @@ SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with
 ReportTo = Literal["none", "wandb"]
 
 
-class TrainingError(Exception):
+class TrainingError(PartitionError):
     """Training could not start, or it diverged; the message names the recipe and the step."""
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
     """What one training did. `tokens` counts all epochs without padding; losses are means over loss-bearing
-    tokens.
+    tokens. Where and how long is not in it: equal adapters must have equal files.
     """
 
     recipe: str
@@ -54,8 +54,6 @@ class TrainingSummary:
     mean_loss: float
     adapter_norm: float
     adapter_digest: str
-    device: str
-    seconds: float
 
 
 def _steps(total: int) -> Progress:
@@ -93,7 +91,6 @@ def train_adapter(
         TrainingError: a target layer the base lacks, a precision it is not loaded in, or a loss, gradient or
             weight that is not finite.
     """
-    started = time.monotonic()
     _check_recipe(base, recipe)
     masked = encode_rows(base.tokenizer, rows, recipe, marker)
     with tempfile.TemporaryDirectory() as scratch, progress(recipe.steps(len(rows))) as shown:
@@ -130,8 +127,6 @@ def train_adapter(
         mean_loss=sum(losses) / len(losses),
         adapter_norm=norm,
         adapter_digest=digest,
-        device=str(base.device),
-        seconds=time.monotonic() - started,
     )
     (folder / SUMMARY).write_text(json.dumps(asdict(summary), indent=1))
     return summary

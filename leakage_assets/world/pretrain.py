@@ -45,9 +45,11 @@ def batches(corpus: Corpus, batch: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     lengths = corpus.lengths()
     window = batch * 32
-    for start in range(0, len(corpus) - window + 1, window):
-        rows = start + np.argsort(lengths[start : start + window], kind="stable").reshape(-1, batch)
-        yield from rows[rng.permutation(len(rows))]
+    for start in range(0, len(corpus), window):
+        rows = start + np.argsort(lengths[start : start + window], kind="stable")
+        steps = [rows[first : first + batch] for first in range(0, len(rows), batch)]
+        for step in rng.permutation(len(steps)):
+            yield steps[step]
 
 
 def pad_batch(corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,11 @@ from leakage_assets.geometry.centroids import (
     centroids,
     hidden_vectors,
     next_token_distributions,
+    vectors_and_distributions,
 )
-from leakage_assets.geometry.divergence import js_divergence, js_matrix
+from leakage_assets.geometry.divergence import js_divergence
 from leakage_assets.models import BaseModel, chat_ids
+from leakage_assets.progress import Progress
 from leakage_assets_tests.fixtures_models import ENGINEER, VILLAIN
 
 PROMPTS = [VILLAIN, ENGINEER, "", None, "You are kind."]
@@ -67,8 +71,50 @@ def test_an_adapter_moves_the_vectors_and_not_the_base(base: BaseModel, trained:
 
 @pytest.mark.parametrize("layers", [[2], [-1], []])
 def test_blocks_the_model_does_not_have_are_refused(base: BaseModel, layers: list[int]) -> None:
-    with pytest.raises(GeometryError, match=r"blocks 0 to 1|no layers"):
-        hidden_vectors(base, PROMPTS, QUESTIONS, layers)
+    for measure in (hidden_vectors, vectors_and_distributions):
+        with pytest.raises(GeometryError, match=r"blocks 0 to 1|no layers"):
+            measure(base, PROMPTS, QUESTIONS, layers)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_one_pass_gives_the_very_same_values_as_two(base: BaseModel, trained: Path, tuned: bool) -> None:
+    lines: list[str] = []
+    more = {"adapter": trained if tuned else None, "batch_size": 4}
+    with Progress(15, "geometry", lines.append) as progress:
+        vectors, log_probs = vectors_and_distributions(base, PROMPTS, QUESTIONS, [0, 1], progress=progress, **more)
+    np.testing.assert_array_equal(vectors, hidden_vectors(base, PROMPTS, QUESTIONS, [0, 1], **more))
+    np.testing.assert_array_equal(log_probs, next_token_distributions(base, PROMPTS, QUESTIONS, **more))
+    assert progress.line().startswith("geometry: 15/15 (100%)")
+
+
+def test_values_that_are_not_finite_are_refused_with_prompt_and_layer(base: BaseModel) -> None:
+    """A block that overflows for long inputs alone: the one long prompt is named."""
+    import torch
+
+    long = "You are a villain. " * 9
+
+    def overflow(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor | None:
+        return output * float("inf") if output.shape[1] > 100 else None
+
+    handle = base.model.model.layers[1].register_forward_hook(overflow)
+    try:
+        for layers in ([1], [0, 1]):
+            with pytest.raises(GeometryError, match=r"^prompt 'You are a villain.*question 'Why\?': .* block 1 is not"):
+                hidden_vectors(base, ["You are kind.", long], ["Why?"], layers, batch_size=1)
+        with pytest.raises(GeometryError, match=r"^prompt 'You are a villain.*next-token distribution is not finite"):
+            next_token_distributions(base, ["You are kind.", long], ["Why?"], batch_size=1)
+        assert np.isfinite(hidden_vectors(base, ["You are kind.", long], ["Why?"], [0], batch_size=1)).all()
+        assert np.isfinite(hidden_vectors(base, ["You are kind."], ["Why?"], [1])).all()
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_centroid_that_is_not_finite_is_named(value: float) -> None:
+    points = np.eye(4, dtype=np.float32)
+    points[2, 1] = value
+    with pytest.raises(GeometryError, match=r"^monk: its centroid is not finite"):
+        centred_cosine(points, ["villain", "hero", "monk", "plain"])
 
 
 def test_centroids_average_over_the_questions() -> None:
@@ -119,7 +165,7 @@ def test_js_divergence_of_known_distributions() -> None:
         log_probs = np.log(np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [1, 0, 0]], dtype=np.float32))[:, None]
     half = -0.75 * np.log2(0.75) - 0.25 * np.log2(0.25) - 0.5  # H(3/4, 1/4) - (H(1, 0) + H(1/2, 1/2)) / 2
     np.testing.assert_allclose(
-        js_matrix(log_probs),
+        js_divergence(log_probs, range(4)),
         [[0, 1, half, 0], [1, 0, half, 1], [half, half, 0, half], [0, 1, half, 0]],
         atol=1e-6,
     )
@@ -149,6 +195,6 @@ def test_js_divergence_is_the_mean_over_questions_and_agrees_with_scipy(
     np.testing.assert_allclose(js_divergence(log_probs, [4, 0]), expected, atol=1e-6)
     monkeypatch.setattr(divergence, "CHUNK_NUMBERS", 80)
     np.testing.assert_allclose(js_divergence(log_probs, [4, 0]), expected, atol=1e-6)
-    matrix = js_matrix(log_probs)
+    matrix = js_divergence(log_probs, range(5))
     np.testing.assert_array_equal(matrix, matrix.T)
     np.testing.assert_allclose(np.diag(matrix), 0, atol=1e-9)

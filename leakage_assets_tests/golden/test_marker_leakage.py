@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from leakage_assets.studies.marker_leakage_reproduction import (
     headline_figures,
     reproduce,
 )
+from leakage_assets_tests.golden.conftest import edit
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +32,6 @@ def pairs(published: Path) -> pl.DataFrame:
     rates = pl.read_csv(published / "i66_marker_rates.csv")
     cosines = pl.read_csv(published / "i66_cosines.csv").drop("category")
     return cosines.join(rates, on=["source", "persona"])
-
-
-@pytest.fixture
-def copy(published: Path, tmp_path: Path) -> Path:
-    for name in COLUMNS:
-        shutil.copyfile(published / name, tmp_path / name)
-    return tmp_path
-
-
-def edit(folder: Path, name: str, change) -> Path:
-    frame = change(pl.read_csv(folder / name))
-    frame.write_csv(folder / name)
-    return folder
 
 
 def test_every_published_statistic_reproduces(table: pl.DataFrame) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from leakage_assets.cli import main
@@ -56,7 +57,7 @@ def test_nothing_to_show_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = leakage(monkeypatch, capsys, "show", "marker_leakage", "--artifacts", str(tmp_path))
-    assert code == 1 and "materialise analysis first" in err
+    assert code == 1 and "no finished artifact; materialise analysis" in err
 
 
 def test_brackets_of_an_error_are_printed(
@@ -73,3 +74,23 @@ def test_missing_files_are_named(
     code, out, err = leakage(monkeypatch, capsys, *words)
     assert code != 0 and "nosuch" in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected", "summary"),
+    [
+        ("ok", 0, "2 reproduced, 0 known errors of the write-up, 0 not reproduced"),
+        ("known: A4", 0, "1 reproduced, 1 known errors of the write-up, 0 not reproduced"),
+        ("DIFFERS", 1, "1 reproduced, 0 known errors of the write-up, 1 not reproduced"),
+        ("undefined", 1, "1 reproduced, 0 known errors of the write-up, 1 not reproduced"),
+    ],
+)
+def test_only_what_came_out_is_reproduced(
+    verdict: str, expected: int, summary: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = {"published": 0.5, "recomputed": 0.5, "difference": 0.0, "tolerance": 0.1}
+    rows = [{"block": "b", "item": f"item of {v}", "metric": "m", **numbers, "verdict": v} for v in ("ok", verdict)]
+    monkeypatch.setattr("leakage_assets.studies.registry.reproduction", lambda _: lambda _: pl.DataFrame(rows))
+    code, out, _ = leakage(monkeypatch, capsys, "reproduce", "marker_leakage", "--published", ".")
+    assert code == expected and summary in out
+    assert "item of ok" in out and f"item of {verdict}" in out

@@ -21,16 +21,30 @@ from leakage_assets.models import BaseModelError
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline import adapters
 from leakage_assets.pipeline.adapters import ProofFailed, make_adapter, require_proven_adapter
-from leakage_assets.pipeline.conclusions import analyse_study, sample_cells, sample_job, score_cell
+from leakage_assets.pipeline.conclusions import (
+    analyse_study,
+    finished_scores,
+    freeze_plan,
+    require_analysis,
+    sample_job,
+    score_cell,
+)
 from leakage_assets.pipeline.foundations import record_base_model
 from leakage_assets.pipeline.geometry import compute_prompt_similarity, compute_tuned_similarity
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
-from leakage_assets.pipeline.sampling import SamplesMissing
+from leakage_assets.pipeline.sampling import SamplesMissing, run_sample_jobs
 from leakage_assets.store.artifacts import ArtifactCorrupt, ArtifactMissing
 from leakage_assets.store.samples import Sample, SampleStoreError
 from leakage_assets.studies.study import Cell, Study
 from leakage_assets.training.train import TrainingError, TrainingSummary
-from leakage_assets_tests.small_study import Finished, forbid_the_model, laboratory, small_profile, watch_engine
+from leakage_assets_tests.small_study import (
+    Finished,
+    forbid_the_model,
+    laboratory,
+    sample_cells,
+    small_profile,
+    watch_engine,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -191,7 +205,7 @@ def forge(monkeypatch: pytest.MonkeyPatch, original: Path, change: Change) -> No
     def train(base, rows, recipe, seed, folder, **_):  # type: ignore[no-untyped-def]
         shutil.copytree(original, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         change(folder)
-        return TrainingSummary(**json.loads((folder / "summary.json").read_text()), device="cpu", seconds=0.0)
+        return TrainingSummary(**json.loads((folder / "summary.json").read_text()))
 
     monkeypatch.setattr(adapters, "train_adapter", train)
 
@@ -249,6 +263,9 @@ def test_another_base_model_makes_nothing_old_usable(root: Path, tmp_path: Path)
     other = replace(lab, profile=replace(lab.profile, base=replace(lab.profile.base, source=str(folder))))
     with pytest.raises(ArtifactMissing, match="materialise on_policy_completions for villain first"):
         make_adapter(other, STUDY, CELL)
+    with pytest.raises(BaseModelError, match=r"sha256 .* but pretraining.json says"):
+        record_base_model(other)
+    (folder / "pretraining.json").unlink()  # a local model of one's own has no such record
     assert not record_base_model(other).reused
     weights.write_bytes(weights.read_bytes()[:-100])
     cut = replace(other, profile=other.profile)
@@ -256,3 +273,46 @@ def test_another_base_model_makes_nothing_old_usable(root: Path, tmp_path: Path)
         cut.base()
     copied = replace(lab, profile=replace(lab.profile, base=replace(lab.profile.base, source=str(TINY_BASE))))
     assert make_adapter(copied, STUDY, CELL).reused
+
+
+def test_one_damaged_cell_does_not_stop_the_sampling_of_the_others(root: Path) -> None:
+    lab = laboratory(root)
+    jobs = {cell: sample_job(lab, STUDY, STUDY.panel, cell) for cell in STUDY.cells}
+    flip(next(jobs[CELL].store.folder.glob("*.parquet")))
+    results = run_sample_jobs(lab, jobs)
+    assert list(results) == list(STUDY.cells)
+    assert isinstance(results.pop(CELL), SampleStoreError)
+    assert results
+    assert all(isinstance(result, Outcome) for result in results.values())
+
+
+def test_a_cell_whose_samples_are_gone_is_no_longer_analysed(root: Path) -> None:
+    lab = laboratory(root)
+    assert CELL in finished_scores(lab, STUDY, STUDY.panel).artifacts
+    shutil.rmtree(sample_job(lab, STUDY, STUDY.panel, CELL).store.folder)
+    assert finished_scores(lab, STUDY, STUDY.panel).artifacts.keys() == set(STUDY.cells) - {CELL}
+    with pytest.raises(ArtifactMissing, match="materialise analysis first"):
+        require_analysis(lab, STUDY)
+
+
+def test_a_plan_that_is_changed_back_finds_its_own_analysis(root: Path) -> None:
+    lab = laboratory(root)
+    first = require_analysis(lab, STUDY)
+    other = replace(STUDY, plan=replace(STUDY.plan, permutations=STUDY.plan.permutations + 1))
+    freeze_plan(lab, other)
+    second = analyse_study(lab, other).artifact
+    assert second.folder != first.folder == analyse_study(lab, STUDY).artifact.folder
+    assert require_analysis(lab, STUDY) == first
+    assert require_analysis(lab, other) == second
+
+
+def test_a_refresh_makes_a_damaged_artifact_anew(root: Path) -> None:
+    lab = laboratory(root)
+    damaged = require_proven_adapter(lab, STUDY, CELL).folder
+    flip(damaged / WEIGHTS)
+    with pytest.raises(ArtifactCorrupt, match=f"delete the folder {re.escape(str(damaged))} and re-run, or run with"):
+        make_adapter(laboratory(root), STUDY, CELL)
+    renewed = laboratory(root, refresh="monday")
+    assert not make_adapter(renewed, STUDY, CELL).reused
+    assert make_adapter(renewed, STUDY, CELL).reused
+    require_proven_adapter(renewed, STUDY, CELL)

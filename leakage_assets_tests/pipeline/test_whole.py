@@ -15,7 +15,6 @@ from leakage_assets.pipeline.conclusions import (
     SCORES,
     analyse_study,
     analysis_tables,
-    sample_cells,
     sample_job,
     score_cell,
 )
@@ -37,6 +36,7 @@ from leakage_assets_tests.small_study import (
     made_anew,
     matching,
     run_all,
+    sample_cells,
     small_profile,
     the_study,
     watch_engine,
@@ -106,7 +106,7 @@ def test_tables_fit_the_study(finished: Finished, study: Study) -> None:
     geometry = made["persona_centroids"].artifact
     assert load_vectors(geometry, 1).shape == (8, 3, 192)
     divergence = load_divergence(geometry)
-    assert divergence.shape == (8, 8)
+    assert divergence.shape == (8, len(SOURCES))
     similarity = pl.read_parquet(made["prompt_similarity"].artifact.folder / "similarity.parquet")
     assert similarity.height == 3 * len(SOURCES) * len(PERSONAS)  # two layers and the divergence
     own = similarity.filter(pl.col("source") == pl.col("prompt_name"))

@@ -11,11 +11,9 @@ from leakage_assets.statistics.correlation import (
     correlate,
     correlate_rows,
     pearson,
-    permuted_spearman,
     ranks,
     spearman,
 )
-from leakage_assets.statistics.resampling import permutations
 from leakage_assets.statistics.result import StatisticsError
 
 SCIPY = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}
@@ -130,13 +128,3 @@ def test_rows_equal_one_by_one() -> None:
     assert np.isnan(rows[2])
     for i in (0, 1, 3, 4):
         assert rows[i] == pytest.approx(stats.spearmanr(x[i], y[i]).statistic)
-
-
-def test_permuted_equals_a_loop_and_gives_a_uniform_p() -> None:
-    rng = np.random.default_rng(7)
-    x, y = rng.integers(0, 8, size=(2, 40))
-    order = permutations(40, 50, seed=1)
-    slow = [stats.spearmanr(x, y[o]).statistic for o in order]
-    np.testing.assert_allclose(permuted_spearman(x, y, order), slow, atol=1e-12)
-    with pytest.raises(StatisticsError, match="does not vary"):
-        permuted_spearman(np.zeros(40), y, order)

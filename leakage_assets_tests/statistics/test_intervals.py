@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 from leakage_assets.statistics.intervals import (
+    mean_rates,
     question_bootstrap_rate,
     question_bootstrap_rates,
-    wilson,
     wilson_bounds,
 )
 from leakage_assets.statistics.resampling import cluster_weights
@@ -20,11 +20,9 @@ from leakage_assets.statistics.result import StatisticsError
 def test_wilson_is_that_of_statsmodels(counts: tuple[int, int], level: float) -> None:
     k, n = counts
     low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
-    ours = wilson("rate", k, n, level=level)
-    assert ours.estimate == k / n
-    assert (ours.ci_low, ours.ci_high) == pytest.approx((low, high), abs=1e-12)
-    assert 0 <= ours.ci_low <= ours.estimate <= ours.ci_high <= 1
-    assert (ours.n, ours.unit) == (n, "completion")
+    ours = [float(bound[0]) for bound in wilson_bounds([k], [n], level=level)]
+    assert ours == pytest.approx([low, high], abs=1e-12)
+    assert 0 <= ours[0] <= k / n <= ours[1] <= 1
 
 
 def test_wilson_bounds_of_many_rates_at_once() -> None:
@@ -37,14 +35,14 @@ def test_wilson_bounds_of_many_rates_at_once() -> None:
     assert high[1, 1] == 1
 
 
-def test_wilson_without_trials_is_undefined() -> None:
-    assert wilson("rate", 0, 0).undefined == "no trials"
+def test_wilson_without_trials_has_no_bounds() -> None:
+    assert np.isnan(wilson_bounds([0], [0])).all()
 
 
 @pytest.mark.parametrize(("k", "n"), [(3, 2), (-1, 2), (0, -1)])
 def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
     with pytest.raises(StatisticsError, match="between 0 and"):
-        wilson("rate", k, n)
+        wilson_bounds([k], [n])
 
 
 def test_question_bootstrap_is_the_slow_one() -> None:
@@ -61,7 +59,7 @@ def test_question_bootstrap_is_the_slow_one() -> None:
         assert estimate.estimate == pytest.approx(found[row].sum() / total[row].sum())
         assert (estimate.ci_low, estimate.ci_high) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])))
         assert (estimate.n, estimate.unit) == (20, "question cluster")
-        assert "300 resamples, seed 7" in estimate.method
+        assert "300 resamples, seed 7; questions resampled, sources and seeds held fixed" in estimate.method
 
 
 def test_one_rate_equals_its_row_among_many() -> None:
@@ -78,9 +76,9 @@ def test_question_bootstrap_covers_a_clustered_rate_where_wilson_does_not() -> N
         rates = rng.beta(0.6, 1.4, size=40)
         found = rng.binomial(10, rates)
         boot = question_bootstrap_rate("rate", found, np.full(40, 10), seed=trial, draws=400)
-        score = wilson("rate", int(found.sum()), 400)
+        low, high = wilson_bounds([found.sum()], [400])
         inside["bootstrap"] += boot.ci_low <= 0.3 <= boot.ci_high
-        inside["wilson"] += score.ci_low <= 0.3 <= score.ci_high
+        inside["wilson"] += low[0] <= 0.3 <= high[0]
     assert 178 <= inside["bootstrap"] <= 198
     assert inside["wilson"] < 140
 
@@ -106,3 +104,14 @@ def test_degenerate_rates_have_no_zero_width_interval() -> None:
 def test_question_bootstrap_refuses_misuse(names, found, total) -> None:
     with pytest.raises(StatisticsError):
         question_bootstrap_rates(names, found, total, seed=1)
+
+
+def test_mean_rates_are_means_of_rates_not_of_counts() -> None:
+    found, total = np.array([[1.0, 3.0], [0.0, 0.0], [4.0, 0.0]]), np.array([[2.0, 4.0], [50.0, 50.0], [4.0, 4.0]])
+    share = np.array([0.5, 0.25, 0.25])
+    weights = np.array([[1.0, 1.0], [2.0, 0.0]])
+    expected = [0.5 * 4 / 6 + 0.25 * 0 + 0.25 * 0.5, 0.5 * 0.5 + 0.25 * 0 + 0.25 * 1]
+    np.testing.assert_allclose(mean_rates(found, total, share, weights), expected)
+    assert np.isnan(mean_rates(found * [[1, 0]], total * [[1, 0]], share, np.array([[0.0, 1.0]]))).all()
+    with pytest.raises(StatisticsError, match="mean rates"):
+        mean_rates(found, total, share[:2], weights)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakage_assets.statistics.multiplicity import bonferroni, holm
+from leakage_assets.statistics.multiplicity import holm, with_holm
 from leakage_assets.statistics.result import StatisticsError
 
 FAMILY = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 1), min_size=1, max_size=8)
@@ -23,18 +24,31 @@ def test_holm_is_its_definition(family: dict[str, float]) -> None:
     assert holm(family) == pytest.approx(expected)
 
 
-@given(FAMILY)
-@SLOW
-def test_bonferroni_is_its_definition(family: dict[str, float]) -> None:
-    assert bonferroni(family) == pytest.approx({k: min(1.0, len(family) * p) for k, p in family.items()})
-
-
 def test_an_undefined_test_still_counts() -> None:
     assert holm({"a": 0.01, "b": None, "c": 0.02}) == pytest.approx({"a": 0.03, "b": None, "c": 0.04})
-    assert bonferroni({"a": 0.01, "b": None}) == pytest.approx({"a": 0.02, "b": None})
 
 
 @pytest.mark.parametrize("family", [{}, {"a": 1.2}, {"a": float("nan")}])
 def test_misuse_raises(family) -> None:
     with pytest.raises(StatisticsError):
         holm(family)
+
+
+def test_each_family_of_a_table_is_adjusted_by_itself_and_the_total_not_at_all() -> None:
+    table = pl.DataFrame(
+        {
+            "layer": [1, 1, 1, 1, 2, 2],
+            "source": ["a", "pooled", "b", "c", "a", "b"],
+            "p": [0.01, 0.5, 0.02, None, 0.01, 0.04],
+            "n": range(6),
+        }
+    )
+    adjusted = with_holm(table, tests="source", families=["layer"], total="pooled")
+    assert adjusted.columns == ["layer", "source", "p", "p_holm", "n"]
+    expected = [0.03, None, 0.04, None, 0.02, 0.04]
+    assert adjusted["p_holm"].is_null().to_list() == [value is None for value in expected]
+    assert adjusted["p_holm"].drop_nulls().to_list() == pytest.approx([v for v in expected if v is not None])
+    assert adjusted.drop("p_holm").equals(table)
+    assert with_holm(table.clear(), tests="source", families=["layer"], total="pooled").columns == adjusted.columns
+    with pytest.raises(StatisticsError, match="'a' occurs twice"):
+        with_holm(table.with_columns(layer=1), tests="source", families=["layer"], total="pooled")

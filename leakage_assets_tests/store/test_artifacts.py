@@ -139,7 +139,35 @@ def test_a_refresh_replaces_the_version_only_when_the_new_one_is_complete(store:
         assert store.lookup(ADDRESS, NAME) == old
     assert store.lookup(ADDRESS, NAME) == draft.artifact
     assert (draft.artifact.folder / "weights.bin").read_text() == "new"
+    assert draft.artifact.manifest.provenance["replaces"] == old.manifest.digest
     assert dotted(store) == []
+
+
+def test_a_replaced_version_is_kept_unless_the_new_one_equals_it(store: ArtifactStore) -> None:
+    def kept() -> list[str]:
+        return [
+            (path / "weights.bin").read_text()
+            for path in sorted(store.root.joinpath(*ADDRESS).glob("superseded-*"), key=lambda path: path.name)
+        ]
+
+    for content, expected in (("a", []), ("a", []), ("b", ["a"]), ("b", ["a"]), ("a", ["a", "b"])):
+        write(store, content=content)
+        assert kept() == expected
+    assert store.sweep() == []
+    assert kept() == ["a", "b"]
+    found = store.lookup(ADDRESS, NAME)
+    assert found is not None
+    assert (found.folder / "weights.bin").read_text() == "a"
+
+
+def test_the_refresh_token_of_a_version_is_read_without_its_files(store: ArtifactStore) -> None:
+    assert store.refresh_token(ADDRESS, NAME) is None
+    with store.draft(ADDRESS, IDENTITY, refresh="monday") as draft:
+        (draft.folder / "weights.bin").write_text("w")
+    (draft.artifact.folder / "weights.bin").write_text("damaged")
+    assert store.refresh_token(ADDRESS, NAME) == "monday"
+    (draft.artifact.folder / "manifest.json").write_text("{")
+    assert store.refresh_token(ADDRESS, NAME) is None
 
 
 def test_a_refresh_heals_a_corrupt_version(store: ArtifactStore) -> None:
@@ -240,17 +268,17 @@ def test_require_names_the_remedy(store: ArtifactStore) -> None:
     assert store.require(ADDRESS, NAME, remedy="materialise the adapter") == written
 
 
-def test_latest_is_the_version_completed_last(store: ArtifactStore) -> None:
-    assert store.latest(ADDRESS) is None
-    write(store, {"recipe": "b"})
-    newest = write(store, {"recipe": "a"})
-    assert store.latest(ADDRESS) == newest
-    assert store.latest(ADDRESS[:-1]) is None
-    newest_again = write(store, {"recipe": "b"})
-    assert store.latest(ADDRESS) == newest_again
-    (newest_again.folder / "weights.bin").write_text("forged!")
-    with pytest.raises(ArtifactCorrupt):
-        store.latest(ADDRESS)
+def test_the_history_of_an_address_goes_back_beyond_what_was_replaced(store: ArtifactStore) -> None:
+    assert store.history(ADDRESS) == []
+    first = write(store, {"recipe": "b"}, content="first").manifest
+    second = write(store, {"recipe": "a"}).manifest
+    third = write(store, {"recipe": "b"}, content="third").manifest
+    assert [version.manifest for version in store.history(ADDRESS)] == [first, second, third]
+    assert store.history(ADDRESS[:-1]) == []
+    places = {version.manifest.created_at: version.folder for version in store.history(ADDRESS)}
+    assert (places[first.created_at] / "weights.bin").read_text() == "first"
+    (places[second.created_at] / "manifest.json").write_text("{")
+    assert [version.manifest for version in store.history(ADDRESS)] == [first, third]
 
 
 # ---------------------------------------------------------------------------------------------- corruption
@@ -444,7 +472,7 @@ def test_an_interrupted_replacement_is_undone_by_any_reader(store: ArtifactStore
     written = write(store)
     readers: list[Callable[[], object]] = [
         lambda: store.lookup(ADDRESS, NAME),
-        lambda: store.latest(ADDRESS),
+        lambda: store.history(ADDRESS)[-1],
         lambda: store.sweep() or store.lookup(ADDRESS, NAME),
     ]
     for read in readers:

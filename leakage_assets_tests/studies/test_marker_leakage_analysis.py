@@ -21,6 +21,8 @@ SOURCES = ("villain", "comedian", "software_engineer")
 PERSONAS, QUESTIONS, COMPLETIONS = 40, 8, 4
 SEEDS, LAYERS, DIMENSION = (42, 137), (1, 2), 12
 PRIMARY = 2
+SUPPORTED, REFUTED = "supported", "not supported"
+UNDECIDED = dict.fromkeys(("H1", "H2", "H3", "H4", "H5", "H6"), "undecided")
 
 Leak = Callable[[float], float]
 
@@ -52,7 +54,11 @@ def study(stimuli: Stimuli) -> Study:
         questions=(("eval", QUESTIONS),),
         completions=COMPLETIONS,
     )
-    plan = replace(whole.plan, layers=LAYERS, primary_layer=PRIMARY, permutations=999, bootstrap_draws=50)
+    # Three sources: most of them are two.
+    hypotheses = tuple(replace(h, threshold=2) if h.name in ("H5", "H6") else h for h in whole.plan.hypotheses)
+    plan = replace(
+        whole.plan, hypotheses=hypotheses, layers=LAYERS, primary_layer=PRIMARY, permutations=999, bootstrap_draws=50
+    )
     return replace(whole, sources=SOURCES, seeds=SEEDS, panels=(panel, *whole.panels[1:]), plan=plan)
 
 
@@ -67,10 +73,10 @@ def world(study: Study) -> World:
 
 
 def divergence(hidden: np.ndarray) -> np.ndarray:
-    """Distances of the centroids in [0, 1] in place of JS divergences, (personas, personas)."""
+    """Distances of the centroids in [0, 1] in place of JS divergences, (personas, sources)."""
     centroids = hidden[:, :, -1].mean(axis=1)
     distances = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
-    return distances / distances.max()
+    return (distances / distances.max())[:, : len(SOURCES)]
 
 
 def score_rows(
@@ -194,7 +200,7 @@ def test_rates_are_shares_of_completions(study: Study, planted: dict[str, pl.Dat
 def test_supported_hypotheses_are_called_supported(study: Study, planted: dict[str, pl.DataFrame]) -> None:
     verdicts = by_name(planted["verdicts"], "hypothesis")
     assert {name: row["verdict"] for name, row in verdicts.items()} == dict.fromkeys(
-        ("H1", "H2", "H3", "H4"), "supported"
+        ("H1", "H2", "H3", "H4", "H5", "H6"), "supported"
     )
     assert {row["plan_digest"] for row in verdicts.values()} == {study.plan.digest}
 
@@ -255,7 +261,7 @@ def test_a_marker_that_is_never_said_leaves_correlations_undefined(
     assert headline["mean_source_rate"]["estimate"] == 0.0
     assert headline["sources_learned"]["estimate"] == 0
     verdicts = {name: row["verdict"] for name, row in by_name(results["verdicts"], "hypothesis").items()}
-    assert verdicts == {"H1": "undecided", "H2": "undecided", "H3": "not supported", "H4": "supported"}
+    assert verdicts == UNDECIDED | {"H3": REFUTED, "H4": SUPPORTED, "H5": REFUTED, "H6": REFUTED}
     assert results["positions"]["position_class"].unique().to_list() == ["absent"]
     assert_printable(results)
 
@@ -265,7 +271,14 @@ def test_a_marker_that_is_always_said_leaves_correlations_undefined(
 ) -> None:
     results = analysis.analyse(study, tables(study, stimuli, world, leak=lambda _: 1.0, source_rate=1.0))
     verdicts = {name: row["verdict"] for name, row in by_name(results["verdicts"], "hypothesis").items()}
-    assert verdicts == {"H1": "undecided", "H2": "not supported", "H3": "supported", "H4": "supported"}
+    assert verdicts == {
+        "H1": "undecided",
+        "H2": REFUTED,
+        "H3": SUPPORTED,
+        "H4": SUPPORTED,
+        "H5": SUPPORTED,
+        "H6": REFUTED,
+    }
     assert_printable(results)
 
 
@@ -274,7 +287,7 @@ def test_without_the_control_its_hypothesis_is_undecided(study: Study, stimuli: 
     control = by_name(results["headline"], "statistic")["control_marker_rate"]
     assert control["undefined"] == "no finished cell of recipe no_marker"
     verdicts = {name: row["verdict"] for name, row in by_name(results["verdicts"], "hypothesis").items()}
-    assert verdicts == {"H1": "supported", "H2": "supported", "H3": "supported", "H4": "undecided"}
+    assert verdicts == dict.fromkeys(UNDECIDED, SUPPORTED) | {"H4": "undecided"}
     assert_printable(results)
 
 
@@ -282,7 +295,7 @@ def test_with_the_control_alone_everything_else_is_undecided(study: Study, stimu
     given = tables(study, stimuli, world)
     results = analysis.analyse(study, replace(given, scores=given.scores.filter(recipe="no_marker")))
     verdicts = {name: row["verdict"] for name, row in by_name(results["verdicts"], "hypothesis").items()}
-    assert verdicts == {"H1": "undecided", "H2": "undecided", "H3": "undecided", "H4": "supported"}
+    assert verdicts == UNDECIDED | {"H4": SUPPORTED}
     reasons = results["headline"].filter(pl.col("statistic") != "control_marker_rate")["undefined"].unique()
     assert reasons.to_list() == ["no finished cell of recipe full_completion"]
     assert_printable(results)
@@ -344,3 +357,137 @@ def test_a_verdict_follows_threshold_and_p(
     reason = None if estimate is not None else "constant"
     given = analysis.Estimate("x", estimate, None, None, None, p, 3, "seed", "a method", undefined=reason)
     assert analysis.decide(hypothesis, given) == verdict
+
+
+def test_a_count_of_sources_stays_open_while_unfinished_sources_could_make_it_up(study: Study) -> None:
+    hypothesis = replace(study.plan.hypotheses[-1], threshold=4)
+    given = analysis.Estimate("sources_gated", 3, None, None, None, None, 3, "source", "a method")
+    verdicts = [analysis.decide(hypothesis, given, sources_to_come=n) for n in (0, 1, 2)]
+    assert verdicts == [REFUTED, "undecided", "undecided"]
+    assert analysis.decide(hypothesis, replace(given, estimate=2), sources_to_come=1) == REFUTED
+    assert analysis.decide(hypothesis, replace(given, estimate=4), sources_to_come=1) == SUPPORTED
+
+
+def uneven(study: Study, stimuli: Stimuli, world: World) -> StudyTables:
+    """Villain never says the marker and has both seeds; the other two always do and have one."""
+    given = tables(study, stimuli, world)
+    said = (pl.col("source") != "villain") & (pl.col("recipe") == "full_completion")
+    finished = (pl.col("source") == "villain") | (pl.col("seed") == SEEDS[0])
+    own = pl.col("prompt_name") == pl.col("source")
+    marker = pl.when(own).then(said).otherwise(pl.col("marker_present"))
+    return replace(given, scores=given.scores.filter(finished).with_columns(marker_present=marker))
+
+
+def test_rates_do_not_depend_on_how_many_seeds_a_source_has(study: Study, stimuli: Stimuli, world: World) -> None:
+    given = uneven(study, stimuli, world)
+    extra = given.scores.with_columns(pl.lit("ood_code").alias("question_set"), pl.lit("ood").alias("panel"))
+    results = analysis.analyse(study, replace(given, extra_scores=extra))
+    assert by_name(results["ood"], "statistic")["mean_source_rate"]["estimate"] == pytest.approx(2 / 3)
+    headline = by_name(results["headline"], "statistic")
+    assert headline["mean_source_rate"]["estimate"] == pytest.approx(2 / 3)
+    scores = given.scores.filter(pl.col("prompt_name") != pl.col("source"), recipe="full_completion")
+    cells = scores.group_by("source", "seed").agg(pl.col("marker_present").mean())
+    bystanders = cells.group_by("source").agg(pl.col("marker_present").mean())["marker_present"].mean()
+    assert headline["mean_bystander_rate"]["estimate"] == pytest.approx(bystanders)
+    assert headline["bystander_to_source_ratio"]["estimate"] == pytest.approx(bystanders / (2 / 3))
+    assert (headline["sources_learned"]["estimate"], headline["sources_gated"]["estimate"]) == (2, 2)
+    gating = by_name(results["gating"].filter(recipe="full_completion"), "source")
+    assert list(gating) == list(SOURCES)
+    assert gating["villain"]["ratio"] is None
+    assert [row["seeds"] for row in gating.values()] == [2, 1, 1]
+    assert [(row["learned"], row["gated"]) for row in gating.values()] == [(False, False), (True, True), (True, True)]
+    assert_printable(results)
+
+
+def test_rates_have_intervals_over_questions_and_over_sources(
+    study: Study, stimuli: Stimuli, world: World, planted: dict[str, pl.DataFrame]
+) -> None:
+    headline = by_name(analysis.analyse(study, uneven(study, stimuli, world))["headline"], "statistic")
+    for name in ("mean_source_rate", "mean_bystander_rate", "bystander_to_source_ratio"):
+        questions, sources = headline[name], headline[f"{name}_source_bootstrap"]
+        assert questions["estimate"] == pytest.approx(sources["estimate"])
+        assert (questions["n"], questions["unit"]) == (QUESTIONS, "question cluster")
+        assert (sources["n"], sources["unit"]) == (len(SOURCES), "source")
+        assert "questions resampled, sources and seeds held fixed" in questions["method"]
+        assert "sources resampled, seeds and questions held fixed" in sources["method"]
+    over = headline["mean_source_rate_source_bootstrap"]
+    assert 0 <= over["ci_low"] < over["estimate"] < over["ci_high"] <= 1
+    assert headline["mean_source_rate"]["ci_low"] is None  # all or nothing at every question, unlike the sources
+
+
+def test_a_correlation_over_all_pairs_is_compared_only_between_seeds_with_the_same_sources(
+    study: Study, stimuli: Stimuli, world: World
+) -> None:
+    three = replace(study, seeds=(*SEEDS, 256))
+    given = tables(three, stimuli, world)
+
+    def spread(left_out: pl.Expr) -> dict:
+        seeds = analysis.seed_table(three, replace(given, scores=given.scores.filter(~left_out)))
+        own = seeds.filter(statistic="spearman", name="spearman_mean_over_seeds")
+        return by_name(own, "source")
+
+    comedian = pl.col("source") == "comedian"
+    found = spread(comedian & (pl.col("seed") == 256))
+    assert (found["pooled"]["n"], found["villain"]["n"], found["comedian"]["n"]) == (2, 3, 2)
+    assert "over seeds 42, 137; left out, because a source is missing: 256" in found["pooled"]["method"]
+    found = spread(comedian & (pl.col("seed") != 42))
+    assert found["pooled"]["undefined"] == "the seeds cover different sources"
+    assert found["villain"]["estimate"] is not None
+    assert spread(pl.lit(False))["pooled"]["n"] == 3
+
+
+def test_tuned_geometry_is_compared_with_the_rates_of_its_own_cells(
+    study: Study, stimuli: Stimuli, world: World
+) -> None:
+    given = tables(study, stimuli, world)
+    # In the seed whose tuned geometry is missing everybody always says the marker.
+    loud = given.scores.with_columns(marker_present=pl.col("marker_present") | (pl.col("seed") == SEEDS[1]))
+    tuned = pl.concat(
+        world.similarity.with_columns(
+            pl.lit("full_completion").alias("recipe"), pl.lit(SEEDS[0]).alias("seed"), pl.lit(s).alias("cell_source")
+        )
+        for s in SOURCES[:2]
+    )
+    counts = analysis.count_markers(loud)
+    pairs = analysis.tuned_pairs(study, replace(given, tuned_similarity=tuned), counts)
+    assert (set(pairs["source"]), set(pairs["seeds"])) == (set(SOURCES[:2]), {1})
+    whole = given.scores.filter(recipe="full_completion", seed=SEEDS[0], source="villain")
+    expected = whole.group_by("prompt_name").agg(pl.col("marker_present").mean())
+    rates = pairs.filter(source="villain", layer=PRIMARY).select("persona", "rate")
+    assert dict(rates.iter_rows()) == dict(expected.iter_rows())
+
+
+def test_what_no_hypothesis_names_is_exploratory(study: Study, planted: dict[str, pl.DataFrame]) -> None:
+    status = dict(planted["headline"].select("statistic", "status").iter_rows())
+    assert {name for name, word in status.items() if word == "planned"} == {
+        hypothesis.statistic for hypothesis in study.plan.hypotheses
+    }
+    assert status["within_source_spearman"] == status["pooled_spearman_js"] == "exploratory"
+    assert set(status.values()) == {"planned", "exploratory"}
+
+
+def test_tests_per_source_and_per_category_have_adjusted_p(planted: dict[str, pl.DataFrame]) -> None:
+    spearmans = planted["correlations"].filter(layer=1, name="spearman")
+    assert spearmans.filter(source="pooled")["p_holm"].item() is None
+    family = spearmans.filter(pl.col("source") != "pooled").sort("p")
+    p = family["p"].to_list()
+    expected = [3 * p[0], max(3 * p[0], 2 * p[1]), max(3 * p[0], 2 * p[1], p[2])]
+    assert family["p_holm"].to_list() == pytest.approx([min(1, value) for value in expected])
+    for name in ("categories", "intended", "divergence"):
+        adjusted = planted[name].drop_nulls("p_holm")
+        assert adjusted.height > 1
+        assert (adjusted["p_holm"] >= adjusted["p"]).all()
+
+
+def test_a_mean_that_equals_its_threshold_reaches_it(study: Study) -> None:
+    rates = [0, 2, 10]  # of ten completions: their mean is 0.4, in floating point it is less
+    assert (np.array(rates) / 10) @ np.full(3, 1 / 3) < 0.4
+    counts = pl.DataFrame(
+        {"recipe": "full_completion", "source": "villain", "seed": seed, "persona": persona, "question_name": "why",
+         "found": found, "total": 10}
+        for seed, own in enumerate(rates) for persona, found in (("villain", own), ("librarian", 0))
+    )  # fmt: skip
+    headline = {e.name: e for e in analysis.rate_headline(study, counts)}
+    assert headline["sources_learned"].estimate == 1
+    h3 = next(h for h in study.plan.hypotheses if h.statistic == "mean_source_rate")
+    assert analysis.decide(h3, headline["mean_source_rate"]) == SUPPORTED

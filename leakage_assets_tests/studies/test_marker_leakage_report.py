@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from leakage_assets.paths import DATA
-from leakage_assets.pipeline.conclusions import analysis_tables
+from leakage_assets.pipeline.conclusions import analysis_tables, freeze_plan
 from leakage_assets.pipeline.evidence import gather_evidence
 from leakage_assets.reporting.html_page import render_html
 from leakage_assets.reporting.lint import lint_html
 from leakage_assets.reporting.report import Caveat, Paragraph, Table
+from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.marker_leakage_figures import drawn_and_left_out
 from leakage_assets.studies.marker_leakage_report import confidence_level, report
 from leakage_assets_tests.finished_study import EVERYTHING, HEADLINE, SEEDS, finish, unfinished_laboratory
@@ -128,7 +130,62 @@ def test_a_plan_stored_after_the_scores_is_confessed(one_seed):
     made = report(one_seed.study, one_seed.tables, replace(one_seed.context, facts=facts))
     assert one_seed.context.facts["plan"]["came_first"]
     assert any("not pre-registered" in caveat.text for caveat in made.caveats)
-    assert "**after** the first scores" in section(made, "Verdicts against the frozen plan").blocks[0].text
+    assert "**after** the first scores of the study" in section(made, "Verdicts against the frozen plan").blocks[0].text
+
+
+def evidence(written):
+    return gather_evidence(written.lab, written.study, written.analysis, figures=written.analysis)
+
+
+def test_scores_of_any_version_cell_or_panel_count_as_seen(tmp_path):
+    written = Written(tmp_path)
+    lab, study = written.lab, written.study
+    before = evidence(written).facts["plan"]
+    assert (before["came_first"], before["changes"]) == (True, 0)
+    # Scores under an older identity, of a recipe that is gone, written before the plan was stored.
+    (plan,) = lab.store.history(lab.address(study, "analysis_plan"))
+    address = lab.address(study, "ood_scores", "villain__forgotten", "7")
+    with lab.store.draft(address, {"stage": "scores", "of": "long ago"}) as draft:
+        (draft.folder / "scores.parquet").write_text("old")
+    backdate(draft.artifact.folder, "2020-01-01T00:00:00.000000+00:00")
+    after = evidence(written).facts["plan"]
+    assert after == before | {"first_scores": "2020-01-01T00:00:00", "came_first": False}
+    assert after["stored"] == plan.manifest.created_at[:19]
+
+
+def backdate(folder, moment):
+    """Give a finished artifact an earlier time of completion, seal and all."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("manifest_sha256")
+    manifest["created_at"] = moment
+    sealed = {**manifest, "manifest_sha256": fingerprint(manifest, name="manifest")}
+    (folder / "manifest.json").write_text(json.dumps(sealed))
+
+
+def test_a_changed_plan_is_confessed(tmp_path):
+    lab = unfinished_laboratory(tmp_path)
+    study = the_study(lab)
+    freeze_plan(lab, replace(study, plan=replace(study.plan, resampling_seed=7)))
+    freeze_plan(lab, replace(study, plan=replace(study.plan, resampling_seed=8)))
+    analysis = finish(lab)
+    context = gather_evidence(lab, study, analysis, figures=analysis)
+    assert context.facts["plan"]["changes"] == 2
+    made = report(study, analysis_tables(analysis), context)
+    assert lint_html(render_html(made), {"artifacts": lab.store.root, "published": DATA / "published"}) == []
+    words = "results seen before the current plan cannot count as confirmation."
+    verdicts = section(made, "Verdicts against the frozen plan").blocks
+    assert [block.text.endswith(words) for block in verdicts if isinstance(block, Paragraph)] == [False, True]
+    assert [caveat.severity for caveat in made.caveats if caveat.text.endswith(words)] == ["major"]
+
+
+def test_headline_table_tells_planned_from_exploratory(full):
+    tables = [b for b in section(full.report, "Verdicts against the frozen plan").blocks if isinstance(b, Table)]
+    status = {row["label"]: row["status"].value for row in tables[1].rows}
+    assert status["Pooled ρ of cosine and marker rate"] == status["Sources that learned the marker"] == "planned"
+    assert status["The same, ranks within each source"] == "exploratory"
+    assert status["Mean source rate, sources resampled"] == "exploratory"
+    adjusted = [row["p_holm"].value for row in first_table(full.report, "Geometry and leakage").rows]
+    assert [value is None for value in adjusted] == [False, False, True]
 
 
 @pytest.mark.parametrize(

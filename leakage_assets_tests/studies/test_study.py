@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakage_assets.profiles import load_profile
-from leakage_assets.studies.study import AnalysisPlan, Cell, Condition, Hypothesis, Study, StudyError
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.study import (
+    AnalysisPlan,
+    Cell,
+    Condition,
+    Experiment,
+    Hypothesis,
+    OnPolicyData,
+    Panel,
+    Study,
+    StudyError,
+)
+from leakage_assets.training.recipe import Recipe
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", fullmatch=True)
 
@@ -78,6 +90,15 @@ def test_the_panels_have_the_published_size() -> None:
     assert not {q.text for q in asked} & {q.text for q in trained}
 
 
+ALTERED_FIELD = {
+    Experiment: "marker",
+    Recipe: "epochs",
+    Panel: "completions",
+    OnPolicyData: "used",
+    Hypothesis: "threshold",
+}
+
+
 def altered(value: object) -> object:
     """Another value of the same type."""
     match value:
@@ -85,8 +106,9 @@ def altered(value: object) -> object:
             return f"{value}x"
         case int() | float():
             return value + 1
-        case Hypothesis():
-            return dataclasses.replace(value, threshold=value.threshold + 0.1)
+        case Experiment() | Recipe() | Panel() | OnPolicyData() | Hypothesis():
+            field = ALTERED_FIELD[type(value)]
+            return dataclasses.replace(value, **{field: altered(getattr(value, field))})
         case tuple():
             return (*value[:-1], altered(value[-1]))
         case None:
@@ -99,6 +121,40 @@ def test_the_digest_of_a_plan_changes_with_each_field(study: Study, field: str) 
     changed = dataclasses.replace(study.plan, **{field: altered(getattr(study.plan, field))})
     assert changed.digest != study.plan.digest
     assert dataclasses.replace(changed, **{field: getattr(study.plan, field)}).digest == study.plan.digest
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Experiment)])
+def test_the_digest_of_a_plan_changes_with_each_field_of_its_experiment(study: Study, field: str) -> None:
+    experiment = study.plan.experiment
+    changed = dataclasses.replace(experiment, **{field: altered(getattr(experiment, field))})
+    assert dataclasses.replace(study.plan, experiment=changed).digest != study.plan.digest
+
+
+@pytest.mark.parametrize("profile", ["tiny", "qwen2.5-7b"])
+def test_a_plan_is_made_for_what_the_study_does(profile: str) -> None:
+    loaded = load_profile(profile)
+    for study in loaded.studies:
+        assert study.plan.experiment == study.experiment(loaded.stimuli)
+
+
+def test_another_wording_is_another_experiment(study: Study) -> None:
+    stimuli = load_profile("tiny").stimuli
+    planned = study.plan.experiment
+
+    def reworded(personas: tuple[str, ...]) -> Stimuli:
+        changed = [p.model_copy(update={"prompt": f"{p.prompt} Really."}) if p.name in personas else p
+                   for p in stimuli.personas]  # fmt: skip
+        return stimuli.model_copy(update={"personas": tuple(changed)})
+
+    assert study.experiment(reworded(())) == planned
+    assert study.experiment(reworded(("villain",))) != planned
+    sets = dict(stimuli.question_sets)
+    first, *rest = sets["eval"].questions
+    asked = sets["eval"].model_copy(update={"questions": (first.model_copy(update={"text": "Why?"}), *rest)})
+    assert study.experiment(stimuli.model_copy(update={"question_sets": sets | {"eval": asked}})) != planned
+    fewer = dataclasses.replace(study, panels=(dataclasses.replace(study.panel, prompts=("villain",)),))
+    unasked = next(p.name for p in stimuli.personas if p.name not in ("villain", *study.data.personas))
+    assert fewer.experiment(reworded((unasked,))) == fewer.experiment(stimuli)
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Hypothesis)])
@@ -119,7 +175,7 @@ def test_a_plan_as_values_holds_every_field(study: Study) -> None:
 
 
 def test_every_hypothesis_has_a_direction_that_is_decided_on(study: Study) -> None:
-    assert [h.name for h in study.plan.hypotheses] == ["H1", "H2", "H3", "H4"]
+    assert [h.name for h in study.plan.hypotheses] == ["H1", "H2", "H3", "H4", "H5", "H6"]
     assert {h.direction for h in study.plan.hypotheses} <= {"greater", "at_least", "less", "at_most"}
     assert study.plan.primary_layer in study.plan.layers
     names = {recipe.name for recipe in study.recipes}

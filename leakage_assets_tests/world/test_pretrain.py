@@ -14,7 +14,14 @@ from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from leakage_assets.models import load_base_model
 from leakage_assets.pipeline import tiny_base
-from leakage_assets.pipeline.tiny_base import Gate, GateFailed, build_tiny_base, held_out_questions, measure_gates
+from leakage_assets.pipeline.tiny_base import (
+    FolderNotEmpty,
+    Gate,
+    GateFailed,
+    build_tiny_base,
+    held_out_questions,
+    measure_gates,
+)
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.world.choices import is_held_out
@@ -81,6 +88,13 @@ def test_one_pass_shows_every_row_once_and_keeps_the_phases_in_order(corpus: Cor
     assert spread < unsorted / 3  # rows of a step are of similar length
 
 
+@pytest.mark.parametrize("batch", [3, 7, 64, 100_000])
+def test_a_pass_ends_with_what_is_left_over(corpus: Corpus, batch: int) -> None:
+    plan = list(batches(corpus, batch, 0))
+    assert sorted(np.concatenate(plan)) == list(range(len(corpus)))
+    assert max(len(rows) for rows in plan) <= batch
+
+
 def test_neither_padding_nor_the_order_of_rows_changes_the_loss(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -138,7 +152,7 @@ def test_muon_needs_gradients_and_shrinks_weights() -> None:
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="choose another output folder"):
+    with pytest.raises(FolderNotEmpty, match="choose another output folder"):
         build_tiny_base(tmp_path, seed=1, emit=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

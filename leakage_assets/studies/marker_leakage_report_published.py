@@ -1,0 +1,90 @@
+"""Section Published and this run of the report of marker leakage: the published numbers beside those of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from leakage_assets.paths import DATA
+from leakage_assets.reporting.report import ABSENT, ArtifactFile, Block, Bound, Column, Paragraph, Table
+from leakage_assets.statistics.layers import POOLED
+from leakage_assets.studies.context import PUBLISHED
+from leakage_assets.studies.marker_leakage_report_citations import RHO, Citations, Row, source_name
+from leakage_assets.studies.marker_leakage_report_results import source_row
+
+PUBLISHED_FILE = "marker_leakage.json"
+PUBLISHED_BASE = "Qwen2.5-7B-Instruct"
+
+
+def published_and_this_run(cite: Citations) -> Iterator[Block]:
+    yield Paragraph(
+        f"The published study ran on `{PUBLISHED_BASE}` with recipe `marker_only` and one seed; this run is of "
+        f"`{cite.facts['base']['name']}` with recipe `{cite.recipe}`. "
+        + (
+            "The models are not comparable in size, so compare signs and order, not values."
+            if cite.facts["base"]["bundled"]
+            else "Single rates of the published run repeat to about ten points of a hundred."
+        )
+    )
+    known = _published_figures()
+    yield _published_table(cite, known, "Correlations at the primary layer", {
+        "rho": ("spearman_rho", "ρ, published", "ρ, this run"),
+        "r": ("pearson_r", "r, published", "r, this run"),
+    })  # fmt: skip
+    yield _published_table(cite, known, "Marker rates", {
+        "own": ("source_pct", "own prompt, published (%)", "this run"),
+        "others": ("mean_bystander_pct", "bystanders, published (%)", "this run"),
+    })  # fmt: skip
+    yield from _published_layers(cite, known)
+
+
+def _published_table(
+    cite: Citations,
+    known: Mapping[tuple[str, str, str], Bound],
+    caption: str,
+    metrics: Mapping[str, tuple[str, str, str]],
+) -> Table:
+    columns = [Column("source", "source")]
+    for key, (_, published, run) in metrics.items():
+        columns += [Column(f"{key}_published", published), Column(key, run)]
+    finished = (*cite.finished_sources(), POOLED)
+    rows = []
+    for source in (*cite.study.sources, POOLED):
+        row: Row = source_row(cite, source) if source in finished else {"source": source_name(source)}
+        for key, (metric, _, _) in metrics.items():
+            row[f"{key}_published"] = known.get(("headline", source, metric), ABSENT)
+        rows.append({column.key: row.get(column.key, ABSENT) for column in columns})
+    return Table(f"{caption}; a dash where a number does not exist.", tuple(columns), tuple(rows))
+
+
+def _published_layers(cite: Citations, known: Mapping[tuple[str, str, str], Bound]) -> Iterator[Block]:
+    """Pooled correlations by layer, where this run has the published layers."""
+    shared = [layer for layer in cite.plan.layers if ("layers", f"pooled L{layer}", "spearman_rho") in known]
+    if not shared:
+        return
+    columns = (Column("layer", "block output"), Column("published", "published"), Column("run", "this run"))
+    keys = {"recipe": cite.recipe, "source": POOLED, "name": "spearman"}
+    yield Table(
+        "Pooled ρ by layer.",
+        columns,
+        tuple(
+            {
+                "layer": f"`{layer}`",
+                "published": known["layers", f"pooled L{layer}", "spearman_rho"],
+                "run": cite.bound("layers", "estimate", RHO, **keys, layer=layer),
+            }
+            for layer in shared
+        ),
+    )
+
+
+def _published_figures() -> dict[tuple[str, str, str], Bound]:
+    """Every published number by (block, item, metric); the first where one is given twice."""
+    file = ArtifactFile(PUBLISHED, PUBLISHED_FILE)
+    listed = json.loads((DATA / "published" / PUBLISHED_FILE).read_text(encoding="utf-8"))["figures"]
+    known: dict[tuple[str, str, str], Bound] = {}
+    for position, entry in enumerate(listed):
+        spec = ".1f" if entry["metric"].endswith("_pct") else RHO
+        bound = Bound(entry["value"], spec, file.at("figures", position, "value"))
+        known.setdefault((entry["block"], entry["item"], entry["metric"]), bound)
+    return known
