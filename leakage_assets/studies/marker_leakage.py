@@ -88,8 +88,8 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=marker_leakage_analysis.analyse,
         figures=marker_leakage_report.figures,
         report=marker_leakage_report.report,
-        analysis_version=2,
-        report_version=2,
+        analysis_version=3,
+        report_version=3,
     )
 
 

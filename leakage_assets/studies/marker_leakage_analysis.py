@@ -30,6 +30,7 @@ from leakage_assets.studies.marker_leakage_rates import (
     rate_headline,
     rate_table,
 )
+from leakage_assets.studies.marker_leakage_shape import shape_table
 from leakage_assets.studies.study import Hypothesis, Study
 from leakage_assets.studies.tables import StudyTables
 
@@ -59,6 +60,7 @@ def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:
         "categories": by_recipe(study, _primary(study, pairs), _categories),
         "intended": by_recipe(study, _primary(study, pairs), lambda t: _categories(t, intended_only=True)),
         "layers": by_recipe(study, pairs, lambda t: _sensitivity(study, t)),
+        "shape": by_recipe(study, _primary(study, pairs), shape_table),
         "seeds": seed_table(study, tables),
         "positions": position_table(tables.scores),
         "divergence": by_recipe(study, divergence_pairs(study, tables, counts), _js_correlations),

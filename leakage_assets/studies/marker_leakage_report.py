@@ -26,7 +26,7 @@ from leakage_assets.studies.context import ReportContext
 from leakage_assets.studies.marker_leakage_figures import Tables, drawn_and_left_out, figures
 from leakage_assets.studies.marker_leakage_report_citations import Citations
 from leakage_assets.studies.marker_leakage_report_design import design
-from leakage_assets.studies.marker_leakage_report_exploratory import categories, out_of_distribution, predictors
+from leakage_assets.studies.marker_leakage_report_exploratory import categories, out_of_distribution, predictors, shape
 from leakage_assets.studies.marker_leakage_report_published import published_and_this_run
 from leakage_assets.studies.marker_leakage_report_results import (
     by_layer,
@@ -113,6 +113,7 @@ def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Where in the answer the marker stands", (positions(cite),))
     if cite.has_headline:
         yield Section("Published and this run", tuple(published_and_this_run(cite)))
+        yield Section("What the correlation rests on", (shape(cite),), exploratory=True)
         yield Section("Categories and intended relations", (categories(cite),), exploratory=True)
         yield Section("Other predictors", tuple(predictors(cite)), exploratory=True)
     if cite.rows("ood").height:

@@ -7,7 +7,7 @@ from typing import Any
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.statistics.layers import POOLED
-from leakage_assets.studies.marker_leakage_report_citations import HEADLINE, RHO, Citations, Row, source_name
+from leakage_assets.studies.marker_leakage_report_citations import HEADLINE, RATE, RHO, Citations, Row, source_name
 
 
 def categories(cite: Citations) -> Table:
@@ -72,6 +72,33 @@ def _tuned(cite: Citations, keys: Mapping[str, Any]) -> str | Bound:
     layer = cite.plan.primary_layer
     found = cite.rows("tuned", layer=layer, source=keys["source"]).height
     return cite.bound("tuned", "estimate", RHO, **keys, layer=layer) if found else ABSENT
+
+
+def shape(cite: Citations) -> Table:
+    columns = (
+        Column("source", "source"),
+        Column("bystanders", "bystanders"),
+        Column("look_alike_from", "cosine of look-alikes", explanation="centred cosine to the source, at least"),
+        Column("look_alikes", "look-alikes"),
+        Column("zero_share", "at zero", explanation="bystanders that never said the marker"),
+        Column("all", "ρ, all"),
+        Column("rest", "ρ without look-alikes"),
+        Column("p", "p without look-alikes"),
+    )
+    rows = []
+    for source in (*cite.finished_sources(), POOLED):
+        keys = {"recipe": cite.recipe, "source": source}
+        parts = (("bystanders", "d"), ("look_alike_from", ".1f"), ("look_alikes", "d"), ("zero_share", RATE))
+        row: Row = {column: cite.bound("shape", column, form, **keys) for column, form in parts}
+        row |= {"source": source_name(source), "rest": cite.bound("shape", "estimate", RHO, **keys)}
+        row["all"] = cite.bound("correlations", "estimate", RHO, **keys, name="spearman", layer=cite.plan.primary_layer)
+        rows.append(row | {"p": cite.bound("shape", "p", "p", **keys)})
+    caption = (
+        "What the correlation rests on (primary layer). Look-alikes are prompts that the base model hardly tells from "
+        "the source; without them ρ says whether the rest is ordered too. Pairs are taken as independent, which "
+        "they are not."
+    )
+    return Table(caption, columns, tuple(rows))
 
 
 def out_of_distribution(cite: Citations) -> Table:

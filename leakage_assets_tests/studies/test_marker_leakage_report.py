@@ -63,6 +63,7 @@ def test_full_report_passes_the_lint_with_every_section(full):
     assert full.findings() == []
     assert "Figures left out" not in headings(made)
     assert [s.heading for s in made.sections if s.exploratory] == [
+        "What the correlation rests on",
         "Categories and intended relations",
         "Other predictors",
         "Out-of-distribution questions",
