@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -50,22 +50,20 @@ class Tally:
         return made
 
 
-def conclude(
-    context: dg.AssetExecutionContext, tally: Tally, checks: Sequence[dg.AssetCheckResult] = ()
-) -> dg.MaterializeResult[Any]:
+def conclude(context: dg.AssetExecutionContext, tally: Tally) -> dg.MaterializeResult[Any]:
     """Report every finished partition; raise ``dg.Failure`` naming the others and how to retry them."""
     if not tally.failed:
         for key, outcome in tally.done.items():
             context.add_asset_metadata(outcome_metadata(outcome), partition_key=key)
-        return dg.MaterializeResult(metadata=run_metadata(tally), check_results=checks)
+        return dg.MaterializeResult(metadata=run_metadata(tally))
     for key, outcome in tally.done.items():
         context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome_metadata(outcome)))
     lines = [f"{key}: {error}" for key, error in tally.failed.items()]
     for line in lines:
         context.log.error(line)
+    kept = "; the others are kept, and a re-run does only these" if tally.done else ""
     raise dg.Failure(
-        description=f"{len(lines)} of {len(lines) + len(tally.done)} partitions failed; the others are kept, and a "
-        f"re-run does only these:\n" + "\n".join(lines[:20])
+        description=f"{len(lines)} of {len(lines) + len(tally.done)} partitions failed{kept}:\n" + "\n".join(lines[:20])
     )
 
 
@@ -80,7 +78,7 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         **({} if replaced is None else {"differs_from_replaced": replaced != artifact.manifest.digest}),
         "fingerprint": artifact.manifest.fingerprint[:16],
         "path": dg.MetadataValue.path(str(artifact.folder)),
-        **({} if seconds is None else {"seconds": float(seconds)}),
+        **({"seconds": float(seconds)} if outcome.timed and seconds is not None else {}),
     }
 
 

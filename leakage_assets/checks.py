@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 
 from leakage_assets.cell_runs import Tally
 from leakage_assets.partitions import cell_partitions
@@ -29,6 +32,7 @@ def proof_spec(adapter: dg.AssetKey, study: Study) -> dg.AssetCheckSpec:
 def log_proofs(context: dg.AssetExecutionContext, tally: Tally) -> dg.AssetCheckResult:
     """One evaluation per cell, as partitioned checks are not yet stored by ranged runs; returns the aggregate.
 
+    Call it when the cells are materialised: the UI shows an evaluation only beside the materialisation it is about.
     A cell that failed before its proof (no training set, a diverged training) has no evaluation: nothing was proven,
     and nothing was refuted.
     """
@@ -47,6 +51,23 @@ def log_proofs(context: dg.AssetExecutionContext, tally: Tally) -> dg.AssetCheck
 def _log(context: dg.AssetExecutionContext, key: str, *, passed: bool, metadata: dict[str, Any]) -> None:
     context.log_event(
         dg.AssetCheckEvaluation(
-            asset_key=context.asset_key, check_name=PROOF, passed=passed, metadata=metadata, partition=key
+            asset_key=context.asset_key,
+            check_name=PROOF,
+            passed=passed,
+            metadata=metadata,
+            partition=key,
+            target_materialization_data=_latest(context, key),
         )
+    )
+
+
+def _latest(context: dg.AssetExecutionContext, key: str) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The materialisation of a partition that an evaluation made now is about; None if there never was one."""
+    wanted = dg.AssetRecordsFilter(context.asset_key, asset_partitions=[key])
+    found = context.instance.fetch_materializations(wanted, limit=1).records
+    if not found:
+        return None
+    newest = found[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
     )

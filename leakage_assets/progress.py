@@ -32,6 +32,7 @@ class Progress:
         self._emit = emit or (None if self._console.is_terminal else _to_stderr)
         self._bar: Bar | None = None
         self._done = 0
+        self._told: int | None = None
         self._extras: dict[str, int] = {}
         self._started = self._shown = time.monotonic()
 
@@ -44,8 +45,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._emit is not None and time.monotonic() - self._started >= SILENT_SECONDS:
+        elif self._emit is not None and self._told != self._done and self._elapsed() >= SILENT_SECONDS:
             self._emit(self.line())
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
 
     def advance(self, units: int, **extras: int) -> None:
         """Count `units` more, and more of each of `extras`."""
@@ -58,7 +62,7 @@ class Progress:
         if self._emit is None:
             self._show_bar()
         elif now - self._shown >= LINE_SECONDS:
-            self._shown = now
+            self._shown, self._told = now, self._done
             self._emit(self.line())
 
     def line(self) -> str:

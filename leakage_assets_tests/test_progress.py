@@ -38,7 +38,6 @@ def test_a_long_loop_reports_every_few_seconds_and_at_its_end(clock: Clock) -> N
         "samples: 1,000/2,000 (50%), 100.0/s, 4,500 tokens/s, 10 s left",
         "samples: 1,500/2,000 (75%), 100.0/s, 4,500 tokens/s, 5 s left",
         "samples: 2,000/2,000 (100%), 100.0/s, 4,500 tokens/s, 0 s left",
-        "samples: 2,000/2,000 (100%), 100.0/s, 4,500 tokens/s, 0 s left",
     ]
 
 

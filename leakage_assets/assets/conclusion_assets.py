@@ -4,10 +4,17 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
 from leakage_assets.cell_runs import single
 from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan
-from leakage_assets.pipeline.publication import draw_figures, preview_markdown, report_paths, write_report
+from leakage_assets.pipeline.publication import (
+    draw_figures,
+    preview_markdown,
+    report_paths,
+    stable_report,
+    verdicts_markdown,
+    write_report,
+)
 from leakage_assets.profiles import Profile
 from leakage_assets.resources import LaboratoryResource
 from leakage_assets.studies.study import Study
@@ -19,7 +26,7 @@ def conclusion_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinitio
     def key(name: str) -> dg.AssetKey:
         return asset_key(profile, study, name)
 
-    shared: dict[str, Any] = {"group_name": "conclusions", "owners": OWNERS}
+    shared: dict[str, Any] = {"group_name": group(profile, "conclusions"), "owners": OWNERS}
     every_cell = dg.AllPartitionMapping()
     fan_in = [dg.AssetDep(key(f"{panel.asset_prefix}scores"), partition_mapping=every_cell) for panel in study.panels]
     tuned = dg.AssetDep(key("tuned_similarity"), partition_mapping=every_cell)
@@ -58,7 +65,10 @@ def conclusion_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinitio
     )
     def report(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
         """The write-up, every number bound to the artifact cell it comes from."""
-        outcome = write_report(laboratory.open(context), study)
-        return single(outcome, **{k: dg.MetadataValue.path(str(v)) for k, v in report_paths(outcome.artifact).items()})
+        lab = laboratory.open(context)
+        outcome = write_report(lab, study)
+        paths = {"newest": stable_report(lab, study), **report_paths(outcome.artifact)}
+        shown = {name: dg.MetadataValue.path(str(path)) for name, path in paths.items()}
+        return single(outcome, verdicts=dg.MetadataValue.md(verdicts_markdown(lab, study)), **shown)
 
     return [analysis_plan, analysis, figures, report]

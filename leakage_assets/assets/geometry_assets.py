@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude, single
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.geometry import (
@@ -24,7 +24,7 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
     @dg.asset(
         key=centroids_key,
         deps=[asset_key(profile, None, "base_model"), asset_key(profile, None, "stimuli")],
-        group_name="geometry",
+        group_name=group(profile, "geometry"),
         kinds={"pytorch", "safetensors"},
         owners=OWNERS,
         op_tags={"leakage/gpus": "1"},
@@ -38,7 +38,7 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
     @dg.asset(
         key=asset_key(profile, study, "prompt_similarity"),
         deps=[centroids_key],
-        group_name="geometry",
+        group_name=group(profile, "geometry"),
         kinds={"numpy"},
         owners=OWNERS,
         automation_condition=WHEN_INPUTS_CHANGE,
@@ -54,7 +54,7 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         deps=[asset_key(profile, study, "adapter"), asset_key(profile, None, "stimuli")],
         partitions_def=cell_partitions(study),
         backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_per_run),
-        group_name="geometry",
+        group_name=group(profile, "geometry"),
         kinds={"pytorch"},
         owners=OWNERS,
         op_tags={"leakage/gpus": "1"},

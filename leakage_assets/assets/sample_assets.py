@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key
+from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.conclusions import sample_job, score_cell
@@ -24,7 +24,7 @@ def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.Asset
     shared: dict[str, Any] = {
         "partitions_def": cell_partitions(study),
         "backfill_policy": dg.BackfillPolicy.multi_run(profile.cells_per_run),
-        "group_name": "measurement",
+        "group_name": group(profile, "measurement"),
         "owners": OWNERS,
     }
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, asset_key
+from leakage_assets.assets.common import OWNERS, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude, single
 from leakage_assets.partitions import persona_partitions
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
@@ -17,12 +17,12 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     """The assets under ``[profile]``."""
     base_key, stimuli_key = asset_key(profile, None, "base_model"), asset_key(profile, None, "stimuli")
 
-    @dg.asset(key=base_key, group_name="foundations", kinds={"transformers"}, owners=OWNERS)
+    @dg.asset(key=base_key, group_name=group(profile, "foundations"), kinds={"transformers"}, owners=OWNERS)
     def base_model(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
         """The base model: its weights, tokenizer and chat template by digest."""
         return single(record_base_model(laboratory.open(context)))
 
-    @dg.asset(key=stimuli_key, group_name="foundations", kinds={"yaml"}, owners=OWNERS)
+    @dg.asset(key=stimuli_key, group_name=group(profile, "foundations"), kinds={"yaml"}, owners=OWNERS)
     def stimuli(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
         """Personas, triggers, questions and markers: validated, and stored as one snapshot."""
         return single(record_stimuli(laboratory.open(context)))
@@ -32,7 +32,7 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         deps=[base_key, stimuli_key],
         partitions_def=persona_partitions(profile.on_policy.personas),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="training_data",
+        group_name=group(profile, "training_data"),
         kinds={"transformers", "parquet"},
         owners=OWNERS,
         op_tags={"leakage/gpus": "1"},

@@ -1,10 +1,11 @@
 """From on-policy answers to proven adapters."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, asset_key
+from leakage_assets.assets.common import OWNERS, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.checks import log_proofs, proof_spec
 from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
@@ -25,7 +26,7 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         deps=[answers, asset_key(profile, None, "stimuli")],
         partitions_def=condition_partitions(study),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="training_data",
+        group_name=group(profile, "training_data"),
         kinds={"parquet"},
         owners=OWNERS,
     )
@@ -43,16 +44,21 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         partitions_def=cell_partitions(study),
         backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_per_run),
         check_specs=[proof_spec(adapter_key, study)],
-        group_name="training",
+        group_name=group(profile, "training"),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
         op_tags={"leakage/gpus": "1"},
     )
-    def adapter(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def adapter(
+        context: dg.AssetExecutionContext, laboratory: LaboratoryResource
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         """A LoRA adapter per cell, trained on the shared base model and proven on the engine that will serve it."""
         lab = laboratory.open(context)
         tally = Tally().attempt(context.partition_keys, lambda key: make_adapter(lab, study, cell_of(key)))
-        check = log_proofs(context, tally)
-        return conclude(context, tally, checks=[check])
+        try:
+            yield conclude(context, tally)
+        finally:  # after the materialisations, which the proofs are about
+            proven = log_proofs(context, tally)
+        yield proven
 
     return [training_set, adapter]

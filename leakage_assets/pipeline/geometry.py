@@ -45,13 +45,14 @@ def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
     if found is not None:
         return Outcome(found, True, _geometry_metrics(study))
     prompts, questions = _asked(lab, study)
-    with _progress(lab, study, "base model") as progress:
-        hidden, log_probs = vectors_and_distributions(
-            lab.base(), prompts, questions, study.plan.layers, batch_size=lab.profile.forward_batch, progress=progress
-        )
-    divergence = js_divergence(log_probs, [study.panel.prompts.index(source) for source in study.sources])
-    arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(study.plan.layers)}
+    layers, batch = study.plan.layers, lab.profile.forward_batch
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        with _progress(lab, study, "base model") as progress:
+            hidden, log_probs = vectors_and_distributions(
+                lab.base(), prompts, questions, layers, batch_size=batch, progress=progress
+            )
+        divergence = js_divergence(log_probs, [study.panel.prompts.index(source) for source in study.sources])
+        arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(layers)}
         save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
     return Outcome(draft.artifact, False, _geometry_metrics(study))
 

@@ -22,11 +22,15 @@ NUMERIC_LIBRARIES = ("accelerate", "numpy", "peft", "tokenizers", "torch", "tran
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage did: its artifact, whether it was there already, and numbers worth plotting."""
+    """What a stage did: its artifact, whether it was there already, and numbers worth plotting.
+
+    ``timed``: the time of the artifact's making is that of the work; not so where many share one stream of samples.
+    """
 
     artifact: Artifact
     reused: bool
     metrics: Mapping[str, int | float | str] = field(default_factory=dict)
+    timed: bool = True
 
 
 @dataclass(frozen=True)

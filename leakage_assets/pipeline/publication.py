@@ -83,10 +83,10 @@ def write_report(lab: Laboratory, study: Study) -> Outcome:
         from leakage_assets.reporting.html_page import render_html
         from leakage_assets.reporting.markdown_page import render_markdown
 
-        report = study.report(study, analysis_tables(analysis), context)
-        pages = render_html(report), render_markdown(report, _figure_files(report, "../..", lab, figures))
-        _refuse_findings(lab, *pages)
         with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+            report = study.report(study, analysis_tables(analysis), context)
+            pages = render_html(report), render_markdown(report, _figure_files(report, "../..", lab, figures))
+            _refuse_findings(lab, *pages)
             for name, page in zip(PAGES.values(), pages, strict=True):
                 (draft.folder / name).write_text(page, encoding="utf-8")
             draft.note(confidence=report.confidence.level)
@@ -129,6 +129,13 @@ def _publish_copy(lab: Laboratory, study: Study, artifact: Artifact) -> None:
 def stable_report(lab: Laboratory, study: Study) -> Path:
     """Where the newest HTML report always lies."""
     return lab.store.root.joinpath(*lab.address(study), PAGES["html"])
+
+
+def verdicts_markdown(lab: Laboratory, study: Study) -> str:
+    """The verdicts of the current analysis as a small markdown table: what Dagster shows beside the report."""
+    rows = analysis_tables(require_analysis(lab, study))["verdicts"].iter_rows(named=True)
+    lines = [f"| {row['hypothesis']} | {row['claim']} | **{row['verdict']}** |" for row in rows]
+    return "\n".join(["| | claim | verdict |", "|---|---|---|", *lines])
 
 
 def _metrics(artifact: Artifact, context: ReportContext) -> dict[str, int | float | str]:

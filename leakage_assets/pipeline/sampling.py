@@ -83,7 +83,7 @@ class SampleJob:
         artifact = self.lab.current(self.address, self.identity)
         if artifact is None or not _pins(artifact, frame := self.frame()):
             return None
-        return Outcome(artifact, reused=True, metrics=sample_metrics(frame))
+        return Outcome(artifact, reused=True, metrics=sample_metrics(frame), timed=False)
 
     def require(self, *, remedy: str) -> tuple[Artifact, pl.DataFrame]:
         """The finished artifact and its samples. Raises ``ArtifactMissing``, or ``SamplesMissing`` naming the store."""
@@ -121,7 +121,7 @@ class SampleJob:
         ) as draft:
             _index(frame).write_parquet(draft.folder / INDEX)
             draft.rows(INDEX, frame.height)
-        return Outcome(draft.artifact, reused=False, metrics=sample_metrics(frame))
+        return Outcome(draft.artifact, reused=False, metrics=sample_metrics(frame), timed=False)
 
 
 def _index(frame: pl.DataFrame) -> pl.DataFrame:

@@ -86,6 +86,10 @@ def test_one_run_finishes_every_cell_of_a_seed(workshop: Workshop, monkeypatch: 
         assert all(isinstance(told[key][metric], float) and not told[key]["reused"] for key in keys)
     assert len({told["path"] for told in materialisations(result, workshop.key("scores")).values()}) == len(keys)
     assert proofs(workshop, result.run_id) == {**dict.fromkeys(keys, True), None: True}
+    proof = dg.AssetCheckKey(workshop.key("adapter"), PROOF)
+    told = workshop.instance.event_log_storage.get_asset_check_partition_info([proof], partition_keys=sorted(keys))
+    assert {info.partition_key for info in told} == keys
+    assert all(info.is_current for info in told)  # else the UI calls the proof of a proven cell missing
 
     again = workshop.run_seed(STAGES, SEED)
     assert again.success and sum(trained.values()) == len(keys)
