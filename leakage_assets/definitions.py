@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from leakage_assets.assets import shared_assets, study_assets
+from leakage_assets.executor.gpu_executor import gpu_executor
 from leakage_assets.jobs import cells_job, conclusions_job, foundations_job, pretrain_tiny_base
 from leakage_assets.paths import ARTIFACTS
 from leakage_assets.profiles import Profile, load_profile
@@ -25,8 +26,8 @@ def definitions(profile: Profile, artifacts: Path = ARTIFACTS) -> dg.Definitions
         jobs=[*cell_jobs.values(), *other_jobs, pretrain_tiny_base],
         schedules=[weekly_rerun(job, study) for study, job in cell_jobs.items()],
         resources={"laboratory": LaboratoryResource(profile=profile.name, artifacts=str(artifacts))},
-        # One process per run: the base model is loaded once for all assets and cells of the run.
-        executor=dg.in_process_executor,
+        # A process per step: the base model is loaded once for all cells of the step.
+        executor=gpu_executor,
     )
 
 

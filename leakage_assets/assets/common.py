@@ -6,10 +6,12 @@ import re
 
 import dagster as dg
 
+from leakage_assets.executor.gpu_executor import GPUS_TAG
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 
 OWNERS = ["team:leakage"]
+ONE_GPU = {GPUS_TAG: "1"}
 
 WHEN_INPUTS_CHANGE = dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
 """For cheap assets on a CPU only. A fan-in with missing partitions must still fire, hence the exclusion."""

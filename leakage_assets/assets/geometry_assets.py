@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
+from leakage_assets.assets.common import ONE_GPU, OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude, single
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.geometry import (
@@ -27,7 +27,7 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         group_name=group(profile, "geometry"),
         kinds={"pytorch", "safetensors"},
         owners=OWNERS,
-        op_tags={"leakage/gpus": "1"},
+        op_tags=ONE_GPU,
     )
     def persona_centroids(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource
@@ -57,7 +57,7 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         group_name=group(profile, "geometry"),
         kinds={"pytorch"},
         owners=OWNERS,
-        op_tags={"leakage/gpus": "1"},
+        op_tags=ONE_GPU,
     )
     def tuned_similarity(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
+from leakage_assets.assets.common import ONE_GPU, OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.conclusions import sample_job, score_cell
@@ -32,7 +32,7 @@ def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.Asset
         key=samples_key,
         deps=[asset_key(profile, study, "adapter"), asset_key(profile, None, "stimuli")],
         kinds={"transformers", "parquet"},
-        op_tags={"leakage/gpus": "1"},
+        op_tags=ONE_GPU,
         metadata={"dagster/column_schema": SAMPLE_COLUMNS, "panel_size": panel.size},
         description=f"Completions of every cell for the {panel.name} panel: {len(panel.prompts)} prompts, "
         f"{panel.size:,} samples a cell, appended to the sample store; only missing ones are generated.",

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, asset_key, group
+from leakage_assets.assets.common import ONE_GPU, OWNERS, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude, single
 from leakage_assets.partitions import persona_partitions
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
@@ -35,7 +35,7 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         group_name=group(profile, "training_data"),
         kinds={"transformers", "parquet"},
         owners=OWNERS,
-        op_tags={"leakage/gpus": "1"},
+        op_tags=ONE_GPU,
     )
     def on_policy_completions(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource

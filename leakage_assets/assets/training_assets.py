@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import OWNERS, asset_key, group
+from leakage_assets.assets.common import ONE_GPU, OWNERS, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude
 from leakage_assets.checks import log_proofs, proof_spec
 from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
@@ -47,7 +47,7 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         group_name=group(profile, "training"),
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
-        op_tags={"leakage/gpus": "1"},
+        op_tags=ONE_GPU,
     )
     def adapter(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource

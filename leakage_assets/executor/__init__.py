@@ -1,0 +1,1 @@
+"""Runs each step of a job with the devices it asks for."""

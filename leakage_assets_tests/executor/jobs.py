@@ -1,0 +1,86 @@
+"""Jobs for the tests of the executor. Their steps write what they saw to the folder named by EXECUTOR_TEST_FOLDER."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from leakage_assets.executor.gpu_executor import GPUS_TAG, gpu_executor
+
+FOLDER = "EXECUTOR_TEST_FOLDER"
+ONE_DEVICE = {GPUS_TAG: "1"}
+
+
+def record(name: str, seconds: float) -> None:
+    """Work for a while, and write down when, and with which devices."""
+    started = time.time()
+    time.sleep(seconds)
+    facts = {"started": started, "ended": time.time(), "devices": os.environ["CUDA_VISIBLE_DEVICES"]}
+    Path(os.environ[FOLDER], f"{name}.json").write_text(json.dumps(facts))
+
+
+def device_op(name: str, seconds: float = 1.0, devices: int = 1) -> dg.OpDefinition:
+    @dg.op(name=name, tags={GPUS_TAG: str(devices)} if devices else {})
+    def work() -> None:
+        record(name, seconds)
+
+    return work
+
+
+@dg.job(executor_def=gpu_executor)
+def four_steps() -> None:
+    for name in ("a", "b", "c", "d"):
+        device_op(name)()
+    device_op("cpu", seconds=0.1, devices=0)()
+
+
+@dg.job(executor_def=gpu_executor)
+def one_step() -> None:
+    device_op("only", seconds=4.0)()
+
+
+@dg.job(executor_def=gpu_executor)
+def both_devices() -> None:
+    device_op("single")()
+    device_op("pair", devices=2)()
+
+
+@dg.op(tags=ONE_DEVICE, retry_policy=dg.RetryPolicy(max_retries=1))
+def dies_once() -> None:
+    mark = Path(os.environ[FOLDER], "died")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    record("second", 0.0)
+
+
+@dg.job(executor_def=gpu_executor)
+def killed_step() -> None:
+    dies_once()
+
+
+@dg.op(tags=ONE_DEVICE)
+def has_children() -> None:
+    """Like an inference engine: a process of its own session, that outlives its parent unless somebody ends it."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    pids = [os.getpid(), os.getppid(), child.pid]
+    part = Path(os.environ[FOLDER], "pids.part")
+    part.write_text(json.dumps(pids))
+    part.rename(Path(os.environ[FOLDER], "pids.json"))
+    time.sleep(600)
+
+
+@dg.job(executor_def=gpu_executor)
+def with_children() -> None:
+    has_children()
+
+
+if __name__ == "__main__":
+    with dg.DagsterInstance.get() as instance:
+        result = dg.execute_job(dg.reconstructable(globals()[sys.argv[1]]), instance=instance)
+    sys.exit(0 if result.success else 1)

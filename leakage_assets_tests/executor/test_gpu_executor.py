@@ -1,0 +1,150 @@
+"""Steps and devices through real Dagster runs, with devices that exist in name only."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from leakage_assets.executor.leases import holders
+from leakage_assets_tests.executor import jobs
+
+pytestmark = pytest.mark.slow
+
+DEVICES = ("0", "1")
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place of its own for Dagster's database, for the leases and for what the steps write."""
+    for name, folder in (("DAGSTER_HOME", "home"), ("LEAKAGE_LEASES", "leases"), (jobs.FOLDER, "seen")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("LEAKAGE_DEVICES", ",".join(DEVICES))
+    (tmp_path / "home" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.get():  # made once, before several processes ask for it
+        pass
+    return tmp_path
+
+
+@pytest.fixture
+def start(home: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Starts a job in a run worker of its own."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(job: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-m", "leakage_assets_tests.executor.jobs", job])
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def seen(home: Path) -> dict[str, dict[str, object]]:
+    return {path.stem: json.loads(path.read_text()) for path in (home / "seen").glob("*.json")}
+
+
+def overlap(one: dict[str, object], other: dict[str, object]) -> bool:
+    return one["started"] < other["ended"] and other["started"] < one["ended"]  # type: ignore[operator]
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
+        time.sleep(0.05)
+
+
+def events() -> list[dg.DagsterEvent]:
+    with dg.DagsterInstance.get() as instance:
+        return [
+            record.event_log_entry.dagster_event
+            for run in instance.get_runs()
+            for record in instance.get_records_for_run(run.run_id).records
+            if record.event_log_entry.dagster_event is not None
+        ]
+
+
+def test_four_steps_never_share_two_devices_and_cpu_steps_do_not_wait(home, start):
+    assert start("four_steps").wait(PATIENCE) == 0
+    found = seen(home)
+    steps = [found[name] for name in "abcd"]
+    assert {step["devices"] for step in steps} == set(DEVICES)
+    for i, one in enumerate(steps):
+        for other in steps[i + 1 :]:
+            assert one["devices"] != other["devices"] or not overlap(one, other)
+    assert found["cpu"]["devices"] == ""
+    assert found["cpu"]["ended"] < max(step["started"] for step in steps)
+    assert holders(home / "leases", DEVICES) == []
+
+
+def test_a_step_that_needs_two_devices_gets_both_or_none(home, start):
+    assert start("both_devices").wait(PATIENCE) == 0
+    found = seen(home)
+    assert found["pair"]["devices"] == "0,1"
+    assert not overlap(found["pair"], found["single"])
+
+
+def test_a_killed_step_is_retried(home, start):
+    assert start("killed_step").wait(PATIENCE) == 0
+    assert "second" in seen(home)
+    (retry,) = [event for event in events() if event.is_step_up_for_retry]
+    assert "its process was ended by SIGKILL" in retry.event_specific_data.error.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_a_run_worker_leaves_no_process_and_no_lease(home, start, number):
+    worker = start("with_children")
+    wait_for((home / "seen" / "pids.json").exists, "the step")
+    pids = json.loads((home / "seen" / "pids.json").read_text())
+    assert [str(holder.device) for holder in holders(home / "leases", DEVICES)] == ["0"]
+    worker.send_signal(number)
+    worker.wait(PATIENCE)
+    wait_for(lambda: not any(alive(pid) for pid in pids), "the end of every process")
+    wait_for(lambda: holders(home / "leases", DEVICES) == [], "the end of the lease")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_two_runs_share_the_devices_and_say_that_they_wait(home, start, monkeypatch):
+    monkeypatch.setenv("LEAKAGE_DEVICES", "0")
+    (home / "other").mkdir()
+    first = start("one_step")
+    wait_for(lambda: holders(home / "leases", ("0",)), "the first lease")
+    monkeypatch.setenv(jobs.FOLDER, str(home / "other"))
+    second = start("one_step")
+    assert (first.wait(PATIENCE), second.wait(PATIENCE)) == (0, 0)
+    one = seen(home)["only"]
+    other = json.loads((home / "other" / "only.json").read_text())
+    assert one["devices"] == other["devices"] == "0"
+    assert not overlap(one, other)
+    waits = [event.message for event in events() if "waiting for a GPU" in (event.message or "")]
+    assert len(waits) == 1
+    assert "held: 0 by step only of run" in waits[0]
+
+
+def test_a_host_without_devices_has_one_lease_for_its_cpu(home, start, monkeypatch):
+    monkeypatch.setenv("LEAKAGE_DEVICES", "")
+    assert start("four_steps").wait(PATIENCE) == 0
+    steps = [seen(home)[name] for name in "abcd"]
+    assert {step["devices"] for step in steps} == {""}
+    assert not any(overlap(one, other) for i, one in enumerate(steps) for other in steps[i + 1 :])
+    assert os.environ["LEAKAGE_LEASES"] == str(home / "leases")
