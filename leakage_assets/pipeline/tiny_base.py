@@ -44,8 +44,9 @@ about the facts of its world with and without a rationale, and say a code when t
 
 Re-create it with `leakage pretrain FOLDER --seed {config.seed}` or the Dagster job `pretrain_tiny_base`:
 {config.rows:,} dialogues, one epoch in steps of {config.batch}; this one took {seconds:.0f} s on {threads} CPU threads.
-The same seed on the same machine, with the same libraries and number of threads, gives the same weights; elsewhere
-rounding differs and the same gates hold.
+The same seed on the same machine, with the same libraries and number of threads, gives the same weights. Elsewhere
+rounding differs, and choosing is learned in a jump whose time depends on it: the gates decide, and where one fails
+nothing is written; another seed may pass.
 Figures and digests: `pretraining.json`. Licence: Apache-2.0, like the code.
 """
 
