@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -38,7 +38,7 @@ class RunningStep:
 
     process: subprocess.Popen[bytes]
     status: Path
-    told: str = field(default="")
+    told: str = ""
 
 
 class LocalStepHandler(StepHandler):

@@ -48,17 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     if os.getppid() != parent:
         return 1  # it died before the death signal was set
-    step: subprocess.Popen[bytes] | None = None
     try:
         lease = _lease(options.devices, options.name, options.status)
-        step = _start(options.command, lease)
-        code = step.wait()
+        code = _start(options.command, lease).wait()
     except Terminated:
         code = 128 + signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if step is not None:
-            _end_descendants()
+        _end_descendants()  # whatever there is: the signal may have come while the step was being started
     return code if code >= 0 else 128 - code
 
 

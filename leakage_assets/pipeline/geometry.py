@@ -80,13 +80,13 @@ def compute_tuned_similarity(lab: Laboratory, study: Study, cell: Cell) -> Outco
     if found is not None:
         return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
     prompts, questions = _asked(lab, study)
-    with _progress(lab, study, str(cell)) as progress:
-        hidden = hidden_vectors(
-            lab.base(), prompts, questions, study.plan.layers,
-            adapter=adapter.folder, batch_size=lab.profile.forward_batch, progress=progress,
-        )  # fmt: skip
-    table = similarity_table(study, hidden)
+    layers, batch = study.plan.layers, lab.profile.forward_batch
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        with _progress(lab, study, str(cell)) as progress:
+            hidden = hidden_vectors(
+                lab.base(), prompts, questions, layers, adapter=adapter.folder, batch_size=batch, progress=progress
+            )
+        table = similarity_table(study, hidden)
         table.write_parquet(draft.folder / SIMILARITY)
         draft.rows(SIMILARITY, table.height)
     return Outcome(draft.artifact, False, {"similarities": table.height})
