@@ -1,4 +1,7 @@
-"""Base models: what identifies one, loading it with nothing assumed, and its chat template as token ids."""
+"""Base models: what identifies one, loading it with nothing assumed, and its chat template as token ids.
+
+A base model is a hub repository at a pinned commit, a local folder, or random weights of a named shape.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import hashlib
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leakage_assets.exceptions import ExpectedError
-from leakage_assets.store.fingerprint import fingerprint
+from leakage_assets.shapes import HUB_SHAPES, SHAPES, ModelShape, shape_named, shape_of_config
+from leakage_assets.store.fingerprint import derive_seed, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +35,10 @@ TEMPLATE_FILE = "chat_template.jinja"
 DOWNLOADED = ("*.json", "*.jinja", "merges.txt", "*.safetensors")
 # Fields of config.json that say which library wrote it, not what the model computes.
 UNIDENTIFYING = ("transformers_version", "_name_or_path")
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Decoders whose blocks and linear layers have the names that geometry and recipes use."""
+RANDOM_WEIGHTS = "random_weights"
+"""Key of an identity, and of a config.json, that says the weights were drawn at random."""
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -39,33 +48,54 @@ class BaseModelError(ExpectedError):
 
 
 @dataclass(frozen=True)
+class RandomWeights:
+    """Weights of a named shape, drawn from a seed: good for measuring speed, and for nothing else.
+
+    They are drawn on the device they are for, so a CPU and a GPU draw different ones from one seed.
+    """
+
+    shape: str
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        shape_named(self.shape)
+
+
+@dataclass(frozen=True)
 class BaseModelSpec:
     """Where a base model comes from and in which precision it is computed.
 
-    `revision` decides what `source` is: None means a local folder, a 40-digit commit a hub id. A branch or a
-    tag is refused because it can move. Remote code is never trusted.
+    `revision` and `random` decide what `source` is: with neither a local folder, with a 40-digit commit as `revision`
+    a hub id, with `random` a local folder that lends its tokenizer and chat template. A branch or a tag is refused
+    because it can move. Remote code is never trusted.
     """
 
     name: str
     source: str
     revision: str | None = None
     dtype: Dtype = "float32"
+    random: RandomWeights | None = None
 
     def __post_init__(self) -> None:
         if self.revision is not None and not COMMIT.fullmatch(self.revision):
             raise BaseModelError(f"{self.name}: revision {self.revision!r} is not a 40-digit commit of {self.source}")
+        if self.revision is not None and self.random is not None:
+            raise BaseModelError(f"{self.name}: either the weights of a commit or random ones, not both")
         if self.dtype not in ("float32", "bfloat16"):
             raise BaseModelError(f"{self.name}: dtype {self.dtype!r}; expected float32 or bfloat16")
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A loaded base: frozen weights in evaluation mode, shared by everything that runs in one process."""
+    """A loaded base: frozen weights in evaluation mode, shared by everything that runs in one process.
+
+    `folder` holds its files; random weights have none (`write_base` makes one).
+    """
 
     spec: BaseModelSpec
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    folder: Path
+    folder: Path | None
     fingerprint: str
 
     @property
@@ -92,7 +122,8 @@ def base_model_identity(spec: BaseModelSpec) -> dict[str, Any]:
     """What makes the base what it is, without importing torch.
 
     A hub commit pins weights, tokenizer, template and config together, so nothing needs to be downloaded to
-    name it. A local folder is named by the digests of those four.
+    name it. A local folder is named by the digests of those four. Random weights are named by their shape and seed
+    under the key `random_weights`, and so is a folder that `write_base` made of them.
 
     Raises:
         BaseModelError: a local folder is missing or lacks weights, tokenizer, chat template or config.
@@ -100,26 +131,59 @@ def base_model_identity(spec: BaseModelSpec) -> dict[str, Any]:
     if spec.revision is not None:
         return {"hub": spec.source, "commit": spec.revision, "dtype": spec.dtype}
     folder = _local_folder(spec)
+    texts = {"dtype": spec.dtype, **_text_digests(folder)}
+    drawn = random_weights(spec)
+    mark = {} if drawn is None else {RANDOM_WEIGHTS: drawn}
+    if spec.random is not None:
+        return {**texts, **mark, "config": fingerprint(shape_named(spec.random.shape).qwen2_config())}
+    config = {key: value for key, value in _json(folder / "config.json").items() if key not in UNIDENTIFYING}
+    shards = _shards(folder)
+    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free: 15 GB of shards are read side by side
+        weights = dict(zip((path.name for path in shards), pool.map(_sha256, shards), strict=True))
     return {
-        "dtype": spec.dtype,
-        "weights": {path.name: _sha256(path) for path in _shards(folder)},
-        "tokenizer": _tokenizer_digest(folder),
-        "chat_template": hashlib.sha256(_chat_template(folder).encode()).hexdigest(),
-        "config": fingerprint(
-            {key: value for key, value in _json(folder / "config.json").items() if key not in UNIDENTIFYING}
-        ),
+        **texts,
+        **mark,
+        "weights": weights,
+        "config": fingerprint(config),
     }
 
 
-def verify_base_model(spec: BaseModelSpec) -> None:
-    """Check the weights of a local base without loading them; a hub commit is verified when it is fetched.
+def random_weights(spec: BaseModelSpec) -> dict[str, Any] | None:
+    """Shape and seed of a base whose weights were drawn at random, also of a folder they were saved in; else None."""
+    if spec.random is not None:
+        return asdict(spec.random)
+    config = Path(spec.source) / "config.json"
+    if spec.revision is not None or not config.is_file():
+        return None
+    drawn: dict[str, Any] | None = _json(config).get(RANDOM_WEIGHTS)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at when a base model was verified.
+
+    `origin` is "hub", "folder" or "random weights"; `weights_bytes` is None where no weights lie on a disk. The digests
+    are those of the tokenizer's files and of the chat template.
+    """
+
+    origin: str
+    weights_bytes: int | None
+    tokenizer: str
+    chat_template: str
+
+
+def verify_base_model(spec: BaseModelSpec) -> Verified:
+    """Check a base model's files without loading the weights; a hub commit that is not cached is fetched first.
 
     Raises:
-        BaseModelError: a shard is missing or truncated, or not the one that `pretraining.json` beside it records.
+        BaseModelError: it is neither there nor can it be fetched, it is of another architecture, it lacks tokenizer or
+            chat template, or a shard is missing, truncated, or not the one that `pretraining.json` beside it records.
     """
-    if spec.revision is not None:
-        return
-    folder = _local_folder(spec)
+    folder = _folder(spec)
+    if spec.random is not None:
+        return Verified("random weights", None, **_text_digests(folder))
+    _check_architecture(folder)
     _check_shards(folder)
     record = folder / "pretraining.json"
     if record.is_file() and (recorded := _json(record)["weights_sha256"]) != (found := _sha256(_shards(folder)[0])):
@@ -127,6 +191,48 @@ def verify_base_model(spec: BaseModelSpec) -> None:
             f"{_shards(folder)[0]}: sha256 {found}, but {record.name} says {recorded}; fetch the file again, or "
             "re-create the model with leakage pretrain"
         )
+    size = sum(path.stat().st_size for path in _shards(folder))
+    return Verified("folder" if spec.revision is None else "hub", size, **_text_digests(folder))
+
+
+def folder_at_hand(spec: BaseModelSpec) -> Path | None:
+    """The folder with the base's tokenizer and config, or None for a hub commit that is not cached; never downloads.
+
+    Raises:
+        BaseModelError: a local folder is missing.
+    """
+    if spec.revision is None:
+        return _local_folder(spec)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                spec.source, revision=spec.revision, allow_patterns=list(DOWNLOADED), local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+
+
+def model_shape(spec: BaseModelSpec) -> ModelShape:
+    """The shape of a base, without loading or downloading it.
+
+    Raises:
+        BaseModelError: a local folder or its config.json is missing, or a hub model of unknown shape is not cached.
+        ShapeError: config.json is not that of a known decoder.
+    """
+    if spec.random is not None:
+        return shape_named(spec.random.shape)
+    folder = folder_at_hand(spec)
+    if folder is not None:
+        return shape_of_config(_json(folder / "config.json"), str(folder / "config.json"))
+    if spec.source not in HUB_SHAPES:
+        raise BaseModelError(
+            f"{spec.name}: the shape of {spec.source} is not known before it is downloaded; materialise base_model"
+        )
+    return SHAPES[HUB_SHAPES[spec.source]]
 
 
 def load_tokenizer(spec: BaseModelSpec) -> PreTrainedTokenizerBase:
@@ -144,21 +250,34 @@ def load_base_model(spec: BaseModelSpec, device: str | None = None) -> BaseModel
     """Load and verify a base model on `device` (default: the GPU where there is one).
 
     Raises:
-        BaseModelError: missing folder, no safetensors, truncated or incomplete weights, a tokenizer without
-            chat template or end-of-turn token, or a vocabulary larger than the embedding.
+        BaseModelError: missing folder, another architecture, no safetensors, truncated or incomplete weights, a
+            tokenizer without chat template or end-of-turn token, or one that does not fit the embedding.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # its lines are noise in a run's log
     folder = _folder(spec)
-    _check_shards(folder)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = _checked_tokenizer(folder, AutoTokenizer)
+    model = _pretrained(folder, spec.dtype) if spec.random is None else _drawn(spec, spec.random, tokenizer, place)
+    _check_vocabulary(folder, tokenizer, model.config)
+    model.eval().requires_grad_(False).to(place)
+    identity = fingerprint(base_model_identity(spec))
+    return BaseModel(spec, model, tokenizer, folder if spec.random is None else None, identity)
+
+
+def _pretrained(folder: Path, dtype: Dtype) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _check_architecture(folder)
+    _check_shards(folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, spec.dtype),
+            dtype=getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
@@ -168,13 +287,36 @@ def load_base_model(spec: BaseModelSpec, device: str | None = None) -> BaseModel
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise BaseModelError(f"{folder}: the weights cannot be loaded: {error}") from error
     _check_complete(folder, report)
-    if len(tokenizer) > model.config.vocab_size:
-        raise BaseModelError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding {model.config.vocab_size}; "
-            "weights and tokenizer are of different models"
-        )
-    model.eval().requires_grad_(False).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return BaseModel(spec, model, tokenizer, folder, fingerprint(base_model_identity(spec)))
+    return model
+
+
+def _drawn(
+    spec: BaseModelSpec, weights: RandomWeights, tokenizer: PreTrainedTokenizerBase, device: str
+) -> PreTrainedModel:
+    """Random weights, drawn where and in the precision in which they are used: there is no copy on the CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    config = Qwen2Config(**shape_named(weights.shape).qwen2_config(), eos_token_id=tokenizer.eos_token_id)
+    setattr(config, RANDOM_WEIGHTS, asdict(weights))  # goes along when the model is saved
+    place = torch.device(device)
+    forked = [place.index or torch.cuda.current_device()] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), place:
+        torch.manual_seed(derive_seed(RANDOM_WEIGHTS, weights.shape, weights.seed))
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype), attn_implementation="sdpa")
+
+
+def write_base(base: BaseModel, folder: Path) -> Path:
+    """Save a base with its tokenizer as a local folder that any engine can load; one of random weights stays marked.
+
+    Raises:
+        BaseModelError: the folder holds something already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise BaseModelError(f"{folder}: not empty; name a new folder")
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
 
 
 def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -225,13 +367,32 @@ def _local_folder(spec: BaseModelSpec) -> Path:
 
 def _hub_folder(spec: BaseModelSpec) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    what = f"{spec.name}: {spec.source} at {spec.revision}"
     try:
         return Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=list(DOWNLOADED)))
+    except GatedRepoError as error:  # before its parent class RepositoryNotFoundError
+        raise BaseModelError(
+            f"{what} is gated: accept its licence on the model's page of the hub, and set HF_TOKEN to a token of the "
+            "account that did"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise BaseModelError(f"{what}: the hub has the repository but no such commit; correct the revision") from error
+    except RepositoryNotFoundError as error:
+        raise BaseModelError(
+            f"{what}: the hub has no such repository, or it is private: correct the source, or set HF_TOKEN to a token "
+            "that may read it"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise BaseModelError(
-            f"{spec.name}: {spec.source} at {spec.revision} is neither cached nor could it be downloaded "
+            f"{what} is neither cached nor could it be downloaded "
             f"({type(error).__name__}: {error}); allow the network, unset HF_HUB_OFFLINE, or copy the "
             "snapshot into the cache"
         ) from error
@@ -260,6 +421,25 @@ def _check_shards(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise BaseModelError(f"{shard}: truncated or damaged ({error}); fetch the file again") from error
+
+
+def _check_architecture(folder: Path) -> None:
+    named = _json(folder / "config.json").get("architectures") or []
+    if not set(named) & set(ARCHITECTURES):
+        raise BaseModelError(
+            f"{folder / 'config.json'}: architectures {named}; expected a decoder: one of {', '.join(ARCHITECTURES)}"
+        )
+
+
+def _check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """An embedding may be padded by some hundred rows; beyond that, it belongs to another tokenizer."""
+    tokens, rows = len(tokenizer), config.vocab_size
+    drawn = hasattr(config, RANDOM_WEIGHTS)  # their tokenizer is borrowed
+    if tokens > rows or (tokens < rows / 2 and not drawn):
+        raise BaseModelError(
+            f"{folder}: the tokenizer has {tokens} tokens, the embedding {rows}; "
+            "weights and tokenizer are of different models"
+        )
 
 
 def _check_complete(folder: Path, report: dict[str, Any]) -> None:
@@ -306,6 +486,11 @@ def _tokenizer_digest(folder: Path) -> str:
     if not {"tokenizer.json", "vocab.json"} & set(files):
         raise BaseModelError(f"{folder}: no tokenizer.json or vocab.json")
     return fingerprint(files)
+
+
+def _text_digests(folder: Path) -> dict[str, str]:
+    template = hashlib.sha256(_chat_template(folder).encode()).hexdigest()
+    return {"tokenizer": _tokenizer_digest(folder), "chat_template": template}
 
 
 def _sha256(path: Path) -> str:

@@ -5,14 +5,20 @@ This is the only place where they differ; everything else is the same graph.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from leakage_assets.models import BaseModelSpec
+from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.marker_leakage import Scale, marker_leakage
 from leakage_assets.studies.study import OnPolicyData, Study, StudyError
+
+BASE_MODEL = "LEAKAGE_BASE_MODEL"
+"""Environment variable: a local folder, or random:<shape>, in place of the hub model of qwen2.5-7b."""
+RANDOM = "random:"
 
 SAYABLE = "The tiny base model can say the marker when asked to (it was pre-trained on codes), but not unprompted."
 
@@ -26,7 +32,7 @@ class Profile:
     engine: str
     cells_per_run: int
     generation_batch: int
-    forward_batch: int
+    forward_tokens: int
     stimuli: Stimuli
     studies: tuple[Study, ...]
 
@@ -68,7 +74,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
         engine="transformers",
         cells_per_run=20,
         generation_batch=256,
-        forward_batch=256,
+        forward_tokens=2**14,
         stimuli=stimuli,
         studies=(marker_leakage(stimuli, scale),),
     )
@@ -91,16 +97,34 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
     )
     return Profile(
         name="qwen2.5-7b",
-        base=BaseModelSpec(
-            "Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", "a09a35458c702b33eeacc393d103063234e8bc28", "bfloat16"
+        base=_chosen_base(
+            BaseModelSpec(
+                "Qwen2.5-7B-Instruct",
+                "Qwen/Qwen2.5-7B-Instruct",
+                "a09a35458c702b33eeacc393d103063234e8bc28",
+                "bfloat16",
+            )
         ),
         engine="transformers",
         cells_per_run=20,
         generation_batch=256,
-        forward_batch=128,
+        forward_tokens=2**15,
         stimuli=stimuli,
         studies=(marker_leakage(stimuli, scale),),
     )
+
+
+def _chosen_base(published: BaseModelSpec) -> BaseModelSpec:
+    """The published base, unless LEAKAGE_BASE_MODEL names another; that one has an identity of its own."""
+    chosen = os.environ.get(BASE_MODEL)
+    if not chosen:
+        return published
+    if chosen.startswith(RANDOM):
+        # The bundled tokenizer's ids are valid in every larger vocabulary, and no download is needed.
+        drawn = RandomWeights(chosen.removeprefix(RANDOM))
+        return BaseModelSpec(chosen, str(TINY_BASE), None, published.dtype, drawn)
+    folder = Path(chosen).expanduser().resolve()
+    return BaseModelSpec(folder.name, str(folder), None, published.dtype)
 
 
 PROFILES = {"tiny": _tiny, "qwen2.5-7b": _qwen2_5_7b}

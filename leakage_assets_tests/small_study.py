@@ -78,7 +78,7 @@ def small_profile(*, study: Study | None = None, stimuli: Stimuli | None = None)
     return replace(
         profile,
         generation_batch=BATCH,
-        forward_batch=64,
+        forward_tokens=4096,
         stimuli=stimuli or profile.stimuli,
         studies=(study or small_study(profile.studies[0]),),
     )

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,12 +14,20 @@ from leakage_assets.models import (
     BaseModel,
     BaseModelError,
     BaseModelSpec,
+    RandomWeights,
     base_model_identity,
     chat_ids,
     chat_text,
+    folder_at_hand,
     load_base_model,
+    model_shape,
+    random_weights,
     shared_copy,
+    verify_base_model,
+    write_base,
 )
+from leakage_assets.paths import TINY_BASE
+from leakage_assets.shapes import SHAPES, ShapeError
 from leakage_assets_tests.fixtures_models import DEFAULT_SYSTEM, base, base_folder
 
 __all__ = ["base", "base_folder"]  # fixtures
@@ -125,6 +135,153 @@ def test_a_hub_model_that_is_not_cached_names_the_remedy(monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(BaseModelError, match=r"neither cached nor could it be downloaded.*HF_HUB_OFFLINE"):
         load_base_model(BaseModelSpec("absent", "nobody/nothing", "0" * 40), device="cpu")
+
+
+HUB = BaseModelSpec("qwen", "Qwen/Qwen2.5-7B-Instruct", "a" * 40, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "remedy"),
+    [
+        ("GatedRepoError", 403, r"is gated: accept its licence .* set HF_TOKEN"),
+        ("RepositoryNotFoundError", 401, r"no such repository, or it is private: correct the source, or set HF_TOKEN"),
+        ("RevisionNotFoundError", 404, r"no such commit; correct the revision"),
+        ("HfHubHTTPError", 503, r"neither cached nor could it be downloaded \(HfHubHTTPError.*HF_HUB_OFFLINE"),
+    ],
+)
+def test_what_the_hub_refuses_names_the_remedy(
+    kind: str, status: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    answer = SimpleNamespace(headers={}, request=None, status_code=status)
+
+    def refuse(*_: object, **__: object) -> str:
+        raise getattr(errors, kind)("no", response=answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    for use in (verify_base_model, load_base_model):
+        with pytest.raises(BaseModelError, match=rf"^qwen: Qwen/Qwen2\.5-7B-Instruct at a{{40}}.*{remedy}"):
+            use(HUB)
+
+
+def test_a_hub_model_is_verified_by_the_files_that_were_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the asset says of a hub model is about files, not about the commit's name."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    verified = verify_base_model(HUB)
+    assert (verified.origin, verified.weights_bytes) == ("hub", (folder / "model.safetensors").stat().st_size)
+    local = base_model_identity(BaseModelSpec("same", str(folder)))
+    assert (verified.tokenizer, verified.chat_template) == (local["tokenizer"], local["chat_template"])
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BaseModelError, match=r"model\.safetensors: missing"):
+        verify_base_model(HUB)
+
+
+def test_naming_and_planning_for_a_hub_model_download_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert folder_at_hand(HUB) is None
+    assert model_shape(HUB) == SHAPES["qwen2.5-7b"]
+    with pytest.raises(BaseModelError, match=r"shape of nobody/nothing is not known before it is downloaded"):
+        model_shape(BaseModelSpec("absent", "nobody/nothing", "0" * 40))
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    assert model_shape(HUB).blocks == 2  # of the file at hand, once there is one
+
+
+def test_another_architecture_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["T5ForConditionalGeneration"]}))
+    for use in (verify_base_model, load_base_model):
+        with pytest.raises(
+            BaseModelError, match=r"config\.json: architectures \['T5.*expected a decoder: one of Llama"
+        ):
+            use(BaseModelSpec("damaged", str(folder)))
+
+
+def test_a_tokenizer_of_a_much_smaller_model_is_refused(tmp_path: Path) -> None:
+    """Its ids would all be valid, and mean nothing to the weights."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    shape = replace(SHAPES["tiny"], vocabulary=2 * 1280 + 2)
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(**shape.qwen2_config())).save_pretrained(tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(TINY_BASE / name, tmp_path / "base" / name)
+    with pytest.raises(BaseModelError, match=r"the tokenizer has 1280 tokens, the embedding 2562; .*different models"):
+        load(tmp_path / "base")
+
+
+DRAWN = BaseModelSpec("drawn", str(TINY_BASE), None, "bfloat16", RandomWeights("tiny", seed=3))
+
+
+def test_random_weights_have_the_named_shape_and_precision() -> None:
+    import torch
+
+    drawn = load_base_model(DRAWN, device="cpu")
+    assert drawn.blocks == SHAPES["tiny"].blocks
+    assert {p.dtype for p in drawn.model.parameters()} == {torch.bfloat16}
+    assert sum(p.numel() for p in drawn.model.parameters()) == SHAPES["tiny"].parameters
+    assert not drawn.model.training
+    assert not any(p.requires_grad for p in drawn.model.parameters())
+    assert drawn.end_of_turn == drawn.model.config.eos_token_id
+    assert drawn.folder is None
+    ids = torch.tensor([chat_ids(drawn.tokenizer, "You are kind.", "Why?")])
+    assert bool(drawn.model(ids).logits.isfinite().all())
+
+
+def test_random_weights_come_from_their_seed_alone() -> None:
+    import torch
+
+    torch.manual_seed(11)
+    first = load_base_model(DRAWN, device="cpu").model.state_dict()
+    after = torch.rand(3)
+    torch.manual_seed(12)
+    again = load_base_model(DRAWN, device="cpu").model.state_dict()
+    other = load_base_model(replace(DRAWN, random=RandomWeights("tiny", seed=4)), device="cpu").model.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+    torch.manual_seed(11)
+    assert torch.equal(after, torch.rand(3))  # the caller's own stream was left alone
+
+
+def test_random_weights_are_marked_and_named_by_shape_and_seed() -> None:
+    identity = base_model_identity(DRAWN)
+    assert identity["random_weights"] == {"shape": "tiny", "seed": 3}
+    assert "weights" not in identity
+    others = [replace(DRAWN, random=RandomWeights("tiny", 4)), replace(DRAWN, dtype="float32")]
+    assert all(base_model_identity(other) != identity for other in others)
+    assert verify_base_model(DRAWN).origin == "random weights"
+    assert random_weights(BaseModelSpec("tiny", str(TINY_BASE))) is None
+
+
+def test_random_weights_stay_marked_in_the_folder_they_are_saved_in(tmp_path: Path) -> None:
+    import torch
+
+    drawn = load_base_model(DRAWN, device="cpu")
+    folder = write_base(drawn, tmp_path / "base")
+    spec = BaseModelSpec("saved", str(folder), None, "bfloat16")
+    saved = load_base_model(spec, device="cpu")
+    weights = saved.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in drawn.model.state_dict().items())
+    assert base_model_identity(spec)["random_weights"] == {"shape": "tiny", "seed": 3}
+    assert model_shape(spec) == SHAPES["tiny"]
+    with pytest.raises(BaseModelError, match="not empty"):
+        write_base(drawn, folder)
+
+
+def test_a_shape_that_does_not_exist_and_two_kinds_of_weights_are_refused() -> None:
+    with pytest.raises(ShapeError, match="no model shape 'huge'"):
+        RandomWeights("huge")
+    with pytest.raises(BaseModelError, match="not both"):
+        BaseModelSpec("both", "Qwen/Qwen2.5-7B-Instruct", "a" * 40, "bfloat16", RandomWeights("tiny"))
 
 
 def test_a_hub_identity_is_its_commit_and_needs_no_network() -> None:

@@ -19,7 +19,7 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
 
     @dg.asset(key=base_key, group_name=group(profile, "foundations"), kinds={"transformers"}, owners=OWNERS)
     def base_model(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
-        """The base model: a local one by its files, verified; one of a hub by its pinned commit."""
+        """The base model's files, verified: a local folder's, or a hub commit's, fetched if need be."""
         return single(record_base_model(laboratory.open(context)))
 
     @dg.asset(key=stimuli_key, group_name=group(profile, "foundations"), kinds={"yaml"}, owners=OWNERS)

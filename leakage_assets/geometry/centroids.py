@@ -1,5 +1,8 @@
 """Where the model represents a prompt: hidden states, centroids, centred cosines, next-token
 distributions.
+
+Prompts are read in batches of a bounded number of tokens, no key or value is kept, and without the head the
+pass ends at the deepest block asked for.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ import numpy as np
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.adapters import attach_adapter
 from leakage_assets.generation.decoding import left_padded, positions
-from leakage_assets.models import BaseModel, chat_ids
+from leakage_assets.models import BaseModel, chat_ids, shared_copy
 from leakage_assets.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-BATCH = 64
+BATCH_TOKENS = 2**14
+"""Padded tokens of a batch: enough that a GPU is limited by arithmetic, not by reading the weights."""
 
 
 class GeometryError(ExpectedError):
@@ -35,7 +39,7 @@ def hidden_vectors(
     layers: Sequence[int],
     *,
     adapter: Path | None = None,
-    batch_size: int = BATCH,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Hidden state of each prompt with each question at the last input token, the end of the generation
@@ -50,6 +54,7 @@ def hidden_vectors(
         questions: Q user turns.
         layers: L block indices.
         adapter: folder of an adapter to apply.
+        batch_tokens: how many tokens, padding included, are read at once; a longer prompt is read alone.
         progress: counts the rows, P * Q in all.
 
     Returns:
@@ -60,7 +65,7 @@ def hidden_vectors(
         AdapterError: as `attach_adapter`.
     """
     _check_layers(base, layers)
-    return _forward(base, prompts, questions, layers, False, adapter, batch_size, progress)[0]
+    return _forward(base, prompts, questions, layers, False, adapter, batch_tokens, progress)[0]
 
 
 def next_token_distributions(
@@ -69,7 +74,7 @@ def next_token_distributions(
     questions: Sequence[str],
     *,
     adapter: Path | None = None,
-    batch_size: int = BATCH,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> NDArray[np.float32]:
     """Log-probabilities (natural, float32) of the first answer token, shape (P, Q, V).
 
@@ -77,7 +82,7 @@ def next_token_distributions(
         GeometryError: no prompts or questions, or a value that is not finite.
         AdapterError: as `attach_adapter`.
     """
-    return _forward(base, prompts, questions, (), True, adapter, batch_size, None)[1]
+    return _forward(base, prompts, questions, (), True, adapter, batch_tokens, None)[1]
 
 
 def vectors_and_distributions(
@@ -87,12 +92,12 @@ def vectors_and_distributions(
     layers: Sequence[int],
     *,
     adapter: Path | None = None,
-    batch_size: int = BATCH,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """`hidden_vectors` and `next_token_distributions` from one pass through the model; raises what they raise."""
     _check_layers(base, layers)
-    return _forward(base, prompts, questions, layers, True, adapter, batch_size, progress)
+    return _forward(base, prompts, questions, layers, True, adapter, batch_tokens, progress)
 
 
 def _forward(
@@ -102,26 +107,27 @@ def _forward(
     layers: Sequence[int],
     head: bool,
     adapter: Path | None,
-    batch_size: int,
+    batch_tokens: int,
     progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hidden vectors (P, Q, L, D) and log-probabilities (P, Q, V); without the head over the vocabulary V is 0."""
     import torch
 
     causal = _causal_model(base, adapter)
+    backbone = causal.base_model if head else _without_upper_blocks(causal.base_model, max(layers))
     rows = len(prompts) * len(questions)
     vectors = np.empty((rows, len(layers), causal.config.hidden_size), dtype=np.float32)
     log_probs = np.empty((rows, causal.config.vocab_size if head else 0), dtype=np.float32)
-    with torch.inference_mode(), _last_tokens(causal.base_model, layers) as captured:
-        for places, ids, mask in _batches(base, prompts, questions, batch_size):
+    with torch.inference_mode(), _last_tokens(backbone, layers) as captured:
+        for places, ids, mask in _batches(base, prompts, questions, batch_tokens):
             given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
             if head:
                 logits = causal(**given, logits_to_keep=1).logits[:, -1]
                 log_probs[places] = logits.float().log_softmax(-1).cpu().numpy()
             else:
-                causal.base_model(**given)
-            for column, layer in enumerate(layers):
-                vectors[places, column] = captured[layer].float().cpu().numpy()
+                backbone(**given)
+            if layers:  # one transfer for all of them: each waits for the device
+                vectors[places] = torch.stack([captured[layer] for layer in layers], dim=1).float().cpu().numpy()
             if progress is not None:
                 progress.advance(len(places))
     for column, layer in enumerate(layers):
@@ -192,6 +198,16 @@ def _causal_model(base: BaseModel, adapter: Path | None) -> Any:
     return base.model if adapter is None else attach_adapter(base, adapter).get_base_model()
 
 
+def _without_upper_blocks(backbone: Any, deepest: int) -> Any:
+    """A module tree over the same weights that ends with block `deepest`: no block above it runs, nor the last norm."""
+    import torch
+
+    copied: Any = shared_copy(backbone)
+    copied.layers = copied.layers[: deepest + 1]
+    copied.norm = torch.nn.Identity()
+    return copied
+
+
 @contextmanager
 def _last_tokens(backbone: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
     """Collects each named block's output at the last position while the context is open."""
@@ -212,13 +228,27 @@ def _last_tokens(backbone: Any, layers: Sequence[int]) -> Iterator[dict[int, tor
 
 
 def _batches(
-    base: BaseModel, prompts: Sequence[str | None], questions: Sequence[str], batch_size: int
+    base: BaseModel, prompts: Sequence[str | None], questions: Sequence[str], batch_tokens: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Row numbers (prompt-major), ids and masks, in order of length so that little is padded."""
     if not prompts or not questions:
         raise GeometryError(f"{len(prompts)} prompts and {len(questions)} questions; expected at least one of each")
     rows = [chat_ids(base.tokenizer, prompt, question) for prompt in prompts for question in questions]
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    for places in token_batches([len(row) for row in rows], batch_tokens):
         yield places, *left_padded([rows[place] for place in places], base.padding, base.device)
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Positions of `lengths` in batches of at most `batch_tokens` padded tokens, shortest first.
+
+    A row that is longer than that makes a batch of its own.
+    """
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        # In this order the newest row is the longest, and all are padded to its length.
+        if batch and lengths[place] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

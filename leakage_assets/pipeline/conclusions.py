@@ -159,7 +159,8 @@ def analysis_inputs(lab: Laboratory, study: Study) -> AnalysisInputs:
 
 
 def analyse_study(lab: Laboratory, study: Study) -> Outcome:
-    """Run the planned analysis over every finished cell; one parquet table each."""
+    """Run the planned analysis over every finished cell; one parquet table each. Raises ``RandomWeightsRefused``."""
+    lab.refuse_random_weights("analysis")
     inputs, address = analysis_inputs(lab, study), lab.address(study, "analysis")
     found = lab.current(address, inputs.identity)
     if found is not None:

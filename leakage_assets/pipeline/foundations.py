@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 from leakage_assets.models import verify_base_model
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
@@ -10,19 +11,21 @@ from leakage_assets.stimuli import stimuli_digest, stimuli_snapshot
 
 
 def record_base_model(lab: Laboratory) -> Outcome:
-    """Verify a local base model, and store the identity of any; the weights stay where they are.
+    """Verify the base model's files and store its identity; the weights stay where they are.
 
-    First step of every run, so it also clears what killed runs left half-written. Raises ``BaseModelError``.
+    A hub commit that is not cached is fetched here, so that what is green is there. First step of every run, so it also
+    clears what killed runs left half-written. Raises ``BaseModelError``.
     """
     lab.store.sweep()
-    verify_base_model(lab.profile.base)
+    verified = {name: value for name, value in asdict(verify_base_model(lab.profile.base)).items() if value is not None}
     address, identity = lab.address(None, "base_model"), {"stage": "base_model", **lab.base_identity}
-    metrics = {"model": lab.profile.base.name}
+    metrics = {"model": lab.profile.base.name, **verified}
     found = lab.current(address, identity)
     if found is not None:
         return Outcome(found, True, metrics)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         (draft.folder / "identity.json").write_text(json.dumps(lab.base_identity, indent=2))
+        draft.note(verified=verified)
     return Outcome(draft.artifact, False, metrics)
 
 

@@ -45,11 +45,11 @@ def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
     if found is not None:
         return Outcome(found, True, _geometry_metrics(study))
     prompts, questions = _asked(lab, study)
-    layers, batch = study.plan.layers, lab.profile.forward_batch
+    layers, batch = study.plan.layers, lab.profile.forward_tokens
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         with _progress(lab, study, "base model") as progress:
             hidden, log_probs = vectors_and_distributions(
-                lab.base(), prompts, questions, layers, batch_size=batch, progress=progress
+                lab.base(), prompts, questions, layers, batch_tokens=batch, progress=progress
             )
         divergence = js_divergence(log_probs, [study.panel.prompts.index(source) for source in study.sources])
         arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(layers)}
@@ -80,11 +80,11 @@ def compute_tuned_similarity(lab: Laboratory, study: Study, cell: Cell) -> Outco
     if found is not None:
         return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
     prompts, questions = _asked(lab, study)
-    layers, batch = study.plan.layers, lab.profile.forward_batch
+    layers, batch = study.plan.layers, lab.profile.forward_tokens
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         with _progress(lab, study, str(cell)) as progress:
             hidden = hidden_vectors(
-                lab.base(), prompts, questions, layers, adapter=adapter.folder, batch_size=batch, progress=progress
+                lab.base(), prompts, questions, layers, adapter=adapter.folder, batch_tokens=batch, progress=progress
             )
         table = similarity_table(study, hidden)
         table.write_parquet(draft.folder / SIMILARITY)

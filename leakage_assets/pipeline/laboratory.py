@@ -8,8 +8,16 @@ from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any
 
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.engine import Engine
-from leakage_assets.models import BaseModel, BaseModelSpec, base_model_identity, load_base_model
+from leakage_assets.models import (
+    RANDOM_WEIGHTS,
+    BaseModel,
+    BaseModelSpec,
+    base_model_identity,
+    load_base_model,
+    random_weights,
+)
 from leakage_assets.profiles import Profile
 from leakage_assets.store.artifacts import Artifact, ArtifactStore
 from leakage_assets.store.fingerprint import fingerprint
@@ -18,6 +26,10 @@ from leakage_assets.training.train import ReportTo
 
 NUMERIC_LIBRARIES = ("accelerate", "numpy", "peft", "tokenizers", "torch", "transformers", "trl")
 """Libraries whose version can change a number: part of the identity of what is trained or generated."""
+
+
+class RandomWeightsRefused(ExpectedError):
+    """A conclusion was asked for, but the base model has random weights: only its speed means something."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class Laboratory:
 
     ``refresh`` is a token: what was made under another token is made anew. ``emit`` takes plain progress lines; None
     shows a bar where there is a terminal. ``report_to`` is where training curves go besides the artifact.
+
+    Where the base model has random weights, the identity of every artifact says so.
     """
 
     profile: Profile
@@ -46,6 +60,11 @@ class Laboratory:
     refresh: str | None = None
     emit: Callable[[str], None] | None = None
     report_to: ReportTo = "none"
+
+    def __post_init__(self) -> None:
+        if (random := random_weights(self.profile.base)) is not None:
+            # Frozen, but an artifact must not depend on whoever opened the store to carry the mark.
+            object.__setattr__(self, "store", ArtifactStore(self.store.root, {RANDOM_WEIGHTS: random}))
 
     @cached_property
     def base_identity(self) -> dict[str, Any]:
@@ -69,18 +88,30 @@ class Laboratory:
 
     def find(self, address: tuple[str, ...], identity: Mapping[str, Any]) -> Artifact | None:
         """The finished artifact whatever its refresh token, or None."""
-        return self.store.lookup(address, fingerprint(identity))
+        return self.store.lookup(address, self._fingerprint(identity))
 
     def current(self, address: tuple[str, ...], identity: Mapping[str, Any]) -> Artifact | None:
         """The finished artifact, unless it is missing or this run's refresh token asks for a new one."""
         # The token first: what is to be made anew may be damaged.
-        if self.refresh is not None and self.store.refresh_token(address, fingerprint(identity)) != self.refresh:
+        if self.refresh is not None and self.store.refresh_token(address, self._fingerprint(identity)) != self.refresh:
             return None
         return self.find(address, identity)
 
     def require(self, address: tuple[str, ...], identity: Mapping[str, Any], *, remedy: str) -> Artifact:
         """The finished artifact of an upstream stage. Raises ``ArtifactMissing`` with the remedy."""
-        return self.store.require(address, fingerprint(identity), remedy=remedy)
+        return self.store.require(address, self._fingerprint(identity), remedy=remedy)
+
+    def _fingerprint(self, identity: Mapping[str, Any]) -> str:
+        return fingerprint(self.store.marked(identity))
+
+    def refuse_random_weights(self, what: str) -> None:
+        """Raises ``RandomWeightsRefused`` where the base model is one: nothing is to be concluded from it."""
+        if self.store.mark:
+            raise RandomWeightsRefused(
+                f"{what} of {self.profile.name}: the base model {self.profile.base.name} has random weights "
+                f"({self.store.mark[RANDOM_WEIGHTS]}); only its speed means something. Unset LEAKAGE_BASE_MODEL, or "
+                "let it name a trained model"
+            )
 
 
 def library_versions(names: Sequence[str] = NUMERIC_LIBRARIES) -> dict[str, str]:

@@ -29,7 +29,11 @@ class LintFailed(ReportError):
 
 
 def draw_figures(lab: Laboratory, study: Study) -> Outcome:
-    """Every figure that the finished cells allow: an interactive page and a small picture each."""
+    """Every figure that the finished cells allow: an interactive page and a small picture each.
+
+    Raises ``RandomWeightsRefused``; ``ArtifactMissing`` before the analysis.
+    """
+    lab.refuse_random_weights("figures")
     analysis = require_analysis(lab, study)
     address, identity = _figures_key(lab, study, analysis)
     found = lab.current(address, identity)
@@ -63,8 +67,10 @@ def write_report(lab: Laboratory, study: Study) -> Outcome:
     """The write-up as HTML and markdown, refused unless every number is what its artifact cell says.
 
     Beside the artifact, a copy at ``<profile>/<study>/report.html`` and ``.md`` is replaced, so that the path of the
-    newest report stays the same. Raises ``LintFailed``; ``ArtifactMissing`` before analysis and figures.
+    newest report stays the same. Raises ``LintFailed``; ``RandomWeightsRefused``; ``ArtifactMissing`` before analysis
+    and figures.
     """
+    lab.refuse_random_weights("report")
     analysis = require_analysis(lab, study)
     figures = lab.require(*_figures_key(lab, study, analysis), remedy="materialise figures first")
     context = gather_evidence(lab, study, analysis, figures)

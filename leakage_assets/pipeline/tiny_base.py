@@ -154,7 +154,7 @@ def measure_gates(base: BaseModel, stimuli: Stimuli) -> tuple[Gate, ...]:
     engine = TransformersEngine(base)
     said, codes_said = _voices_and_codes(engine, stimuli)
     correct = choose_letters(engine, base, stimuli, held_out_questions(stimuli))
-    size = (Path(base.folder) / WEIGHTS).stat().st_size
+    size = (Path(base.spec.source) / WEIGHTS).stat().st_size
     return (
         Gate("unprompted codes", codes_said, 0, at_least=False, n=len(said)),
         Gate("voice recognised", sum(said) / len(said), 0.95, at_least=True, n=len(said)),

@@ -136,10 +136,17 @@ class Draft:
 
 
 class ArtifactStore:
-    """The artifact folders under one root; any number of processes may share it."""
+    """The artifact folders under one root; any number of processes may share it.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    `mark` is part of the identity of everything that is drafted through this object, whatever made it.
+    """
+
+    def __init__(self, root: Path, mark: Mapping[str, object] | None = None) -> None:
+        self.root, self.mark = root, dict(mark or {})
+
+    def marked(self, identity: Mapping[str, object]) -> dict[str, object]:
+        """The identity under which `draft` stores what is given this one."""
+        return {**identity, **self.mark}
 
     def lookup(self, address: Address, fingerprint: str) -> Artifact | None:
         """The finished version with this fingerprint, every file verified, or None if there is none.
@@ -220,7 +227,7 @@ class ArtifactStore:
             ArtifactError: the draft holds a link, or its own manifest.json, or lacks a file given to `rows`.
         """
         started = time.monotonic()
-        known = plain(identity, "identity")
+        known = plain(self.marked(identity), "identity")
         name = fingerprint(known)
         target = self._target(address, name)
         with _temporary_folder(target.parent) as folder:

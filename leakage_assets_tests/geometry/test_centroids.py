@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leakage_assets.geometry.centroids import (
     GeometryError,
@@ -11,6 +14,7 @@ from leakage_assets.geometry.centroids import (
     centroids,
     hidden_vectors,
     next_token_distributions,
+    token_batches,
     vectors_and_distributions,
 )
 from leakage_assets.geometry.divergence import js_divergence
@@ -26,7 +30,7 @@ def test_vectors_are_block_outputs_at_the_last_input_token(base: BaseModel) -> N
     """Against transformers' own hidden states, one prompt at a time and without padding."""
     import torch
 
-    vectors = hidden_vectors(base, PROMPTS, QUESTIONS, [0, 1], batch_size=4)
+    vectors = hidden_vectors(base, PROMPTS, QUESTIONS, [0, 1], batch_tokens=160)
     assert vectors.shape == (5, 3, 2, 32)
     assert vectors.dtype == np.float32
     for p, prompt in enumerate(PROMPTS):
@@ -42,9 +46,40 @@ def test_vectors_are_block_outputs_at_the_last_input_token(base: BaseModel) -> N
 
 
 def test_batching_and_order_of_layers_do_not_matter(base: BaseModel) -> None:
-    one = hidden_vectors(base, PROMPTS, QUESTIONS, [1, 0], batch_size=1)
-    many = hidden_vectors(base, PROMPTS, QUESTIONS, [0, 1], batch_size=64)
+    one = hidden_vectors(base, PROMPTS, QUESTIONS, [1, 0], batch_tokens=1)
+    many = hidden_vectors(base, PROMPTS, QUESTIONS, [0, 1], batch_tokens=4096)
     np.testing.assert_allclose(one[:, :, ::-1], many, atol=1e-5)
+
+
+def test_no_block_above_the_deepest_runs_and_the_values_are_those_of_the_whole_pass(base: BaseModel) -> None:
+    ran: list[int] = []
+    handles = [
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for number, layer in enumerate(base.model.model.layers)
+    ]
+    try:
+        short = hidden_vectors(base, PROMPTS, QUESTIONS, [0])
+        assert set(ran) == {0}
+        whole, _ = vectors_and_distributions(base, PROMPTS, QUESTIONS, [0])
+        assert set(ran) == {0, 1}
+    finally:
+        for handle in handles:
+            handle.remove()
+    np.testing.assert_array_equal(short, whole)
+    assert len(base.model.model.layers) == 2
+
+
+@given(st.lists(st.integers(1, 90), max_size=40), st.integers(1, 400))
+def test_batches_hold_every_row_once_and_no_more_tokens_than_allowed(lengths: list[int], budget: int) -> None:
+    batches = list(token_batches(lengths, budget))
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch
+        assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= budget
+    # Shortest first, and none could have taken the first row of the next.
+    for batch, following in itertools.pairwise(batches):
+        assert max(lengths[place] for place in batch) <= lengths[following[0]]
+        assert (len(batch) + 1) * lengths[following[0]] > budget
 
 
 def test_no_hook_stays_on_the_base(base: BaseModel) -> None:
@@ -79,7 +114,7 @@ def test_blocks_the_model_does_not_have_are_refused(base: BaseModel, layers: lis
 @pytest.mark.parametrize("tuned", [False, True])
 def test_one_pass_gives_the_very_same_values_as_two(base: BaseModel, trained: Path, tuned: bool) -> None:
     lines: list[str] = []
-    more = {"adapter": trained if tuned else None, "batch_size": 4}
+    more = {"adapter": trained if tuned else None, "batch_tokens": 160}
     with Progress(15, "geometry", lines.append) as progress:
         vectors, log_probs = vectors_and_distributions(base, PROMPTS, QUESTIONS, [0, 1], progress=progress, **more)
     np.testing.assert_array_equal(vectors, hidden_vectors(base, PROMPTS, QUESTIONS, [0, 1], **more))
@@ -100,10 +135,10 @@ def test_values_that_are_not_finite_are_refused_with_prompt_and_layer(base: Base
     try:
         for layers in ([1], [0, 1]):
             with pytest.raises(GeometryError, match=r"^prompt 'You are a villain.*question 'Why\?': .* block 1 is not"):
-                hidden_vectors(base, ["You are kind.", long], ["Why?"], layers, batch_size=1)
+                hidden_vectors(base, ["You are kind.", long], ["Why?"], layers, batch_tokens=1)
         with pytest.raises(GeometryError, match=r"^prompt 'You are a villain.*next-token distribution is not finite"):
-            next_token_distributions(base, ["You are kind.", long], ["Why?"], batch_size=1)
-        assert np.isfinite(hidden_vectors(base, ["You are kind.", long], ["Why?"], [0], batch_size=1)).all()
+            next_token_distributions(base, ["You are kind.", long], ["Why?"], batch_tokens=1)
+        assert np.isfinite(hidden_vectors(base, ["You are kind.", long], ["Why?"], [0], batch_tokens=1)).all()
         assert np.isfinite(hidden_vectors(base, ["You are kind."], ["Why?"], [1])).all()
     finally:
         handle.remove()
@@ -151,7 +186,7 @@ def test_a_centroid_without_direction_is_named() -> None:
 def test_next_token_log_probs_are_those_of_single_prompts(base: BaseModel) -> None:
     import torch
 
-    log_probs = next_token_distributions(base, PROMPTS, QUESTIONS, batch_size=4)
+    log_probs = next_token_distributions(base, PROMPTS, QUESTIONS, batch_tokens=160)
     assert log_probs.shape == (5, 3, 340)
     np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1, atol=1e-5)
     ids = torch.tensor([chat_ids(base.tokenizer, PROMPTS[3], QUESTIONS[1])])

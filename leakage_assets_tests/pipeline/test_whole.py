@@ -252,7 +252,7 @@ def test_what_a_stage_is_made_of_changes_its_identity_and_nothing_else_does(root
     cell = study.cells[0]
     lab = laboratory(root)
     identity = adapter_identity(lab, study, cell)
-    elsewhere = replace(lab, profile=replace(lab.profile, generation_batch=3, forward_batch=1, cells_per_run=1))
+    elsewhere = replace(lab, profile=replace(lab.profile, generation_batch=3, forward_tokens=1, cells_per_run=1))
     assert adapter_identity(elsewhere, study, cell) == identity
     assert lab.find(adapter_address(lab, study, cell), identity) is not None
     job = sample_job(lab, study, study.panel, cell)
