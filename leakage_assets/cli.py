@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from leakage_assets.exceptions import ExpectedError
-from leakage_assets.paths import ARTIFACTS
+from leakage_assets.paths import ARTIFACTS, README
+
+if TYPE_CHECKING:
+    from leakage_assets.planning.forecast import Plan
+    from leakage_assets.studies.study import Cell, Study
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 # Without a terminal (a log, a pipe) rich would assume 80 columns and cut the tables.
@@ -54,12 +60,7 @@ def run(
 
     chosen = load_profile(profile)
     spec = chosen.study(study)
-    cells = [
-        spec.cell(s, r, n)
-        for r in recipe or [r.name for r in spec.recipes]
-        for s in source or spec.sources
-        for n in seed or spec.seeds
-    ]
+    cells = _cells(spec, source, recipe, seed)
     with dagster_instance() as instance:
         runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
         for stage in runs.all_stages(cells, extras):
@@ -137,6 +138,60 @@ def lint(
 
 
 @app.command()
+def plan(
+    study: Annotated[str, typer.Argument(help="name of a study")],
+    profile: ProfileName = "tiny",
+    source: Annotated[list[str] | None, typer.Option(help="source (repeatable); all by default")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")] = None,
+    extras: Annotated[bool, typer.Option(help="also tuned geometry and out-of-distribution panels")] = False,
+    hardware: Annotated[str, typer.Option(help="h200, h100, a100, or cpu for this machine's")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    artifacts: ArtifactRoot = ARTIFACTS,
+) -> None:
+    """What a study would still cost: tokens, FLOP, memory and time on given hardware, before anything is spent."""
+    from leakage_assets.pipeline.forecasting import plan_study
+    from leakage_assets.pipeline.laboratory import Laboratory
+    from leakage_assets.planning.hardware import hardware_named
+    from leakage_assets.planning.ledger import read_ledger
+    from leakage_assets.profiles import load_profile
+    from leakage_assets.store.artifacts import ArtifactStore
+
+    lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
+    spec = lab.profile.study(study)
+    cells = _cells(spec, source, recipe, seed)
+    planned = plan_study(lab, spec, cells, hardware_named(hardware), read_ledger(), extras=extras)
+    if as_json:
+        print(json.dumps(planned.as_dict(), indent=2))
+    else:
+        _print_plan(planned)
+
+
+@app.command()
+def bench(
+    write_readme: Annotated[bool, typer.Option(help="write the table into README.md")] = False,
+    check: Annotated[bool, typer.Option(help="exit 1 if README.md does not hold this table")] = False,
+    readme: Annotated[Path, typer.Option(help="the file between whose markers the table stands")] = README,
+) -> None:
+    """Print the committed benchmark results beside the published figures and the hardware's bounds."""
+    from leakage_assets.planning.ledger import read_bounds, read_ledger
+    from leakage_assets.planning.ledger_table import COLUMNS, ledger_rows, markdown_table, with_table
+    from leakage_assets.store.files import write_atomically
+
+    bounds, ledger = read_bounds(), read_ledger()
+    console.print(_rows("Ledger (bounds are those of one H200)", COLUMNS, ledger_rows(bounds, ledger)))
+    if not (write_readme or check):
+        return
+    written = readme.read_text()
+    wanted = with_table(written, markdown_table(bounds, ledger))
+    if write_readme:
+        write_atomically(readme, wanted.encode())
+    elif wanted != written:
+        console.print(f"{readme}: not the table of benchmarks/results; run leakage bench --write-readme")
+        raise typer.Exit(1)
+
+
+@app.command()
 def pretrain(
     output: Annotated[Path, typer.Argument(help="a new or empty folder")],
     seed: Annotated[int, typer.Option(help="everything random derives from it")] = 42,
@@ -146,6 +201,55 @@ def pretrain(
 
     for gate in build_tiny_base(output, seed=seed, emit=console.print):
         console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
+
+
+def _cells(study: Study, source: list[str] | None, recipe: list[str] | None, seed: list[int] | None) -> list[Cell]:
+    """The cells that options choose; all where an option is not given."""
+    return [
+        study.cell(s, r, n)
+        for r in recipe or [r.name for r in study.recipes]
+        for s in source or study.sources
+        for n in seed or study.seeds
+    ]
+
+
+def _print_plan(plan: Plan) -> None:
+    from leakage_assets.planning.forecast import describe, hours, size
+
+    stages = ("stage", "done", "tokens left", "TFLOP", "least possible", "forecast", "rests on")
+    title = f"{plan.study} on {plan.profile} ({plan.base_model}), one {plan.hardware.title}"
+    console.print(_rows(title, stages, describe(plan.stages)))
+    parts = ("weights", "kv_cache", "activations", "adapters", "optimiser", "total")
+    needs = [
+        (
+            need.activity,
+            *(size(need.memory.as_dict()[part]) for part in parts),
+            "fits" if need.fits else "does not fit",
+        )
+        for need in plan.memory
+    ]
+    console.print(
+        _rows(f"Memory, of {size(plan.hardware.memory)}", ("for", *(p.replace("_", " ") for p in parts), ""), needs)
+    )
+    console.print(f"cells: {plan.done} of {plan.cells} have a proven adapter; {plan.rows:,} training rows in all")
+    for overhead in plan.overheads:
+        each = overhead.source if overhead.seconds is None else f"{hours(overhead.seconds)} each ({overhead.source})"
+        console.print(f"{overhead.name}: {overhead.count} times, {each}", soft_wrap=True)
+    expected = f"forecast of what was measured {hours(plan.measured_seconds)}"
+    missing = f"; no measurement for {', '.join(plan.unmeasured)}" if plan.unmeasured else ""
+    console.print(f"least possible {hours(plan.floor)}, {expected}{missing}", soft_wrap=True)
+    console.print(f"hardware: {plan.hardware.source}", soft_wrap=True)
+    for assumption in plan.assumptions:
+        console.print(f"assumed: {assumption}", soft_wrap=True, markup=False)
+
+
+def _rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for position, name in enumerate(columns):
+        table.add_column(name, overflow="fold", no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _table(title: str, frame, columns: tuple[str, ...]) -> Table:  # type: ignore[no-untyped-def]

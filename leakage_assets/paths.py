@@ -10,3 +10,5 @@ DATA = REPO / "data"
 STIMULI = DATA / "stimuli"
 TINY_BASE = DATA / "tiny_base"
 ARTIFACTS = Path(os.environ.get("LEAKAGE_ARTIFACTS", DATA / "artifacts"))
+BENCHMARKS = REPO / "benchmarks"
+README = REPO / "README.md"

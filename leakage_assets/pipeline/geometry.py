@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 
 from leakage_assets.geometry.centroids import centred_cosine, hidden_vectors, vectors_and_distributions
 from leakage_assets.geometry.divergence import js_divergence
+from leakage_assets.pipeline.accounting import achieved, geometry_work, spent
 from leakage_assets.pipeline.adapters import require_proven_adapter
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
 from leakage_assets.progress import Progress
@@ -43,18 +45,21 @@ def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
     address, identity = lab.address(study, "persona_centroids"), geometry_identity(lab, study, lab.base_fingerprint)
     found = lab.current(address, identity)
     if found is not None:
-        return Outcome(found, True, _geometry_metrics(study))
+        return Outcome(found, True, _geometry_metrics(study, found))
     prompts, questions = _asked(lab, study)
-    layers, batch = study.plan.layers, lab.profile.forward_tokens
+    base, layers, batch = lab.base(), study.plan.layers, lab.profile.forward_tokens
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+        started = time.monotonic()
         with _progress(lab, study, "base model") as progress:
             hidden, log_probs = vectors_and_distributions(
-                lab.base(), prompts, questions, layers, batch_tokens=batch, progress=progress
+                base, prompts, questions, layers, batch_tokens=batch, progress=progress
             )
+        seconds = time.monotonic() - started
+        draft.note(**spent("reading", [geometry_work(lab, prompts, questions, layers, head=True)], seconds))
         divergence = js_divergence(log_probs, [study.panel.prompts.index(source) for source in study.sources])
         arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(layers)}
         save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
-    return Outcome(draft.artifact, False, _geometry_metrics(study))
+    return Outcome(draft.artifact, False, _geometry_metrics(study, draft.artifact))
 
 
 def compute_prompt_similarity(lab: Laboratory, study: Study) -> Outcome:
@@ -103,8 +108,8 @@ def _progress(lab: Laboratory, study: Study, model: str) -> Progress:
     return Progress(rows, f"geometry of {model}", lab.emit)
 
 
-def _geometry_metrics(study: Study) -> dict[str, int]:
-    return {"prompts": len(study.panel.prompts), "layers": len(study.plan.layers)}
+def _geometry_metrics(study: Study, geometry: Artifact) -> dict[str, int | float]:
+    return {"prompts": len(study.panel.prompts), "layers": len(study.plan.layers), **achieved(geometry)}
 
 
 def similarity_table(study: Study, hidden: np.ndarray, divergence: np.ndarray | None = None) -> pl.DataFrame:

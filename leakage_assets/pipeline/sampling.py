@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 import polars as pl
 
 from leakage_assets.exceptions import PartitionError
-from leakage_assets.generation.requests import Request, Sampling, sample_id
-from leakage_assets.generation.run import generate_missing
+from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id
+from leakage_assets.generation.run import GenerationSummary, generate_missing
+from leakage_assets.pipeline.accounting import achieved, sampling_work, spent
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
+from leakage_assets.planning.efficiency import sampling_kind
 from leakage_assets.progress import Progress
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.artifacts import Artifact, ArtifactError
@@ -83,7 +85,7 @@ class SampleJob:
         artifact = self.lab.current(self.address, self.identity)
         if artifact is None or not _pins(artifact, frame := self.frame()):
             return None
-        return Outcome(artifact, reused=True, metrics=sample_metrics(frame), timed=False)
+        return self._outcome(artifact, frame, reused=True)
 
     def require(self, *, remedy: str) -> tuple[Artifact, pl.DataFrame]:
         """The finished artifact and its samples. Raises ``ArtifactMissing``, or ``SamplesMissing`` naming the store."""
@@ -108,20 +110,27 @@ class SampleJob:
         wanted = pl.DataFrame({"sample_id": [sample_id(r, self.sampling) for r in self.requests]})
         return self.store.frame().join(wanted, on="sample_id", how="semi", maintain_order="left")
 
-    def finish(self) -> Outcome:
-        """Write the artifact that pins the texts; raises if a sample is still missing."""
+    def finish(self, made: Mapping[str, Any] | None = None) -> Outcome:
+        """Write the artifact that pins the texts; raises if a sample is still missing.
+
+        ``made`` is the provenance of the stream that generated the last of them.
+        """
         frame = self.frame()
         if frame.height != len(self.requests):
             raise SamplesMissing(
                 f"{self.name}: {frame.height} of {len(self.requests)} samples are in {self.store.folder}; run again"
             )
-        provenance = {"shards": str(self.store.folder.relative_to(self.lab.store.root))}
+        provenance = {"shards": str(self.store.folder.relative_to(self.lab.store.root)), **(made or {})}
         with self.lab.store.draft(
             self.address, self.identity, provenance=provenance, refresh=self.lab.refresh
         ) as draft:
             _index(frame).write_parquet(draft.folder / INDEX)
             draft.rows(INDEX, frame.height)
-        return Outcome(draft.artifact, reused=False, metrics=sample_metrics(frame), timed=False)
+        return self._outcome(draft.artifact, frame, reused=False)
+
+    @staticmethod
+    def _outcome(artifact: Artifact, frame: pl.DataFrame, *, reused: bool) -> Outcome:
+        return Outcome(artifact, reused, {**sample_metrics(frame), **achieved(artifact)}, timed=False)
 
 
 def _index(frame: pl.DataFrame) -> pl.DataFrame:
@@ -165,8 +174,9 @@ def run_sample_jobs(lab: Laboratory, jobs: Mapping[T, SampleJob]) -> dict[T, Out
                 results[key] = outcome
         except PartitionError as error:
             results[key] = error
+    made: dict[int, dict[str, Any]] = {}
     for stream in _streams(list(todo.values())):
-        generate_missing(
+        summary = generate_missing(
             lab.engine(),
             [request for job in stream for request in job.requests],
             stream[0].sampling,
@@ -174,12 +184,22 @@ def run_sample_jobs(lab: Laboratory, jobs: Mapping[T, SampleJob]) -> dict[T, Out
             stores={job.name: job.store for job in stream},
             progress=lambda total: Progress(total, "samples", lab.emit),
         )
+        made |= {id(job): _spent(lab, stream, summary) for job in stream}
     for key, job in todo.items():
         try:
-            results[key] = job.finish()
+            results[key] = job.finish(made[id(job)])
         except PartitionError as error:
             results[key] = error
     return {key: results[key] for key in jobs}
+
+
+def _spent(lab: Laboratory, stream: Sequence[SampleJob], summary: GenerationSummary) -> dict[str, Any]:
+    """Provenance of a stream, the same for every job in it; empty where all samples were there already."""
+    if not summary.generated:
+        return {}
+    requests = [request for job in stream for request in job.requests]
+    work = sampling_work(lab, requests, summary.generated, summary.tokens)
+    return spent(sampling_kind(len({job.name for job in stream} - {BASE})), work, summary.seconds)
 
 
 def _streams(jobs: Sequence[SampleJob]) -> list[list[SampleJob]]:

@@ -1,0 +1,384 @@
+"""What a study still costs: counted from its specification and from what the artifact store holds already."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ParamSpec, TypeVar
+
+from leakage_assets.exceptions import PartitionError
+from leakage_assets.generation.requests import Request, Sampling, sample_id
+from leakage_assets.models import chat_ids, folder_at_hand, load_tokenizer, model_shape
+from leakage_assets.pipeline.accounting import earlier_training, earlier_work
+from leakage_assets.pipeline.adapters import adapter_address, require_proven_adapter
+from leakage_assets.pipeline.conclusions import sample_job
+from leakage_assets.pipeline.geometry import find_tuned_similarity, require_persona_centroids
+from leakage_assets.pipeline.laboratory import Laboratory
+from leakage_assets.pipeline.sampling import SampleJob, panel_requests
+from leakage_assets.pipeline.training_data import on_policy_job, read_rows, require_training_set
+from leakage_assets.planning import reference
+from leakage_assets.planning.efficiency import (
+    Efficiency,
+    Kind,
+    Measured,
+    ledger_efficiencies,
+    measured_efficiencies,
+    sampling_kind,
+)
+from leakage_assets.planning.forecast import MemoryNeed, Plan, Stage, forecast_stage, overhead
+from leakage_assets.planning.hardware import Hardware
+from leakage_assets.planning.ledger import Ledger
+from leakage_assets.planning.memory import concurrency_that_fits, serving_memory, training_memory
+from leakage_assets.planning.work import Lengths, Work, decoding, reading, training
+from leakage_assets.shapes import ModelShape
+from leakage_assets.store.artifacts import Artifact, ArtifactMissing
+from leakage_assets.studies.study import Cell, Condition, Panel, Study
+from leakage_assets.training.masks import encode_rows
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CHARACTERS_PER_TOKEN = 4
+"""English text under byte-pair tokenizers of large vocabularies: the usual rule of thumb."""
+TEMPLATE_TOKENS = 15
+"""Tokens of Qwen's chat template around a system and a user turn."""
+COMPLETION_TOKENS = 200
+"""Mean completion of the published panels of #207, where nothing has been sampled yet."""
+MARKER_LABELS = 4
+"""Tokens with loss of a row under `marker_only`, about: the marker's in every third row, and the tail."""
+ENGINE_OF_THE_LEDGER = "vllm"
+"""The engine whose sampling the benchmarks time; what it reaches says nothing about another."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What one epoch of a condition is made of."""
+
+    rows: Lengths
+    labels: float
+    exact: bool
+
+
+def plan_study(
+    lab: Laboratory, study: Study, cells: Sequence[Cell], hardware: Hardware, ledger: Ledger, *, extras: bool = False
+) -> Plan:
+    """What is left of these cells and of what they need, and the forecast for one device of this hardware.
+
+    Nothing is computed or downloaded. Efficiencies come from the ledger's results on this hardware; for what those
+    lack, from earlier work on it in the artifact store.
+
+    Args:
+        extras: also the panels besides the main one, and the geometry of the tuned models.
+
+    Raises:
+        BaseModelError: the base model's folder is missing, or its shape is not known.
+    """
+    survey = _Survey(lab, study, tuple(cells), hardware)
+    panels = study.panels if extras else study.panels[:1]
+    stages = [
+        survey.on_policy(),
+        survey.adapters(),
+        survey.proofs(),
+        *(survey.samples(panel) for panel in panels),
+        survey.centroids(),
+        *([survey.tuned_geometry()] if extras else []),
+    ]
+    efficiencies = survey.efficiencies(ledger)
+    return Plan(
+        study=study.name,
+        profile=lab.profile.name,
+        base_model=lab.profile.base.name,
+        random_weights=bool(lab.store.mark),
+        hardware=hardware,
+        cells=len(cells),
+        done=len(survey.ready),
+        rows=round(sum(survey.training_sets[cell.condition].rows.rows for cell in cells)),
+        stages=tuple(forecast_stage(stage, hardware, efficiencies) for stage in stages),
+        overheads=tuple(overhead(name, count, ledger, hardware) for name, count in survey.starts(stages).items()),
+        memory=survey.memory(),
+        assumptions=tuple(survey.assumptions),
+    )
+
+
+@dataclass
+class _Survey:
+    """Counts what is done and what is left, and notes what it had to assume."""
+
+    lab: Laboratory
+    study: Study
+    cells: tuple[Cell, ...]
+    hardware: Hardware
+    assumptions: list[str] = field(default_factory=list)
+
+    def assume(self, sentence: str) -> None:
+        if sentence not in self.assumptions:
+            self.assumptions.append(sentence)
+
+    def finished(self, look: Callable[P, T], *args: P.args, **more: P.kwargs) -> T | None:
+        """What is there, or None; what is damaged counts as not done, and is named."""
+        try:
+            return look(*args, **more)
+        except ArtifactMissing:
+            return None
+        except PartitionError as error:
+            self.assume(f"Counted as not done: {error}")
+            return None
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        return model_shape(self.lab.profile.base)
+
+    @cached_property
+    def lora(self) -> int:
+        """Adapter parameters: the most that a recipe of these cells trains."""
+        specs = {self.study.recipe(cell.condition.recipe).lora for cell in self.cells}
+        return max((self.shape.lora_parameters(spec.r, spec.targets) for spec in specs), default=0)
+
+    @cached_property
+    def ready(self) -> dict[Cell, Artifact]:
+        """Cells whose adapter is trained and proven."""
+        found = {cell: self.finished(require_proven_adapter, self.lab, self.study, cell) for cell in self.cells}
+        return {cell: adapter for cell, adapter in found.items() if adapter is not None}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        base = self.lab.profile.base
+        if folder_at_hand(base) is not None:
+            return load_tokenizer(base)
+        self.assume(
+            f"The tokenizer of {base.name} is not at hand: {CHARACTERS_PER_TOKEN} characters are taken as a token, and "
+            f"the chat template as {TEMPLATE_TOKENS} tokens."
+        )
+        return None
+
+    def prompt_tokens(self, system: str | None, question: str) -> float:
+        if self.tokenizer is not None:
+            return len(chat_ids(self.tokenizer, system, question))
+        return TEMPLATE_TOKENS + (len(system or "") + len(question)) / CHARACTERS_PER_TOKEN
+
+    def completion_tokens(self, jobs: Sequence[SampleJob], sampling: Sampling, what: str) -> float:
+        """Mean over the samples that are there, else that of the published panels."""
+        frames = [frame for job in jobs if (frame := self.finished(job.frame)) is not None]
+        count = sum(frame.height for frame in frames)
+        if count:
+            return float(sum(frame["n_tokens"].sum() for frame in frames) / count)
+        assumed = min(COMPLETION_TOKENS, sampling.max_new_tokens)
+        self.assume(f"No {what} are there to tell their length: {assumed} tokens each are assumed.")
+        return assumed
+
+    def lengths(self, requests: Sequence[Request]) -> tuple[Lengths, Lengths]:
+        """Prompt tokens of the distinct prompts of each adapter, and of all requests."""
+        asked = Counter((request.adapter, (request.system, request.question)) for request in requests)
+        tokens = {prompt: self.prompt_tokens(*prompt) for prompt in {prompt for _, prompt in asked}}
+        distinct = Lengths.of(tokens[prompt] for _, prompt in asked)
+        return distinct, Lengths.of(tokens[prompt] for _, prompt in asked.elements())
+
+    def sampled(self, distinct: Lengths, rows: Lengths, new_tokens: float, lora: int) -> tuple[Work, ...]:
+        """Reading each distinct prompt once and decoding every row, as many together as fit; nothing for no rows."""
+        if not rows.rows:
+            return ()
+        dtype = self.lab.profile.base.dtype
+        context = rows.mean + new_tokens
+        fits = concurrency_that_fits(
+            self.shape, dtype, self.hardware, context=context, lora_parameters=lora, adapters=1
+        )
+        return (
+            reading(self.shape, distinct, dtype, logits=distinct.rows),
+            decoding(self.shape, rows, new_tokens, min(max(fits, 1), rows.rows), dtype, lora_parameters=lora),
+        )
+
+    @cached_property
+    def answers(self) -> list[SampleJob]:
+        """The on-policy completions of each persona: all of the study's, whichever cells are chosen."""
+        return [on_policy_job(self.lab, self.study.data, persona) for persona in self.study.data.personas]
+
+    @cached_property
+    def answer_tokens(self) -> float:
+        """Mean tokens of an on-policy completion."""
+        return self.completion_tokens(self.answers, self.study.data.sampling, "on-policy completions")
+
+    def on_policy(self) -> Stage:
+        missing = [request for job in self.answers for request in self.missing(job)]
+        planned = sum(len(job.requests) for job in self.answers)
+        work = self.sampled(*self.lengths(missing), self.answer_tokens, 0)
+        done = planned - len(missing)
+        return Stage("on_policy_completions", "completions", planned, done, "sampling base", work, "estimate")
+
+    def missing(self, job: SampleJob) -> Sequence[Request]:
+        """The requests of a job whose samples are not stored; all of them where the store is damaged."""
+        stored = self.finished(job.store.ids) or frozenset()
+        return [request for request in job.requests if sample_id(request, job.sampling) not in stored]
+
+    @cached_property
+    def training_sets(self) -> dict[Condition, TrainingSet]:
+        return {cell.condition: self.training_set(cell.condition) for cell in self.cells}
+
+    def training_set(self, condition: Condition) -> TrainingSet:
+        """Counted token by token where it is stored and the tokenizer at hand, else from the questions and answers."""
+        study, recipe = self.study, self.study.recipe(condition.recipe)
+        stored = self.finished(require_training_set, self.lab, study, condition)
+        if stored is not None and self.tokenizer is not None:
+            rows = encode_rows(self.tokenizer, read_rows(stored), recipe, study.marker)
+            labels = sum(len(row.kept) for row in rows)
+            return TrainingSet(Lengths.of(len(row.input_ids) for row in rows), labels, exact=True)
+        stimuli, data = self.lab.profile.stimuli, study.data
+        questions = stimuli.question_sets[data.question_set].questions[: data.questions]
+        systems = [stimuli.persona(persona).prompt for persona in study.donors(study, condition)]
+        answer = self.answer_tokens
+        each = Lengths.of(self.prompt_tokens(s, question.text) + answer for s in systems for question in questions)
+        assembled = each.times(data.used)
+        label = answer if recipe.loss == "full_completion" else MARKER_LABELS
+        return TrainingSet(assembled, assembled.rows * label, exact=False)
+
+    def adapters(self) -> Stage:
+        todo = [cell for cell in self.cells if cell not in self.ready]
+        dtype, work = self.lab.profile.base.dtype, []
+        for cell in todo:
+            recipe, rows = self.study.recipe(cell.condition.recipe), self.training_sets[cell.condition]
+            lora = self.shape.lora_parameters(recipe.lora.r, recipe.lora.targets)
+            steps = recipe.steps(round(rows.rows.rows))
+            epochs = rows.rows.times(recipe.epochs)
+            work.append(training(self.shape, epochs, recipe.epochs * rows.labels, lora, dtype, steps=steps))
+        exact = all(self.training_sets[cell.condition].exact for cell in todo)
+        return self.stage("adapter", "adapters", len(todo), "training", _together(work), exact=exact)
+
+    def proofs(self) -> Stage:
+        todo = [self.training_sets[cell.condition].rows.mean for cell in self.cells if cell not in self.ready]
+        work = [reference.proof(self.shape, self.lab.profile.base.dtype, tokens) for tokens in todo]
+        return self.stage("adapter_proof", "adapters", len(todo), "proof", _together(work), exact=False)
+
+    def samples(self, panel: Panel) -> Stage:
+        """Cells with an adapter owe what is not stored, the others the whole panel."""
+        jobs = {cell: sample_job(self.lab, self.study, panel, cell) for cell in self.ready}
+        owed = {cell: self.missing(job) for cell, job in jobs.items()}
+        untrained = len(self.cells) - len(self.ready)
+        distinct, rows = self.lengths([request for requests in owed.values() for request in requests])
+        if untrained:
+            whole = self.lengths(panel_requests(self.lab.profile.stimuli, panel, "untrained"))
+            distinct, rows = distinct + whole[0].times(untrained), rows + whole[1].times(untrained)
+        tokens = self.completion_tokens(list(jobs.values()), panel.sampling, f"samples of the panel {panel.name}")
+        busy = Counter(cell.seed for cell in self.cells if cell not in owed or owed[cell])
+        kind = sampling_kind(max(busy.values(), default=1))
+        work = self.sampled(distinct, rows, tokens, self.lora)
+        planned = panel.size * len(self.cells)
+        name = f"{panel.asset_prefix}samples"
+        return Stage(name, "completions", planned, planned - round(rows.rows), kind, work, "estimate")
+
+    def centroids(self) -> Stage:
+        """One pass through the whole model: the divergences need the head."""
+        found = self.finished(require_persona_centroids, self.lab, self.study)
+        prompts = self.panel_lengths
+        dtype = self.lab.profile.base.dtype
+        work = () if found else (reading(self.shape, prompts, dtype, logits=prompts.rows),)
+        planned = round(prompts.rows)
+        return Stage("persona_centroids", "prompts", planned, planned if found else 0, "reading", work, self.basis)
+
+    def tuned_geometry(self) -> Stage:
+        """Down to the deepest layer of the plan, for every cell."""
+        done = [c for c in self.ready if self.finished(find_tuned_similarity, self.lab, self.study, c) is not None]
+        todo = len(self.cells) - len(done)
+        blocks = max(self.study.plan.layers) + 1
+        prompts = self.panel_lengths.times(todo)
+        work = (reading(self.shape, prompts, self.lab.profile.base.dtype, blocks=blocks),) if todo else ()
+        return self.stage("tuned_similarity", "adapters", todo, "reading", work, exact=self.tokenizer is not None)
+
+    @cached_property
+    def panel_lengths(self) -> Lengths:
+        """Every prompt of the main panel with every question."""
+        stimuli = self.lab.profile.stimuli
+        questions = [question.text for question in self.study.questions(stimuli)]
+        systems = [stimuli.prompt(name) for name in self.study.panel.prompts]
+        return Lengths.of(self.prompt_tokens(system, question) for system in systems for question in questions)
+
+    @property
+    def basis(self) -> str:
+        return "exact" if self.tokenizer is not None else "estimate"
+
+    def stage(self, name: str, unit: str, todo: int, kind: Kind, work: tuple[Work, ...], *, exact: bool) -> Stage:
+        """A stage that is counted in cells."""
+        planned = len(self.cells)
+        return Stage(name, unit, planned, planned - todo, kind, work, "exact" if exact else "estimate")
+
+    def efficiencies(self, ledger: Ledger) -> dict[Kind, Efficiency]:
+        """Of the ledger as far as its engine is this profile's, and of earlier work for what is left out."""
+        committed = ledger_efficiencies(ledger, self.hardware)
+        if self.lab.profile.engine != ENGINE_OF_THE_LEDGER:
+            committed = {kind: found for kind, found in committed.items() if kind in ("reading", "training")}
+        if committed and self.shape != reference.SHAPE:
+            self.assume("The efficiencies were measured on the shape of Qwen2.5-7B; a smaller model reaches less.")
+        return {**measured_efficiencies(set(self.earlier()), self.hardware), **committed}
+
+    def earlier(self) -> Iterator[Measured]:
+        """Work on this hardware that the store's artifacts tell of; a stream of many samples tells it many times."""
+        lab, study = self.lab, self.study
+        for cell in study.cells:
+            for adapter in lab.store.history(adapter_address(lab, study, cell)):
+                if (measured := earlier_training(lab, adapter, self.hardware)) is not None:
+                    yield measured
+        panels = [f"{panel.asset_prefix}samples" for panel in study.panels]
+        addresses = [
+            lab.address(study, "persona_centroids"),
+            *(job.address for job in self.answers),
+            *(lab.address(study, p, c.condition.key, str(c.seed)) for p in panels for c in study.cells),
+        ]
+        for address in addresses:
+            for artifact in lab.store.history(address):
+                if (measured := earlier_work(artifact, self.hardware)) is not None:
+                    yield measured
+
+    def starts(self, stages: Sequence[Stage]) -> Mapping[str, int]:
+        """How often a base is loaded, an engine and a step are started: a run holds one seed's cells of a stretch."""
+        left = {stage.name for stage in stages if stage.work}
+        seeds = Counter(cell.seed for cell in self.cells)
+        runs = sum(-(-count // self.lab.profile.cells_per_run) for count in seeds.values())
+        panels = [name for name in left if name.endswith("samples")]
+        engines = ("on_policy_completions" in left) + runs * (("adapter" in left) + len(panels))
+        bases = engines + ("persona_centroids" in left) + runs * ("tuned_similarity" in left)
+        # Each panel is also scored.
+        starts = {"base_load_s": bases, "engine_start_s": engines, "step_start_s": bases + runs * len(panels)}
+        if self.lab.profile.engine != ENGINE_OF_THE_LEDGER:
+            del starts["engine_start_s"]
+        return {name: count for name, count in starts.items() if count}
+
+    def memory(self) -> tuple[MemoryNeed, ...]:
+        """What serving the main panel and training a batch of mean rows take at once."""
+        dtype, available = self.lab.profile.base.dtype, self.hardware.memory
+        panel = self.study.panel
+        context = self.panel_lengths.mean + panel.sampling.max_new_tokens
+        together = min(len(self.cells), self.lab.profile.cells_per_run)
+        room = concurrency_that_fits(
+            self.shape, dtype, self.hardware, context=context, lora_parameters=self.lora, adapters=together
+        )
+        sequences = min(room, panel.size * together)
+        serving = serving_memory(
+            self.shape, dtype, sequences=sequences, context=context, lora_parameters=self.lora, adapters=together
+        )
+        needs = [MemoryNeed(f"sampling, {sequences:,} sequences together", serving, available)]
+        for recipe in {cell.condition.recipe: self.study.recipe(cell.condition.recipe) for cell in self.cells}.values():
+            sets = [found for condition, found in self.training_sets.items() if condition.recipe == recipe.name]
+            need = training_memory(
+                self.shape,
+                dtype,
+                batch_tokens=recipe.batch_size * max(found.rows.mean for found in sets),
+                label_tokens=recipe.batch_size * max(found.labels / found.rows.rows for found in sets),
+                lora_parameters=self.shape.lora_parameters(recipe.lora.r, recipe.lora.targets),
+                targets=recipe.lora.targets,
+            )
+            needs.append(MemoryNeed(f"training {recipe.name}, {recipe.batch_size} mean rows a batch", need, available))
+        return tuple(needs)
+
+
+def _together(parts: Sequence[Work]) -> tuple[Work, ...]:
+    """Equal kinds of work of many cells as one part; none for none."""
+    if not parts:
+        return ()
+    return (
+        Work(
+            sum(part.tokens for part in parts),
+            sum(part.flop for part in parts),
+            sum(part.traffic for part in parts),
+            parts[0].dtype,
+        ),
+    )
