@@ -3,9 +3,9 @@
     python -m benchmarks.centroids                            # Qwen2.5-7B's shape, on the GPU
     python -m benchmarks.centroids --shape tiny --device cpu --output /tmp/centroids.json
 
-The prompts are those of the study, in tokens of the bundled tokenizer. `centroids_s` counts everything after the weights
-are there: tokens, batches, forward passes, transfers, means. `read_tokens_per_s` is measured before it on other questions:
-the forecast of `leakage plan` rests on that rate, and is held against `centroids_s`.
+The prompts are those of the study, in tokens of the bundled tokenizer. `centroids_s` counts everything after the
+weights are there: tokens, batches, forward passes, transfers, means. `read_tokens_per_s` is measured before it on other
+questions: the forecast of `leakage plan` rests on that rate, and is held against `centroids_s`.
 """
 
 from __future__ import annotations

@@ -179,7 +179,9 @@ def bench(
     from leakage_assets.store.files import write_atomically
 
     bounds, ledger = read_bounds(), read_ledger()
-    console.print(_rows("Ledger (bounds are those of one H200)", COLUMNS, ledger_rows(bounds, ledger)))
+    shown = [place for place, name in enumerate(COLUMNS) if name != "what"]
+    rows = [[row[place] for place in shown] for row in ledger_rows(bounds, ledger)]
+    console.print(_rows("Ledger (bounds are those of one H200)", [COLUMNS[place] for place in shown], rows))
     if not (write_readme or check):
         return
     written = readme.read_text()

@@ -180,7 +180,7 @@ def verify_base_model(spec: BaseModelSpec) -> Verified:
         BaseModelError: it is neither there nor can it be fetched, it is of another architecture, it lacks tokenizer or
             chat template, or a shard is missing, truncated, or not the one that `pretraining.json` beside it records.
     """
-    folder = _folder(spec)
+    folder = _text_folder(spec)
     if spec.random is not None:
         return Verified("random weights", None, **_text_digests(folder))
     _check_architecture(folder)
@@ -243,7 +243,7 @@ def load_tokenizer(spec: BaseModelSpec) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    return _checked_tokenizer(_folder(spec), AutoTokenizer)
+    return _checked_tokenizer(_text_folder(spec), AutoTokenizer)
 
 
 def load_base_model(spec: BaseModelSpec, device: str | None = None) -> BaseModel:
@@ -258,7 +258,7 @@ def load_base_model(spec: BaseModelSpec, device: str | None = None) -> BaseModel
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # its lines are noise in a run's log
-    folder = _folder(spec)
+    folder = _text_folder(spec)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = _checked_tokenizer(folder, AutoTokenizer)
     model = _pretrained(folder, spec.dtype) if spec.random is None else _drawn(spec, spec.random, tokenizer, place)
@@ -352,6 +352,17 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str, 
 
 
 def _folder(spec: BaseModelSpec) -> Path:
+    """The folder with the weights."""
+    if spec.random is not None:
+        raise BaseModelError(
+            f"{spec.name}: random weights lie in no folder; write some with python -m benchmarks.random_base FOLDER, "
+            "and name that folder as the base model"
+        )
+    return _text_folder(spec)
+
+
+def _text_folder(spec: BaseModelSpec) -> Path:
+    """The folder with tokenizer and chat template."""
     return _local_folder(spec) if spec.revision is None else _hub_folder(spec)
 
 

@@ -15,6 +15,7 @@ from leakage_assets.models import (
     BaseModelError,
     BaseModelSpec,
     RandomWeights,
+    _folder,
     base_model_identity,
     chat_ids,
     chat_text,
@@ -233,6 +234,8 @@ def test_random_weights_have_the_named_shape_and_precision() -> None:
     assert not any(p.requires_grad for p in drawn.model.parameters())
     assert drawn.end_of_turn == drawn.model.config.eos_token_id
     assert drawn.folder is None
+    with pytest.raises(BaseModelError, match=r"random weights lie in no folder; write some"):
+        _folder(DRAWN)  # what an engine that reads weights itself asks for: never the folder of the tokenizer
     ids = torch.tensor([chat_ids(drawn.tokenizer, "You are kind.", "Why?")])
     assert bool(drawn.model(ids).logits.isfinite().all())
 

@@ -337,7 +337,12 @@ class _Survey:
         engines = ("on_policy_completions" in left) + runs * (("adapter" in left) + len(panels))
         bases = engines + ("persona_centroids" in left) + runs * ("tuned_similarity" in left)
         # Each panel is also scored.
-        starts = {"base_load_s": bases, "engine_start_s": engines, "step_start_s": bases + runs * len(panels)}
+        starts = {
+            "base_load_s": bases,
+            "engine_start_s": engines,
+            "step_start_s": bases + runs * len(panels),
+            "train_setup_s_per_adapter": len(self.cells) - len(self.ready),
+        }
         if self.lab.profile.engine != ENGINE_OF_THE_LEDGER:
             del starts["engine_start_s"]
         return {name: count for name, count in starts.items() if count}

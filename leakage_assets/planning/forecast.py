@@ -196,6 +196,7 @@ OVERHEADS: Mapping[str, str] = {
     "base_load_s": "loading the base model",
     "engine_start_s": "starting the engine",
     "step_start_s": "starting the process of a step",
+    "train_setup_s_per_adapter": "setting up the training of an adapter",
 }
 """Figures of the ledger that are seconds per occurrence."""
 

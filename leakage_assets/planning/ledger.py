@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -42,10 +41,10 @@ class Result:
 
     @property
     def hardware_text(self) -> str:
-        """The hardware as one line."""
+        """The hardware as one line: the GPU where the record is by part and has one."""
         if isinstance(self.hardware, str):
             return self.hardware
-        return ", ".join(str(value) for value in self.hardware.values())
+        return str(self.hardware.get("gpu") or ", ".join(f"{k} {v}" for k, v in self.hardware.items()))
 
     def number(self, figure: str) -> float | None:
         """A figure that is a number, or None where this result does not have it.
@@ -129,7 +128,8 @@ def read_bounds(path: Path = BOUNDS) -> tuple[Bound, ...]:
     """
     try:
         content = yaml.safe_load(path.read_text())
-        return TypeAdapter(tuple[Bound, ...]).validate_python(tuple(content["figures"]))
+        # By way of JSON: strict validation takes objects for dataclasses only from there.
+        return TypeAdapter(tuple[Bound, ...]).validate_json(json.dumps(content["figures"]))
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise LedgerError(f"{path}: unreadable: {error}") from error
     except ValidationError as error:
@@ -138,20 +138,14 @@ def read_bounds(path: Path = BOUNDS) -> tuple[Bound, ...]:
 
 def _result(path: Path) -> Result:
     try:
-        result = TypeAdapter(Result).validate_python(_object(path))
+        result = TypeAdapter(Result).validate_json(path.read_bytes())
+    except OSError as error:
+        raise LedgerError(f"{path}: unreadable: {error}") from error
     except ValidationError as error:
         raise LedgerError(f"{path}: {_first(error)}") from error
     if result.name != path.stem:
         raise LedgerError(f"{path}: holds the result {result.name!r}; rename one of the two")
     return result
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    try:
-        content: Mapping[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise LedgerError(f"{path}: missing or not JSON: {error}") from error
-    return content
 
 
 def _first(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import polars as pl
 import pytest
 
 from leakage_assets.cli import main
+from leakage_assets.planning.ledger import read_bounds
+from leakage_assets.planning.ledger_table import BEGIN, END
 
-COMMANDS = ("demo", "run", "show", "reproduce", "lint", "pretrain")
+COMMANDS = ("demo", "run", "show", "reproduce", "lint", "plan", "bench", "pretrain")
 
 
 def leakage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -41,6 +44,9 @@ def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (("run", "marker_leakage", "--source", "nosuch"), "no source 'nosuch'; sources: villain, comedian"),
         (("run", "marker_leakage", "--recipe", "nosuch"), "no recipe 'nosuch'; recipes: marker_only"),
         (("run", "marker_leakage", "--seed", "7"), "no seed 7; seeds: 42, 137, 256"),
+        (("plan", "nosuch"), "no study 'nosuch'; studies: marker_leakage"),
+        (("plan", "marker_leakage", "--source", "nosuch"), "no source 'nosuch'; sources: villain, comedian"),
+        (("plan", "marker_leakage", "--hardware", "b200"), "no hardware 'b200'; hardware: h200, h100, a100, cpu"),
         (("show", "nosuch"), "no study 'nosuch'; studies: marker_leakage"),
         (("reproduce", "nosuch", "--published", "."), "'nosuch'; studies: marker_leakage"),
     ],
@@ -58,6 +64,47 @@ def test_nothing_to_show_says_what_to_do(
 ) -> None:
     code, _, err = leakage(monkeypatch, capsys, "show", "marker_leakage", "--artifacts", str(tmp_path))
     assert code == 1 and "no finished artifact; materialise analysis" in err
+
+
+def test_a_plan_as_table_and_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("plan", "marker_leakage", "--source", "villain", "--recipe", "no_marker", "--seed", "42")
+    words = (*one, "--hardware", "h200", "--artifacts", str(tmp_path))
+    code, out, _ = leakage(monkeypatch, capsys, *words)
+    assert code == 0
+    for said in (
+        "NVIDIA H200",
+        "on_policy_completions",
+        "0 of 1 adapters",
+        "0 of 2,220",
+        "least possible",
+        "datasheet",
+    ):
+        assert said in out, said
+    code, out, _ = leakage(monkeypatch, capsys, *words, "--json")
+    planned = json.loads(out)
+    assert code == 0
+    assert planned["cells"] == {"planned": 1, "done": 0}
+    assert [stage["planned"] for stage in planned["stages"]] == [1_760, 1, 1, 2_220, 2_220]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_ledger_is_printed_and_written_between_the_markers_of_a_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = leakage(monkeypatch, capsys, "bench")
+    assert code == 0
+    assert all(bound.name in out for bound in read_bounds())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    code, out, _ = leakage(monkeypatch, capsys, "bench", "--check", "--readme", str(readme))
+    assert code == 1 and "run leakage bench --write-readme" in " ".join(out.split())
+    assert leakage(monkeypatch, capsys, "bench", "--write-readme", "--readme", str(readme))[0] == 0
+    assert "| `centroids_s` |" in readme.read_text()
+    assert leakage(monkeypatch, capsys, "bench", "--check", "--readme", str(readme))[0] == 0
+    readme.write_text(readme.read_text().replace("centroids_s", "other"))
+    assert leakage(monkeypatch, capsys, "bench", "--check", "--readme", str(readme))[0] == 1
 
 
 def test_brackets_of_an_error_are_printed(
