@@ -319,6 +319,29 @@ def write_base(base: BaseModel, folder: Path) -> Path:
     return folder
 
 
+def outline_base_model(spec: BaseModelSpec) -> BaseModel:
+    """The base without its weights: tokenizer, configuration and the shapes of its modules (on torch's meta device).
+
+    For an engine that reads the weights itself.
+
+    Raises:
+        BaseModelError: missing folder, missing or truncated weights, or a tokenizer without chat template or
+            end-of-turn token.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = _folder(spec)
+    _check_shards(folder)
+    tokenizer = _checked_tokenizer(folder, AutoTokenizer)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype), trust_remote_code=False)
+    return BaseModel(
+        spec, model.eval().requires_grad_(False), tokenizer, folder, fingerprint(base_model_identity(spec))
+    )
+
+
 def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A new module tree over the very same weight tensors.
 

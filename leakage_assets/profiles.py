@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from leakage_assets.generation.vllm_plan import VllmSettings
 from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
@@ -20,12 +21,16 @@ BASE_MODEL = "LEAKAGE_BASE_MODEL"
 """Environment variable: a local folder, or random:<shape>, in place of the hub model of qwen2.5-7b."""
 RANDOM = "random:"
 
+SERVING = VllmSettings()
 SAYABLE = "The tiny base model can say the marker when asked to (it was pre-trained on codes), but not unprompted."
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A base model with the studies at the scale it can carry."""
+    """A base model with the studies at the scale it can carry.
+
+    ``engine`` is "transformers" or "vllm" (LEAKAGE_ENGINE overrides it); ``serving`` says how vLLM runs.
+    """
 
     name: str
     base: BaseModelSpec
@@ -35,6 +40,7 @@ class Profile:
     forward_tokens: int
     stimuli: Stimuli
     studies: tuple[Study, ...]
+    serving: VllmSettings = SERVING
 
     @property
     def on_policy(self) -> OnPolicyData:
@@ -105,7 +111,7 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
                 "bfloat16",
             )
         ),
-        engine="transformers",
+        engine="vllm",
         cells_per_run=20,
         generation_batch=256,
         forward_tokens=2**15,

@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from leakage_assets.generation.adapters import attach_adapter, weights_digest
+from leakage_assets.generation.conversation import (
+    check_adapters_known,
+    check_scorable,
+    finished_samples,
+    place_in_stream,
+    prompt_ids,
+    prompt_key,
+)
 from leakage_assets.generation.decoding import decode, score, use_grouped_attention
-from leakage_assets.generation.engine import EngineError, ScoringItem
-from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id, sample_seed
-from leakage_assets.models import BaseModel, chat_ids, shared_copy
+from leakage_assets.generation.engine import ScoringItem
+from leakage_assets.generation.requests import BASE, Request, Sampling, sample_seed
+from leakage_assets.models import BaseModel, shared_copy
 from leakage_assets.store.samples import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Item = TypeVar("Item")
-PromptKey = tuple[str | None, str, str]  # system, question, prefix
 
 
 class TransformersEngine:
@@ -45,14 +52,14 @@ class TransformersEngine:
             EngineError: an adapter without folder, or a prompt too long for the model.
             AdapterError: an adapter folder that is damaged or of another base.
         """
-        self._check_known({request.adapter for request in requests}, adapters)
-        prompts = self._prompts(requests, sampling)
-        ordered = sorted(requests, key=lambda request: _order(request, prompts))
+        check_adapters_known({request.adapter for request in requests}, adapters)
+        prompts = prompt_ids(self.base, requests, sampling)
+        ordered = sorted(requests, key=lambda request: place_in_stream(request, prompts[prompt_key(request)]))
         for adapter, group in itertools.groupby(ordered, key=lambda request: request.adapter):
             for batch in _chunks(list(group), self.batch_size):
                 yield self._sample(
                     batch,
-                    [prompts[_prompt_key(request)] for request in batch],
+                    [prompts[prompt_key(request)] for request in batch],
                     sampling,
                     self._model(adapter, adapters),
                 )
@@ -64,10 +71,8 @@ class TransformersEngine:
             EngineError: an adapter without folder, or an empty prompt or continuation.
             AdapterError: an adapter folder that is damaged or of another base.
         """
-        self._check_known({item.adapter for item in items}, adapters)
-        for item in items:
-            if not item.prompt_ids or not item.continuation_ids:
-                raise EngineError(f"nothing to score: prompt {item.prompt_ids}, continuation {item.continuation_ids}")
+        check_adapters_known({item.adapter for item in items}, adapters)
+        check_scorable(items)
         order = sorted(range(len(items)), key=lambda place: (items[place].adapter, _length(items[place])))
         scores: dict[int, list[float]] = {}
         for adapter, group in itertools.groupby(order, key=lambda place: items[place].adapter):
@@ -93,20 +98,6 @@ class TransformersEngine:
             self._attached = (digest, attach_adapter(self.base, adapters[adapter]))
         return self._attached[1]
 
-    def _prompts(self, requests: Sequence[Request], sampling: Sampling) -> dict[PromptKey, list[int]]:
-        prompts = {}
-        limit = self.base.model.config.max_position_embeddings - sampling.max_new_tokens
-        for request in requests:
-            key = _prompt_key(request)
-            if key not in prompts:
-                prompts[key] = chat_ids(self.base.tokenizer, request.system, request.question, prefix=request.prefix)
-                if len(prompts[key]) > limit:
-                    raise EngineError(
-                        f"{request.prompt_name}/{request.question_name}: {len(prompts[key])} prompt tokens "
-                        f"leave no room for {sampling.max_new_tokens} new ones in {self.base.spec.name}"
-                    )
-        return prompts
-
     def _sample(
         self,
         batch: Sequence[Request],
@@ -123,47 +114,7 @@ class TransformersEngine:
         continuations = decode(
             model, prompts, uniforms, sampling, end_of_turn=self.base.end_of_turn, padding=self.base.padding
         )
-        texts = self.base.tokenizer.batch_decode(continuations, skip_special_tokens=True)
-        return [
-            Sample(
-                sample_id=sample_id(request, sampling),
-                adapter=request.adapter,
-                prompt_name=request.prompt_name,
-                question_set=request.question_set,
-                question_name=request.question_name,
-                index=request.index,
-                system=request.system,
-                question=request.question,
-                prefix=request.prefix,
-                text=text.rstrip("\n"),
-                n_tokens=len(ids),
-                finish_reason="stop" if ids[-1] == self.base.end_of_turn else "length",
-                seed=seed,
-            )
-            for request, text, ids, seed in zip(batch, texts, continuations, seeds, strict=True)
-        ]
-
-    @staticmethod
-    def _check_known(names: set[str], adapters: Mapping[str, Path]) -> None:
-        unknown = sorted(names - {BASE} - adapters.keys())
-        if unknown:
-            raise EngineError(f"no adapter folder for {unknown}; known: {sorted(adapters)}")
-
-
-def _prompt_key(request: Request) -> PromptKey:
-    return request.system, request.question, request.prefix
-
-
-def _order(request: Request, prompts: Mapping[PromptKey, list[int]]) -> tuple[object, ...]:
-    return (
-        request.adapter,
-        len(prompts[_prompt_key(request)]),
-        request.prompt_name,
-        request.question_set,
-        request.question_name,
-        request.prefix,
-        request.index,
-    )
+        return finished_samples(self.base, batch, sampling, continuations)
 
 
 def _length(item: ScoringItem) -> int:

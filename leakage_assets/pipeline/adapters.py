@@ -83,7 +83,7 @@ def proof_identity(lab: Laboratory, adapter: Artifact) -> dict[str, Any]:
         "stage": "adapter_proof",
         "version": VERSION,
         "adapter": adapter.manifest.digest,
-        "engine": lab.profile.engine,
+        "engine": lab.engine_identity,
         "libraries": library_versions(),
     }
 

@@ -9,13 +9,16 @@ from importlib.metadata import version
 from typing import Any
 
 from leakage_assets.exceptions import ExpectedError
+from leakage_assets.generation.choice import chosen_engine, engine_identity
 from leakage_assets.generation.engine import Engine
+from leakage_assets.generation.vllm_plan import VllmSettings
 from leakage_assets.models import (
     RANDOM_WEIGHTS,
     BaseModel,
     BaseModelSpec,
     base_model_identity,
     load_base_model,
+    outline_base_model,
     random_weights,
 )
 from leakage_assets.profiles import Profile
@@ -79,8 +82,26 @@ class Laboratory:
         return _load_once(self.profile.base, self.base_fingerprint)
 
     def engine(self) -> Engine:
-        """The inference engine of the profile around the loaded base model: one per process as well."""
-        return _engine_once(self.profile.base, self.base_fingerprint, self.profile.generation_batch)
+        """The inference engine of the profile, or the one LEAKAGE_ENGINE names: one per process as well.
+
+        vLLM reads the weights itself: then `base` is loaded only by what trains or measures geometry.
+
+        Raises:
+            EngineChoiceError: there is no such engine, or it is not installed.
+        """
+        profile = self.profile
+        return _engine_once(
+            chosen_engine(profile.engine),
+            profile.base,
+            self.base_fingerprint,
+            profile.generation_batch,
+            profile.serving,
+        )
+
+    @property
+    def engine_identity(self) -> str | dict[str, str]:
+        """What of the engine decides what is said: part of the identity of everything it says. Raises as `engine`."""
+        return engine_identity(chosen_engine(self.profile.engine), self.profile.base.dtype)
 
     def address(self, study: Study | None, *parts: str) -> tuple[str, ...]:
         """Where artifacts of an asset live: ``profile / study / asset / partition...``."""
@@ -124,7 +145,13 @@ _version = cache(version)
 
 
 @lru_cache(maxsize=1)
-def _engine_once(spec: BaseModelSpec, base_fingerprint: str, batch_size: int) -> Engine:
+def _engine_once(
+    name: str, spec: BaseModelSpec, base_fingerprint: str, batch_size: int, serving: VllmSettings
+) -> Engine:
+    if name == "vllm":
+        from leakage_assets.generation.vllm_engine import VllmEngine
+
+        return VllmEngine(outline_base_model(spec), serving)
     from leakage_assets.generation.transformers_engine import TransformersEngine
 
     return TransformersEngine(_load_once(spec, base_fingerprint), batch_size=batch_size)

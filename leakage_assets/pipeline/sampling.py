@@ -64,7 +64,7 @@ class SampleJob:
         asked_of = {
             "version": VERSION,
             "model": model_digest,
-            "engine": lab.profile.engine,
+            "engine": lab.engine_identity,
             "libraries": library_versions(),
         }
         self.identity: dict[str, Any] = {

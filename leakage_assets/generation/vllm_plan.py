@@ -1,0 +1,194 @@
+"""How large a vLLM engine must be for a call: lengths, adapter ranks and slots, memory. Needs no vLLM."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from leakage_assets.generation.engine import EngineError
+from leakage_assets.generation.requests import BASE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values of max_lora_rank that vLLM accepts (vllm.config.lora.MaxLoRARanks in 0.25.1 and 0.32.0)."""
+
+LENGTH_STEP = 256
+"""Engines are started for a multiple of this many tokens: a slightly longer prompt must not cost a restart."""
+
+BLOCK = 16
+"""Tokens of a block of the KV cache on a GPU."""
+
+GRAPHS = 2 << 30
+"""Bytes put aside for CUDA graphs and what the driver and the allocator keep."""
+
+LOGIT_COPIES = 4
+"""Copies of a (sequences, vocabulary) float32 tensor alive while a step samples, and while vLLM profiles its memory."""
+
+# What vLLM reads of adapter_config.json and passes over in silence in one of the two versions, with the values that
+# change nothing.
+UNSERVABLE: Mapping[str, tuple[Any, ...]] = {
+    "alora_invocation_tokens": (None,),
+    "alpha_pattern": (None, {}),
+    "bias": (None, "none"),
+    "layer_replication": (None,),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+    "rank_pattern": (None, {}),
+    "use_dora": (None, False),
+    "use_qalora": (None, False),
+}
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """How a vLLM engine runs. What is said does not depend on it beyond the float noise of other batches.
+
+    Attributes:
+        max_num_seqs: sequences generated at the same time. From about 1,000 on a 7B model is bound by arithmetic,
+            not by reading its weights.
+        max_num_batched_tokens: tokens of one step, prompts and new ones together.
+        max_loras: most adapters kept on the device at once; each costs memory and the kernels a little time.
+        memory_share: the most an engine takes of the device memory that is free when it starts.
+        max_restarts: how often a dead engine is started again within one call.
+        graph_seqs: batches up to this many sequences run as CUDA graphs; None leaves it to vLLM.
+    """
+
+    max_num_seqs: int = 1024
+    max_num_batched_tokens: int = 8192
+    max_loras: int = 16
+    memory_share: float = 0.85
+    max_restarts: int = 2
+    graph_seqs: int | None = None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What an engine is started for; it serves every call that needs no more.
+
+    Attributes:
+        length: tokens of the longest sequence, prompt and completion together.
+        rank: max_lora_rank, one of RANKS; 0 without adapters.
+        slots: adapters on the device at once.
+        stored: adapters in host memory; none of a call is read from disk twice.
+    """
+
+    length: int
+    rank: int = 0
+    slots: int = 0
+    stored: int = 0
+
+    def covers(self, other: Capacity) -> bool:
+        """Whether an engine of this capacity serves a call that needs `other`."""
+        return self == self.union(other)
+
+    def union(self, other: Capacity) -> Capacity:
+        """The smallest capacity that covers both."""
+        return Capacity(
+            max(self.length, other.length),
+            max(self.rank, other.rank),
+            max(self.slots, other.slots),
+            max(self.stored, other.stored),
+        )
+
+
+def padded_length(tokens: int, limit: int) -> int:
+    """`tokens` rounded up to LENGTH_STEP, at most the model's own `limit`."""
+    return min(-(-tokens // LENGTH_STEP) * LENGTH_STEP, limit)
+
+
+def servable_rank(ranks: Iterable[int]) -> int:
+    """The smallest max_lora_rank that vLLM accepts and that holds every adapter; 0 without any.
+
+    An adapter's own rank and scale stay what they are: the rows up to max_lora_rank are zero.
+
+    Raises:
+        EngineError: a rank above the largest one.
+    """
+    largest = max(ranks, default=0)
+    if largest == 0:
+        return 0
+    for rank in RANKS:
+        if rank >= largest:
+            return rank
+    raise EngineError(f"an adapter of rank {largest}: vLLM serves ranks up to {RANKS[-1]}; use a smaller rank")
+
+
+def adapters_at_once(stream: Sequence[str], sequences: int) -> int:
+    """Most different adapters among any `sequences` consecutive requests of a stream of adapter names."""
+    present: Counter[str] = Counter()
+    most = 0
+    for place, name in enumerate(stream):
+        present[name] += name != BASE
+        if place >= sequences:
+            leaving = stream[place - sequences]
+            present[leaving] -= leaving != BASE
+            if not present[leaving]:
+                del present[leaving]
+        most = max(most, len(present) - (BASE in present))
+    return most
+
+
+def unservable(config: Mapping[str, Any]) -> list[str]:
+    """Names of the PEFT features an adapter uses that vLLM does not apply."""
+    return sorted(name for name, neutral in UNSERVABLE.items() if config.get(name) not in neutral)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes an engine needs; `kv` for every sequence at its full length, more than that it cannot use."""
+
+    weights: int
+    adapters: int
+    kv: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapters + self.kv + self.activations
+
+
+def footprint(model: PreTrainedModel, capacity: Capacity, settings: VllmSettings, bytes_per_value: int) -> Footprint:
+    """Memory of an engine for `model` (its weights may be on the meta device).
+
+    Adapters: vLLM keeps room for A (rank, in) and B (out, rank) of every linear layer of the blocks in each slot.
+    KV cache: keys and values of `head_dim` for each key head of each layer and token.
+    Activations: a step of max_num_batched_tokens through the widest block, four (sequences, vocabulary) float32
+    tensors of logits, and CUDA graphs.
+    """
+    import torch
+
+    config = model.config
+    linears = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+    ]
+    heads = config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    tokens = settings.max_num_seqs * (-(-capacity.length // BLOCK) * BLOCK)
+    width = 4 * config.hidden_size + 3 * config.intermediate_size
+    return Footprint(
+        weights=model.num_parameters() * bytes_per_value,
+        adapters=sum(layer.in_features + layer.out_features for layer in linears)
+        * capacity.rank
+        * capacity.slots
+        * bytes_per_value,
+        kv=tokens * config.num_hidden_layers * 2 * heads * head_dim * bytes_per_value,
+        activations=settings.max_num_batched_tokens * width * bytes_per_value
+        + LOGIT_COPIES * settings.max_num_seqs * config.vocab_size * 4
+        + GRAPHS,
+    )
+
+
+def device_share(needed: Footprint, free: int, total: int, settings: VllmSettings) -> float:
+    """vLLM's gpu_memory_utilization: the share of the device's `total` bytes that the engine may take.
+
+    vLLM counts what it takes itself, from what is free when it starts; what others hold is not part of it. It gets
+    what it needs and no more than `memory_share` of what is free, so that a training run in the same process keeps
+    the rest.
+    """
+    return min(needed.total, int(settings.memory_share * free)) / total
