@@ -6,7 +6,7 @@ import re
 
 import dagster as dg
 
-from leakage_assets.executor.gpu_executor import GPUS_TAG
+from leakage_assets.executor.tags import GPUS_TAG
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 

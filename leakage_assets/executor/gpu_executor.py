@@ -1,11 +1,11 @@
 """A Dagster executor that gives every step the devices it asks for, and only those.
 
-A step says how many in the op tag ``leakage/gpus``. It runs in a process of its own, which waits for a lease (see
-``leases``) and sees nothing but the leased devices; a step without the tag starts at once and sees none. Leases hold
-across runs. Where a host has no device, the CPU counts as one, so that heavy steps take turns.
+A step says how many in the op tag ``leakage/gpus`` (see ``tags``). It runs in a process of its own, which waits for a
+lease (see ``leases``) and sees nothing but the leased devices; a step without the tag starts at once and sees none.
+Leases hold across runs. Where a host has no device, the CPU counts as one, so that heavy steps take turns.
 """
 
-import json
+import itertools
 import os
 import signal
 import subprocess
@@ -26,8 +26,8 @@ from dagster._core.executor.step_delegating import (
 )
 
 from leakage_assets.executor.step_worker import GRACE_SECONDS
+from leakage_assets.executor.tags import gpus
 
-GPUS_TAG = "leakage/gpus"
 HEALTH_SECONDS = 1
 POLL_SECONDS = 0.3
 
@@ -46,6 +46,7 @@ class LocalStepHandler(StepHandler):
 
     def __init__(self) -> None:
         self._steps: dict[str, RunningStep] = {}
+        self._attempts = itertools.count()
         self._folder = tempfile.TemporaryDirectory(prefix="leakage-steps-")
 
     @property
@@ -55,8 +56,8 @@ class LocalStepHandler(StepHandler):
     def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         arguments = step_handler_context.execute_step_args
         key = _step_key(step_handler_context)
-        devices = int(step_handler_context.step_tags[key].get(GPUS_TAG, "0"))
-        status = Path(self._folder.name) / f"{len(self._steps)}-{key}.json"
+        devices = gpus(step_handler_context.step_tags[key])
+        status = Path(self._folder.name) / f"{next(self._attempts)}-{key}"
         command = [
             *(sys.executable, "-m", "leakage_assets.executor.step_worker"),
             *("--devices", str(devices), "--name", f"step {key} of run {arguments.run_id[:8]}"),
@@ -79,8 +80,8 @@ class LocalStepHandler(StepHandler):
         running = self._steps.get(key)
         if running is None:
             return CheckStepHealthResult.unhealthy("it was started by another run worker, which is gone")
-        self._tell(step_handler_context, key, running)
         code = running.process.poll()
+        self._tell(step_handler_context, key, running)
         if code in (None, 0):
             return CheckStepHealthResult.healthy()
         return CheckStepHealthResult.unhealthy(f"its process {_ending(code)}")
@@ -104,15 +105,9 @@ class LocalStepHandler(StepHandler):
             text = running.status.read_text()
         except FileNotFoundError:
             return
-        if text == running.told:
-            return
-        running.told = text
-        facts = json.loads(text)
-        if "held" in facts:
-            message = f"{key} is waiting for a GPU: it needs {facts['waiting_for']}; held: {', '.join(facts['held'])}"
-        else:
-            message = f"{key} has device {', '.join(facts['devices'])} after {facts['waited_seconds']:.0f} s"
-        DagsterEvent.engine_event(context.get_step_context(key), message, EngineEventData())
+        if text != running.told:
+            running.told = text
+            DagsterEvent.engine_event(context.get_step_context(key), text, EngineEventData())
 
 
 def _step_key(context: StepHandlerContext) -> str:

@@ -11,7 +11,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from leakage_assets.exceptions import ExpectedError
 CPU = "cpu"
 """Stands in where there is no device: one lease for the whole CPU, so that heavy steps take turns."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+NODES = Path("/dev")
 
 
 class LeaseError(ExpectedError):
@@ -58,9 +60,9 @@ def visible_devices() -> tuple[str, ...]:
     for name in ("LEAKAGE_DEVICES", VISIBLE):
         if (named := os.environ.get(name)) is not None:
             return tuple(part.strip() for part in named.split(",") if part.strip()) or (CPU,)
-    numbers = sorted(int(path.name) for path in Path("/proc/driver/nvidia/gpus").glob("*") if path.name.isdigit())
-    nodes = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit())
-    return tuple(map(str, nodes or numbers)) or (CPU,)
+    # A container may have /dev/nvidia3 alone: CUDA counts what is there from 0, whatever its number.
+    nodes = [path for path in NODES.glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    return tuple(map(str, range(len(nodes)))) or (CPU,)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def acquire(
     count: int,
     name: str,
     *,
-    waiting: Callable[[list[Holder]], None] = lambda _: None,
+    waiting: Callable[[str], None] = lambda _: None,
     poll_seconds: float = 0.5,
 ) -> Lease:
     """Hold `count` of the devices, all or none, waiting for as long as it takes.
@@ -90,7 +92,7 @@ def acquire(
 
     Args:
         name: of the holder, for the messages of those who wait.
-        waiting: called once, with the present holders, if there is a wait.
+        waiting: called once, with a line that names the present holders, if there is a wait.
 
     Raises:
         LeaseError: there are fewer devices than asked for.
@@ -103,7 +105,9 @@ def acquire(
     def tell() -> None:
         nonlocal told
         if not told:
-            waiting(holders(folder, devices))
+            taken = ", ".join(map(str, holders(folder, devices))) or "none, but another is before it"
+            what = "the CPU" if tuple(devices) == (CPU,) else "a GPU"
+            waiting(f"{name} is waiting for {what}: it needs {count}; held: {taken}")
             told = True
 
     turn = _open(folder / "turn.lock")
@@ -120,6 +124,28 @@ def acquire(
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"name": name, "pid": os.getpid(), "since": time.time()}).encode(), 0)
     return lease
+
+
+@contextmanager
+def held(count: int, name: str, waiting: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold devices of this host while the block runs in this process, and show CUDA no others.
+
+    To be entered before CUDA is initialised. A process that the block starts does not hold the lease.
+
+    Raises:
+        LeaseError: as ``acquire``.
+    """
+    lease = acquire(lease_folder(), visible_devices(), count, name, waiting=waiting)
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = lease.visible
+    try:
+        yield lease
+    finally:
+        if before is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = before
+        lease.release()
 
 
 def holders(folder: Path, devices: Sequence[str]) -> list[Holder]:

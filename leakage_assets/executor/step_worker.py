@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from leakage_assets.executor.leases import VISIBLE, Holder, Lease, acquire, lease_folder, visible_devices
+from leakage_assets.exceptions import ExpectedError
+from leakage_assets.executor.leases import VISIBLE, Lease, acquire, lease_folder, visible_devices
 from leakage_assets.store.files import write_atomically
 
 PR_SET_PDEATHSIG = 1
@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _start(options.command, lease).wait()
     except Terminated:
         code = 128 + signal.SIGTERM
+    except ExpectedError as error:
+        _tell(options.status, str(error))
+        code = 1
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _end_descendants()  # whatever there is: the signal may have come while the step was being started
@@ -63,18 +66,14 @@ def _lease(count: int, name: str, status: Path) -> Lease | None:
     """The devices, or None for a step that needs none; the status file tells the executor about a wait."""
     if count == 0:
         return None
-    started = time.time()
-
-    def waiting(holders: list[Holder]) -> None:
-        _tell(status, {"waiting_for": count, "held": [str(holder) for holder in holders]})
-
-    lease = acquire(lease_folder(), visible_devices(), count, name, waiting=waiting)
-    _tell(status, {"devices": lease.devices, "waited_seconds": round(time.time() - started, 1)})
+    started = time.monotonic()
+    lease = acquire(lease_folder(), visible_devices(), count, name, waiting=lambda text: _tell(status, text))
+    _tell(status, f"{name} has device {', '.join(lease.devices)} after {time.monotonic() - started:.0f} s")
     return lease
 
 
-def _tell(status: Path, facts: dict[str, object]) -> None:
-    write_atomically(status, json.dumps(facts).encode())
+def _tell(status: Path, text: str) -> None:
+    write_atomically(status, text.encode())
 
 
 def _start(command: Sequence[str], lease: Lease | None) -> subprocess.Popen[bytes]:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from leakage_assets.executor.gpu_executor import GPUS_TAG, gpu_executor
+from leakage_assets.executor.gpu_executor import gpu_executor
+from leakage_assets.executor.tags import GPUS_TAG
 
 FOLDER = "EXECUTOR_TEST_FOLDER"
 ONE_DEVICE = {GPUS_TAG: "1"}
+MEETING_SECONDS = 60.0
 
 
 def record(name: str, seconds: float) -> None:
@@ -48,6 +50,28 @@ def one_step() -> None:
 def both_devices() -> None:
     device_op("single")()
     device_op("pair", devices=2)()
+
+
+@dg.op(tags=ONE_DEVICE)
+def meet() -> None:
+    """Go on only when a step with another device is at work too."""
+    folder = Path(os.environ[FOLDER])
+    (folder / f"here-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
+    deadline = time.monotonic() + MEETING_SECONDS
+    while len(list(folder.glob("here-*"))) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no other device at work within {MEETING_SECONDS} s")
+        time.sleep(0.05)
+
+
+@dg.job(executor_def=gpu_executor)
+def meeting() -> None:
+    meet()
+
+
+@dg.job(executor_def=gpu_executor)
+def too_many() -> None:
+    device_op("greedy", devices=3)()
 
 
 @dg.op(tags=ONE_DEVICE, retry_policy=dg.RetryPolicy(max_retries=1))

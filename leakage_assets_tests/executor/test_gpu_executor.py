@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from leakage_assets.executor.leases import holders
+from leakage_assets.executor.leases import CPU, acquire, holders
 from leakage_assets_tests.executor import jobs
 
 pytestmark = pytest.mark.slow
@@ -78,17 +77,32 @@ def events() -> list[dg.DagsterEvent]:
         ]
 
 
-def test_four_steps_never_share_two_devices_and_cpu_steps_do_not_wait(home, start):
+def messages() -> list[str]:
+    return [event.message or "" for event in events()]
+
+
+def test_four_steps_never_share_two_devices(home, start):
     assert start("four_steps").wait(PATIENCE) == 0
-    found = seen(home)
-    steps = [found[name] for name in "abcd"]
+    steps = [seen(home)[name] for name in "abcd"]
     assert {step["devices"] for step in steps} == set(DEVICES)
     for i, one in enumerate(steps):
         for other in steps[i + 1 :]:
             assert one["devices"] != other["devices"] or not overlap(one, other)
-    assert found["cpu"]["devices"] == ""
-    assert found["cpu"]["ended"] < max(step["started"] for step in steps)
     assert holders(home / "leases", DEVICES) == []
+
+
+def test_a_cpu_step_does_not_wait_while_every_device_is_held(home, start):
+    lease = acquire(home / "leases", DEVICES, len(DEVICES), "the test")
+    run = start("four_steps")
+    wait_for(
+        lambda: len([text for text in messages() if "waiting for a GPU" in text]) == 4, "the waiting of four steps"
+    )
+    wait_for(lambda: "cpu" in seen(home), "the step without device")
+    assert set(seen(home)) == {"cpu"}
+    assert seen(home)["cpu"]["devices"] == ""
+    lease.release()
+    assert run.wait(PATIENCE) == 0
+    assert set(seen(home)) == {"cpu", *"abcd"}
 
 
 def test_a_step_that_needs_two_devices_gets_both_or_none(home, start):
@@ -96,6 +110,12 @@ def test_a_step_that_needs_two_devices_gets_both_or_none(home, start):
     found = seen(home)
     assert found["pair"]["devices"] == "0,1"
     assert not overlap(found["pair"], found["single"])
+
+
+def test_more_devices_than_the_host_has_is_said_in_the_run(home, start):
+    assert start("too_many").wait(PATIENCE) == 1
+    assert any("3 devices asked for, this host has 2 (0, 1)" in text for text in messages())
+    assert seen(home) == {}
 
 
 def test_a_killed_step_is_retried(home, start):
@@ -124,6 +144,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_two_runs_work_on_two_devices_at_the_same_time(home, start):
+    runs = [start("meeting"), start("meeting")]
+    assert [run.wait(PATIENCE + jobs.MEETING_SECONDS) for run in runs] == [0, 0]
+    assert {path.name for path in (home / "seen").glob("here-*")} == {"here-0", "here-1"}
+
+
 def test_two_runs_share_the_devices_and_say_that_they_wait(home, start, monkeypatch):
     monkeypatch.setenv("LEAKAGE_DEVICES", "0")
     (home / "other").mkdir()
@@ -136,15 +162,19 @@ def test_two_runs_share_the_devices_and_say_that_they_wait(home, start, monkeypa
     other = json.loads((home / "other" / "only.json").read_text())
     assert one["devices"] == other["devices"] == "0"
     assert not overlap(one, other)
-    waits = [event.message for event in events() if "waiting for a GPU" in (event.message or "")]
-    assert len(waits) == 1
-    assert "held: 0 by step only of run" in waits[0]
+    (wait,) = [text for text in messages() if "waiting for a GPU" in text]
+    assert "held: 0 by step only of run" in wait
 
 
 def test_a_host_without_devices_has_one_lease_for_its_cpu(home, start, monkeypatch):
     monkeypatch.setenv("LEAKAGE_DEVICES", "")
-    assert start("four_steps").wait(PATIENCE) == 0
+    lease = acquire(home / "leases", (CPU,), 1, "the test")
+    run = start("four_steps")
+    wait_for(
+        lambda: any("waiting for the CPU: it needs 1; held: cpu by the test" in text for text in messages()), "a wait"
+    )
+    lease.release()
+    assert run.wait(PATIENCE) == 0
     steps = [seen(home)[name] for name in "abcd"]
     assert {step["devices"] for step in steps} == {""}
     assert not any(overlap(one, other) for i, one in enumerate(steps) for other in steps[i + 1 :])
-    assert os.environ["LEAKAGE_LEASES"] == str(home / "leases")

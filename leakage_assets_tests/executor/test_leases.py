@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from leakage_assets.executor.leases import CPU, Lease, LeaseError, acquire, holders, visible_devices
+from leakage_assets.executor import leases
+from leakage_assets.executor.leases import CPU, Lease, LeaseError, acquire, held, holders, visible_devices
 
 DEVICES = ("0", "1", "2")
 
@@ -41,9 +42,7 @@ def test_a_request_for_several_is_not_starved_by_requests_for_one(tmp_path: Path
     told: list[str] = []
 
     def ask(name: str, count: int) -> None:
-        lease = acquire(
-            tmp_path, DEVICES, count, name, poll_seconds=0.01, waiting=lambda who: told.append(f"{name}: {who[0]}")
-        )
+        lease = acquire(tmp_path, DEVICES, count, name, poll_seconds=0.01, waiting=told.append)
         order.append(name)
         time.sleep(0.05)
         lease.release()
@@ -62,7 +61,7 @@ def test_a_request_for_several_is_not_starved_by_requests_for_one(tmp_path: Path
         thread.join(timeout=30)
     assert order[0] == "three"
     assert sorted(order[1:]) == [f"one-{i}" for i in range(4)]
-    assert told[0] == "three: 0 by held"
+    assert told[0] == "three is waiting for a GPU: it needs 3; held: 0 by held"
 
 
 HOLD = """
@@ -73,10 +72,20 @@ acquire(Path(sys.argv[1]), ("0", "1", "2"), 1, "child")
 print("held", flush=True)
 time.sleep(600)
 """
+HOLD_IN_PROCESS = """
+import time
+from leakage_assets.executor.leases import held
+with held(1, "child", print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
-def test_the_dead_hold_nothing(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+@pytest.mark.parametrize("code", [HOLD, HOLD_IN_PROCESS])
+def test_the_dead_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setenv("LEAKAGE_LEASES", str(tmp_path))
+    monkeypatch.setenv("LEAKAGE_DEVICES", ",".join(DEVICES))
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         assert [str(holder) for holder in holders(tmp_path, DEVICES)] == ["0 by child"]
@@ -105,6 +114,52 @@ def test_an_outer_choice_of_devices_is_honoured(
     assert visible_devices() == expected
 
 
-def test_the_lease_of_the_cpu_shows_no_device() -> None:
+def test_a_container_counts_its_devices_from_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEAKAGE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(leases, "NODES", tmp_path)
+    assert visible_devices() == (CPU,)
+    for name in ("nvidia3", "nvidia7", "nvidiactl", "nvidia-uvm", "nvidia0x"):
+        (tmp_path / name).touch()
+    assert visible_devices() == ("0", "1")
+
+
+def test_what_cuda_sees_under_a_lease() -> None:
+    assert Lease(("0", "3"), ()).visible == "0,3"
     assert Lease((CPU,), ()).visible == ""
-    assert os.environ.get("CUDA_VISIBLE_DEVICES", "") != CPU
+
+
+@pytest.mark.parametrize("before", [None, "5,6"])
+def test_a_process_sees_only_what_it_holds_while_it_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.setenv("LEAKAGE_LEASES", str(tmp_path))
+    monkeypatch.setenv("LEAKAGE_DEVICES", "5,6")
+    if before is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    other = acquire(tmp_path, ("5", "6"), 1, "other")
+    told: list[str] = []
+    with held(1, "this", told.append) as lease:
+        assert lease.devices == ("6",)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+        assert [str(holder) for holder in holders(tmp_path, ("5", "6"))] == ["5 by other", "6 by this"]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+    assert [holder.device for holder in holders(tmp_path, ("5", "6"))] == ["5"]
+    assert told == []
+    other.release()
+
+
+def test_a_process_that_waits_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAKAGE_LEASES", str(tmp_path))
+    monkeypatch.setenv("LEAKAGE_DEVICES", "")
+    other = acquire(tmp_path, (CPU,), 1, "step adapter of run 1")
+    told: list[str] = []
+
+    def told_and_freed(text: str) -> None:
+        told.append(text)
+        other.release()
+
+    with held(1, "leakage run", told_and_freed):
+        assert told == ["leakage run is waiting for the CPU: it needs 1; held: cpu by step adapter of run 1"]
