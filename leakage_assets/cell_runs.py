@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import dagster as dg
 
-from leakage_assets.exceptions import PartitionError
+from leakage_assets.exceptions import ExpectedError, PartitionError
 from leakage_assets.pipeline.laboratory import Outcome
 
 T = TypeVar("T")
@@ -50,6 +51,15 @@ class Tally:
         return made
 
 
+@contextmanager
+def not_retried() -> Iterator[None]:
+    """An expected error fails the step at once: its retry policy is for machines, and the error would come again."""
+    try:
+        yield
+    except ExpectedError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
 def conclude(context: dg.AssetExecutionContext, tally: Tally) -> dg.MaterializeResult[Any]:
     """Report every finished partition; raise ``dg.Failure`` naming the others and how to retry them."""
     if not tally.failed:
@@ -63,7 +73,9 @@ def conclude(context: dg.AssetExecutionContext, tally: Tally) -> dg.MaterializeR
         context.log.error(line)
     kept = "; the others are kept, and a re-run does only these" if tally.done else ""
     raise dg.Failure(
-        description=f"{len(lines)} of {len(lines) + len(tally.done)} partitions failed{kept}:\n" + "\n".join(lines[:20])
+        description=f"{len(lines)} of {len(lines) + len(tally.done)} partitions failed{kept}:\n"
+        + "\n".join(lines[:20]),
+        allow_retries=False,
     )
 
 

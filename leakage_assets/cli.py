@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -275,8 +274,6 @@ def _text(value: object) -> str:
 
 def main() -> None:
     """Entry point: errors that name their place and remedy are printed without a traceback."""
-    # Ranged runs and partitioned checks are what this project is built on; their status is noted in CONTRIBUTING.md.
-    warnings.filterwarnings("ignore", message=".*is currently in (beta|preview).*")
     try:
         app()
     except ExpectedError as error:

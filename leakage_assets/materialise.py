@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.execution.plan.objects import ErrorSource
 from dagster_shared.error import SerializableErrorInfo
 
 from leakage_assets.assets import shared_assets, study_assets
 from leakage_assets.assets.common import asset_key
 from leakage_assets.exceptions import ExpectedError
+from leakage_assets.executor.leases import held
+from leakage_assets.executor.tags import gpus
 from leakage_assets.partitions import partition_key, range_tags
 from leakage_assets.paths import ARTIFACTS, REPO
 from leakage_assets.profiles import Profile
@@ -49,13 +53,31 @@ class StudyRuns:
     ) -> None:
         self.profile, self.study, self.instance, self.refresh = profile, study, instance, refresh
         self.assets = [*shared_assets(profile), *study_assets(profile, study)]
+        for asset in self.assets:
+            # A retry is for a process that died; this one would meet the same device again, and Ctrl-C would be retried
+            # too. Runs in process take no executor configuration that says so.
+            asset.op._retry_policy = None
         self.laboratory = LaboratoryResource(profile=profile.name, artifacts=str(artifacts), progress="terminal")
 
     def all_stages(self, cells: Sequence[Cell], extras: bool) -> Iterator[str]:
-        """Everything the cells need, the cells, and the conclusions; yields the name of each stage when it is done."""
-        yield from self.foundations(cells)
-        yield from self.cells(cells, extras)
-        yield from self.conclusions()
+        """Everything the cells need, the cells, and the conclusions; yields the name of each stage when it is done.
+
+        All runs are in this process, which keeps its model on its device: it holds the devices to the end, as the
+        steps of other runs on this host hold theirs.
+
+        Raises:
+            RunFailed: a run failed.
+            LeaseError: an asset asks for more devices than the host has.
+        """
+        with held(self.gpus, f"leakage run {self.study.name}", _say):
+            yield from self.foundations(cells)
+            yield from self.cells(cells, extras)
+            yield from self.conclusions()
+
+    @property
+    def gpus(self) -> int:
+        """The most GPUs that an asset asks for."""
+        return max(gpus(asset.op.tags) for asset in self.assets)
 
     def foundations(self, cells: Sequence[Cell]) -> Iterator[str]:
         """Base model, stimuli, plan, geometry, on-policy answers and training sets."""
@@ -103,6 +125,9 @@ class StudyRuns:
             raise_on_error=False,
         )
         if not result.success:
+            failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+            if any(failure.error_source == ErrorSource.INTERRUPT for failure in failures):
+                raise KeyboardInterrupt
             raise RunFailed(_reason(result))
 
 
@@ -119,6 +144,10 @@ def contiguous(order: Sequence[Condition], wanted: set[Condition]) -> list[list[
             stretches.append([condition])
         previous = position
     return stretches
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import dagster as dg
 
@@ -10,8 +11,14 @@ from leakage_assets.executor.tags import GPUS_TAG
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 
+# Ranged runs and partitioned checks are what this project is built on; their status is noted in CONTRIBUTING.md.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
 OWNERS = ["team:leakage"]
 ONE_GPU = {GPUS_TAG: "1"}
+RETRIES = dg.RetryPolicy(max_retries=2, delay=5)
+"""For steps that need a GPU: their process may be killed, or its device or engine die. What is finished is kept."""
 
 WHEN_INPUTS_CHANGE = dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
 """For cheap assets on a CPU only. A fan-in with missing partitions must still fire, hence the exclusion."""

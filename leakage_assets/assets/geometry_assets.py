@@ -4,8 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import ONE_GPU, OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
-from leakage_assets.cell_runs import Tally, conclude, single
+from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, WHEN_INPUTS_CHANGE, asset_key, group
+from leakage_assets.cell_runs import Tally, conclude, not_retried, single
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.geometry import (
     compute_prompt_similarity,
@@ -28,7 +28,9 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         kinds={"pytorch", "safetensors"},
         owners=OWNERS,
         op_tags=ONE_GPU,
+        retry_policy=RETRIES,
     )
+    @not_retried()
     def persona_centroids(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource
     ) -> dg.MaterializeResult[Any]:
@@ -58,7 +60,9 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         kinds={"pytorch"},
         owners=OWNERS,
         op_tags=ONE_GPU,
+        retry_policy=RETRIES,
     )
+    @not_retried()
     def tuned_similarity(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource
     ) -> dg.MaterializeResult[Any]:

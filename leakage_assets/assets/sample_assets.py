@@ -4,8 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import ONE_GPU, OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
-from leakage_assets.cell_runs import Tally, conclude
+from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, WHEN_INPUTS_CHANGE, asset_key, group
+from leakage_assets.cell_runs import Tally, conclude, not_retried
 from leakage_assets.partitions import cell_of, cell_partitions
 from leakage_assets.pipeline.conclusions import sample_job, score_cell
 from leakage_assets.pipeline.sampling import run_sample_jobs
@@ -33,11 +33,13 @@ def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.Asset
         deps=[asset_key(profile, study, "adapter"), asset_key(profile, None, "stimuli")],
         kinds={"transformers", "parquet"},
         op_tags=ONE_GPU,
+        retry_policy=RETRIES,
         metadata={"dagster/column_schema": SAMPLE_COLUMNS, "panel_size": panel.size},
         description=f"Completions of every cell for the {panel.name} panel: {len(panel.prompts)} prompts, "
         f"{panel.size:,} samples a cell, appended to the sample store; only missing ones are generated.",
         **shared,
     )
+    @not_retried()
     def samples(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
         lab, tally = laboratory.open(context), Tally()
         jobs = tally.select(context.partition_keys, lambda key: sample_job(lab, study, panel, cell_of(key)))

@@ -4,8 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import ONE_GPU, OWNERS, asset_key, group
-from leakage_assets.cell_runs import Tally, conclude, single
+from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, asset_key, group
+from leakage_assets.cell_runs import Tally, conclude, not_retried, single
 from leakage_assets.partitions import persona_partitions
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
 from leakage_assets.pipeline.training_data import write_on_policy
@@ -36,7 +36,9 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         kinds={"transformers", "parquet"},
         owners=OWNERS,
         op_tags=ONE_GPU,
+        retry_policy=RETRIES,
     )
+    @not_retried()
     def on_policy_completions(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource
     ) -> dg.MaterializeResult[Any]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from leakage_assets.assets.common import ONE_GPU, OWNERS, asset_key, group
-from leakage_assets.cell_runs import Tally, conclude
+from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, asset_key, group
+from leakage_assets.cell_runs import Tally, conclude, not_retried
 from leakage_assets.checks import log_proofs, proof_spec
 from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
 from leakage_assets.pipeline.adapters import make_adapter
@@ -48,13 +48,15 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         kinds={"pytorch", "huggingface"},
         owners=OWNERS,
         op_tags=ONE_GPU,
+        retry_policy=RETRIES,
     )
     def adapter(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         """A LoRA adapter per cell, trained on the shared base model and proven on the engine that will serve it."""
-        lab = laboratory.open(context)
-        tally = Tally().attempt(context.partition_keys, lambda key: make_adapter(lab, study, cell_of(key)))
+        with not_retried():
+            lab = laboratory.open(context)
+            tally = Tally().attempt(context.partition_keys, lambda key: make_adapter(lab, study, cell_of(key)))
         try:
             yield conclude(context, tally)
         finally:  # after the materialisations, which the proofs are about

@@ -30,6 +30,12 @@ def foundations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def own_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the machine, where real work may hold the devices for hours."""
+    monkeypatch.setenv("LEAKAGE_LEASES", str(tmp_path / "leases"))
+
+
 @pytest.fixture
 def workshop(foundations: Path, tmp_path: Path) -> Iterator[Workshop]:
     """A copy of the foundations with an empty Dagster instance."""

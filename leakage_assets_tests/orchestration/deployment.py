@@ -115,6 +115,8 @@ def deployment(home: Path, artifacts: Path, **environment: str) -> Iterator[WebS
         **os.environ,
         "DAGSTER_HOME": str(home),
         "LEAKAGE_ARTIFACTS": str(artifacts),
+        # Not those of the machine, where real work may hold the devices for hours.
+        "LEAKAGE_LEASES": str(home / "leases"),
         "PYTHONPATH": str(REPO),
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",

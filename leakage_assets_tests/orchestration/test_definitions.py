@@ -10,7 +10,9 @@ import dagster as dg
 import pytest
 
 import leakage_assets.assets
+from leakage_assets.assets.common import RETRIES
 from leakage_assets.definitions import qwen2_5_7b, tiny
+from leakage_assets.executor.tags import gpus
 from leakage_assets.partitions import (
     answers_mapping,
     cell_of,
@@ -28,6 +30,7 @@ STUDY = "marker_leakage"
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
 CELL_ASSETS = {"adapter", "samples", "scores", "ood_samples", "ood_scores", "tuned_similarity"}
 CHEAP = {"scores", "ood_scores", "prompt_similarity", "analysis", "figures", "report"}
+ON_GPU = {"on_policy_completions", "persona_centroids", "adapter", "samples", "ood_samples", "tuned_similarity"}
 OTHERS = {"training_set", "persona_centroids", "analysis_plan"}
 LONGEST_BODY = 25
 
@@ -92,6 +95,14 @@ def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions) -> None:
         name for name, asset in assets_by_name(defs).items() if asset.specs_by_key[asset.key].automation_condition
     }
     assert automated == CHEAP
+
+
+def test_steps_that_need_a_gpu_say_so_and_are_retried(defs: dg.Definitions) -> None:
+    assets = assets_by_name(defs)
+    assert {name for name, asset in assets.items() if gpus(asset.op.tags) == 1} == ON_GPU
+    assert {name for name, asset in assets.items() if gpus(asset.op.tags) > 1} == set()
+    assert {name for name, asset in assets.items() if asset.op.retry_policy == RETRIES} == ON_GPU
+    assert {name for name, asset in assets.items() if asset.op.retry_policy is not None} == ON_GPU
 
 
 def test_the_adapter_proof_blocks(defs: dg.Definitions, study: Study) -> None:

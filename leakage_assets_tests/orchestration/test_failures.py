@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,40 @@ def test_a_defect_shows_its_trace(
     monkeypatch.setattr("leakage_assets.assets.shared.record_base_model", broken)
     code, _, err = run_command(tmp_path, monkeypatch, capsys)
     assert code == 1 and "ZeroDivisionError: a defect of the program" in err and 'File "' in err
+
+
+CENTROIDS = "leakage_assets.assets.geometry_assets.measure_persona_centroids"
+
+
+def test_a_failing_device_is_told_at_once_and_with_its_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[None] = []
+
+    def broken(*_: Any) -> None:
+        tried.append(None)
+        raise RuntimeError("CUDA error: device lost")
+
+    monkeypatch.setattr(CENTROIDS, broken)
+    code, _, err = run_command(tmp_path, monkeypatch, capsys)
+    assert code == 1 and len(tried) == 1
+    assert "RuntimeError: CUDA error: device lost" in err and 'File "' in err
+
+
+def test_ctrl_c_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[None] = []
+
+    def interrupted(*_: Any) -> None:
+        tried.append(None)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(CENTROIDS, interrupted)
+    code, out, err = run_command(tmp_path, monkeypatch, capsys)
+    assert code == 130 and len(tried) == 1
+    assert "Traceback" not in out + err and "Retry" not in out + err
 
 
 def run_command(

@@ -40,11 +40,24 @@ class Workshop:
         """The partition keys of every condition of a seed, in order."""
         return [partition_key(Cell(condition, seed)) for condition in self.study.conditions]
 
+    @property
+    def assets(self) -> list[dg.AssetsDefinition]:
+        return [*shared_assets(self.profile), *study_assets(self.profile, self.study)]
+
+    def asset(self, key: dg.AssetKey) -> dg.AssetsDefinition:
+        """The definition of an asset, shared or of the study."""
+        (found,) = [asset for asset in self.assets if asset.key == key]
+        return found
+
     def run(self, names: Sequence[str], tags: Mapping[str, str]) -> dg.ExecuteInProcessResult:
         """One run of these assets of the study."""
+        return self.run_keys([self.key(name) for name in names], tags)
+
+    def run_keys(self, keys: Sequence[dg.AssetKey], tags: Mapping[str, str]) -> dg.ExecuteInProcessResult:
+        """One run of these assets, shared or of the study."""
         return dg.materialize(
-            [*shared_assets(self.profile), *study_assets(self.profile, self.study)],
-            selection=[self.key(name) for name in names],
+            self.assets,
+            selection=list(keys),
             instance=self.instance,
             resources={"laboratory": LaboratoryResource(profile=NAME, artifacts=str(self.root))},
             run_config=QUIET,
