@@ -56,7 +56,8 @@ def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
             )
         seconds = time.monotonic() - started
         draft.note(**spent("reading", [geometry_work(lab, prompts, questions, layers, head=True)], seconds))
-        divergence = js_divergence(log_probs, [study.panel.prompts.index(source) for source in study.sources])
+        own = [study.panel.prompts.index(source) for source in study.sources]
+        divergence = js_divergence(log_probs, own, base.device)
         arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(layers)}
         save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
     return Outcome(draft.artifact, False, _geometry_metrics(study, draft.artifact))
