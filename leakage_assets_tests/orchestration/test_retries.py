@@ -72,7 +72,7 @@ def on_gpu() -> Iterator[dg.AssetKey]:
             yield asset.key
 
 
-@pytest.mark.parametrize("key", on_gpu(), ids=lambda key: key.path[-1])
+@pytest.mark.parametrize("key", sorted(on_gpu()), ids=lambda key: key.path[-1])
 def test_no_asset_retries_an_expected_error(key: dg.AssetKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
