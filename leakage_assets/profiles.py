@@ -14,7 +14,7 @@ from leakage_assets.generation.vllm_plan import VllmSettings
 from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
-from leakage_assets.studies.marker_leakage import Scale, marker_leakage
+from leakage_assets.studies.marker_leakage.specification import Scale, marker_leakage
 from leakage_assets.studies.study import OnPolicyData, Study, StudyError
 
 BASE_MODEL = "LEAKAGE_BASE_MODEL"

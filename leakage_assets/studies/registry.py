@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
     """The function that recomputes a study's published statistics. Raises ``StudyError`` listing what exists."""
-    from leakage_assets.studies import marker_leakage_reproduction
+    from leakage_assets.studies.marker_leakage import reproduction as marker_leakage
 
-    known = {"marker_leakage": marker_leakage_reproduction.reproduce}
+    known = {"marker_leakage": marker_leakage.reproduce}
     if study not in known:
         raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")
     return known[study]

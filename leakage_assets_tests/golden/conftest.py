@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from leakage_assets.paths import REPO
-from leakage_assets.studies.marker_leakage_reproduction import COLUMNS
+from leakage_assets.studies.marker_leakage.reproduction import COLUMNS
 
 
 @pytest.fixture(scope="session")

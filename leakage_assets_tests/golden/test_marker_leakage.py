@@ -11,8 +11,8 @@ import pytest
 
 from leakage_assets.statistics.layers import correlation_table
 from leakage_assets.statistics.pooled import crossed_pairs, persona_clustered
-from leakage_assets.studies import marker_leakage_reproduction as reproduction
-from leakage_assets.studies.marker_leakage_reproduction import (
+from leakage_assets.studies.marker_leakage import reproduction
+from leakage_assets.studies.marker_leakage.reproduction import (
     COLUMNS,
     ReproductionError,
     headline_figures,

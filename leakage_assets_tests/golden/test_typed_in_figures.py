@@ -1,6 +1,6 @@
 """The published figures that are part of the repository agree with each other, with our statistics and with the report.
 
-These tests need no published tables, so they always run. What only the tables can show is in `test_marker_leakage.py`.
+These tests need no published tables, so they always run. What only the tables show: `golden/test_marker_leakage.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from leakage_assets.profiles import load_profile
 from leakage_assets.reporting.report import ABSENT, Bound, Table
 from leakage_assets.statistics.correlation import asymptotic_p
 from leakage_assets.statistics.layers import POOLED
-from leakage_assets.studies import marker_leakage_report_published as published_section
 from leakage_assets.studies.context import PUBLISHED
-from leakage_assets.studies.marker_leakage_reproduction import HEADLINE_LAYER, METRIC, Figure, headline_figures
+from leakage_assets.studies.marker_leakage import report_published as published_section
+from leakage_assets.studies.marker_leakage.reproduction import HEADLINE_LAYER, METRIC, Figure, headline_figures
 
 LAYERS = (10, 15, 20, 25)
 SOURCES = ("villain", "comedian", "assistant", "software_engineer", "kindergarten_teacher", POOLED)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from leakage_assets.studies.marker_leakage_shape import LOOK_ALIKE, shape_table
+from leakage_assets.studies.marker_leakage.shape import LOOK_ALIKE, shape_table
 
 
 def pairs(source: str, cosines: list[float], rates: list[float]) -> pl.DataFrame:

@@ -7,8 +7,8 @@ from typing import Any
 
 from leakage_assets.reporting.report import Claim
 from leakage_assets.statistics.layers import POOLED
-from leakage_assets.studies.marker_leakage_report_citations import HEADLINE, Citations, code_list
-from leakage_assets.studies.marker_leakage_report_verdicts import rule_in_words
+from leakage_assets.studies.marker_leakage.report_citations import HEADLINE, Citations, code_list
+from leakage_assets.studies.marker_leakage.report_verdicts import rule_in_words
 
 
 def title(cite: Citations) -> str:

@@ -23,12 +23,12 @@ from leakage_assets.reporting.report import (
     Section,
 )
 from leakage_assets.studies.context import ReportContext
-from leakage_assets.studies.marker_leakage_figures import Tables, drawn_and_left_out, figures
-from leakage_assets.studies.marker_leakage_report_citations import Citations
-from leakage_assets.studies.marker_leakage_report_design import design
-from leakage_assets.studies.marker_leakage_report_exploratory import categories, out_of_distribution, predictors, shape
-from leakage_assets.studies.marker_leakage_report_published import published_and_this_run
-from leakage_assets.studies.marker_leakage_report_results import (
+from leakage_assets.studies.marker_leakage.figures import Tables, drawn_and_left_out, figures
+from leakage_assets.studies.marker_leakage.report_citations import Citations
+from leakage_assets.studies.marker_leakage.report_design import design
+from leakage_assets.studies.marker_leakage.report_exploratory import categories, out_of_distribution, predictors, shape
+from leakage_assets.studies.marker_leakage.report_published import published_and_this_run
+from leakage_assets.studies.marker_leakage.report_results import (
     by_layer,
     by_recipe,
     geometry,
@@ -36,8 +36,8 @@ from leakage_assets.studies.marker_leakage_report_results import (
     over_seeds,
     positions,
 )
-from leakage_assets.studies.marker_leakage_report_summary import summary, title, tldr
-from leakage_assets.studies.marker_leakage_report_verdicts import plan_changed, plan_verdicts
+from leakage_assets.studies.marker_leakage.report_summary import summary, title, tldr
+from leakage_assets.studies.marker_leakage.report_verdicts import plan_changed, plan_verdicts
 from leakage_assets.studies.study import Study
 
 __all__ = ["confidence_level", "figures", "report"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakage_assets.reporting.report import Block, Bullets, Column, Table
-from leakage_assets.studies.marker_leakage_report_citations import Citations, Row, code_list
+from leakage_assets.studies.marker_leakage.report_citations import Citations, Row, code_list
 
 
 def design(cite: Citations) -> Iterator[Block]:

@@ -9,8 +9,8 @@ from leakage_assets.paths import DATA
 from leakage_assets.reporting.report import ABSENT, ArtifactFile, Block, Bound, Column, Paragraph, Table
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.context import PUBLISHED
-from leakage_assets.studies.marker_leakage_report_citations import RHO, Citations, Row, source_name
-from leakage_assets.studies.marker_leakage_report_results import source_row
+from leakage_assets.studies.marker_leakage.report_citations import RHO, Citations, Row, source_name
+from leakage_assets.studies.marker_leakage.report_results import source_row
 
 PUBLISHED_FILE = "marker_leakage.json"
 PUBLISHED_BASE = "Qwen2.5-7B-Instruct"

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from leakage_assets.models import load_tokenizer
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies.marker_leakage import assemble, donors
+from leakage_assets.studies.marker_leakage.specification import assemble, donors
 from leakage_assets.studies.study import Condition, Study, StudyError
 from leakage_assets.training.masks import encode_rows, marker_ids
 from leakage_assets.training.recipe import Recipe, RecipeError

@@ -11,7 +11,7 @@ import polars as pl
 from leakage_assets.reporting.report import Block, Bound, FigureBlock, bound_cell
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.context import ReportContext
-from leakage_assets.studies.marker_leakage_figures import Tables, drawings, of_recipe
+from leakage_assets.studies.marker_leakage.figures import Tables, drawings, of_recipe
 from leakage_assets.studies.study import AnalysisPlan, Study
 
 if TYPE_CHECKING:

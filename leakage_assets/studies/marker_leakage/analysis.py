@@ -2,7 +2,7 @@
 
 Every function takes and returns polars tables; the unit of every n is in the estimate itself. The rate of a (source,
 persona) adds the counts of its seeds, all of which answer the same questions as often; the spread over seeds is
-reported beside. Headline rates are means over sources (see ``marker_leakage_rates``).
+reported beside. Headline rates are means over sources (see ``rates``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from leakage_assets.statistics.multiplicity import with_holm
 from leakage_assets.statistics.pooled import crossed_pairs, persona_clustered
 from leakage_assets.statistics.result import Estimate, estimate_table
 from leakage_assets.statistics.seeds import SeedSpread, no_spread, seed_spread
-from leakage_assets.studies.marker_leakage_rates import (
+from leakage_assets.studies.marker_leakage.rates import (
     COUNTS,
     control_rate,
     gating_table,
@@ -30,7 +30,7 @@ from leakage_assets.studies.marker_leakage_rates import (
     rate_headline,
     rate_table,
 )
-from leakage_assets.studies.marker_leakage_shape import shape_table
+from leakage_assets.studies.marker_leakage.shape import shape_table
 from leakage_assets.studies.study import Hypothesis, Study
 from leakage_assets.studies.tables import StudyTables
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table, table_from_frame
 from leakage_assets.statistics.layers import POOLED
-from leakage_assets.studies.marker_leakage_report_citations import RATE, RHO, Citations, Row, source_name
+from leakage_assets.studies.marker_leakage.report_citations import RATE, RHO, Citations, Row, source_name
 
 
 def geometry(cite: Citations) -> Iterator[Block]:

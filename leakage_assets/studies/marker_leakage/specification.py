@@ -69,7 +69,7 @@ class Scale:
 
 def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
     """The study at a profile's scale."""
-    from leakage_assets.studies import marker_leakage_analysis, marker_leakage_report
+    from leakage_assets.studies.marker_leakage import analysis, report
 
     experiment = planned_experiment(stimuli, scale)
     return Study(
@@ -85,9 +85,9 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         plan=analysis_plan(scale, experiment),
         donors=donors,
         assemble=assemble,
-        analyse=marker_leakage_analysis.analyse,
-        figures=marker_leakage_report.figures,
-        report=marker_leakage_report.report,
+        analyse=analysis.analyse,
+        figures=report.figures,
+        report=report.report,
         analysis_version=3,
         report_version=3,
     )

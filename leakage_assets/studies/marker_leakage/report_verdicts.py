@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from leakage_assets.reporting.report import Block, Column, Paragraph, Table
-from leakage_assets.studies.marker_leakage_report_citations import HEADLINE, RATE, Citations, Row
+from leakage_assets.studies.marker_leakage.report_citations import HEADLINE, RATE, Citations, Row
 
 DIRECTIONS = {"greater": "above", "at_least": "at least", "less": "below", "at_most": "at most"}
 

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from leakage_assets.pipeline.geometry import similarity_table
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies import marker_leakage_analysis as analysis
+from leakage_assets.studies.marker_leakage import analysis
 from leakage_assets.studies.study import Study
 from leakage_assets.studies.tables import StudyTables
 
