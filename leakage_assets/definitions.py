@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import dagster as dg
 
 from leakage_assets.assets import shared_assets, study_assets
-from leakage_assets.executor.gpu_executor import gpu_executor
+from leakage_assets.executor.choice import chosen_executor
 from leakage_assets.jobs import cells_job, conclusions_job, foundations_job, pretrain_tiny_base
 from leakage_assets.paths import ARTIFACTS
 from leakage_assets.profiles import Profile, load_profile
@@ -27,12 +26,9 @@ def definitions(profile: Profile, artifacts: Path = ARTIFACTS) -> dg.Definitions
         schedules=[weekly_rerun(job, study) for study, job in cell_jobs.items()],
         resources={"laboratory": LaboratoryResource(profile=profile.name, artifacts=str(artifacts))},
         # A process per step: the base model is loaded once for all cells of the step.
-        executor=gpu_executor,
+        executor=chosen_executor(artifacts),
     )
 
 
-# Ranged runs and partitioned checks are what this project is built on; their status is noted in CONTRIBUTING.md.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 tiny = definitions(load_profile("tiny"))
 qwen2_5_7b = definitions(load_profile("qwen2.5-7b"))

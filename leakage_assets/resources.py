@@ -11,6 +11,7 @@ from leakage_assets.paths import ARTIFACTS
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.profiles import load_profile
 from leakage_assets.store.artifacts import ArtifactStore
+from leakage_assets.store.shared_root import require_expected_store
 from leakage_assets.training.train import ReportTo
 
 REFRESH_TAG = "leakage/refresh"
@@ -30,10 +31,16 @@ class LaboratoryResource(dg.ConfigurableResource[Laboratory]):
     report_to: ReportTo = "none"
 
     def open(self, context: dg.AssetExecutionContext) -> Laboratory:
-        """The laboratory under this run's refresh tag; progress goes to the run's log, or to the terminal."""
+        """The laboratory under this run's refresh tag; progress goes to the run's log, or to the terminal.
+
+        Raises:
+            OtherStore: in a step on another host, whose artifact root is not the store of the run.
+        """
+        root = Path(self.artifacts)
+        require_expected_store(root)
         return Laboratory(
             profile=load_profile(self.profile),
-            store=ArtifactStore(Path(self.artifacts)),
+            store=ArtifactStore(root),
             refresh=context.run_tags.get(REFRESH_TAG),
             emit=context.log.info if self.progress == "log" else None,
             report_to=self.report_to,

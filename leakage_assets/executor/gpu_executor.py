@@ -34,11 +34,15 @@ POLL_SECONDS = 0.3
 
 @dataclass
 class RunningStep:
-    """A step's worker process, the file in which it tells about its devices, and what of that has been told on."""
+    """A step's worker process, the file in which it tells about its devices, and what of that has been told on.
+
+    ``ended``: a health check has found the process dead.
+    """
 
     process: subprocess.Popen[bytes]
     status: Path
     told: str = ""
+    ended: bool = False
 
 
 class LocalStepHandler(StepHandler):
@@ -82,7 +86,9 @@ class LocalStepHandler(StepHandler):
             return CheckStepHealthResult.unhealthy("it was started by another run worker, which is gone")
         code = running.process.poll()
         self._tell(step_handler_context, key, running)
-        if code in (None, 0):
+        if code in (None, 0) or not running.ended:
+            # Its last event may have been written since the executor last looked: a verdict then would be a second one.
+            running.ended = code not in (None, 0)
             return CheckStepHealthResult.healthy()
         return CheckStepHealthResult.unhealthy(f"its process {_ending(code)}")
 

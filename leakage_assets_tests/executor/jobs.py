@@ -1,4 +1,4 @@
-"""Jobs for the tests of the executor. Their steps write what they saw to the folder named by EXECUTOR_TEST_FOLDER."""
+"""Jobs for the tests of the executors: LEAKAGE_EXECUTOR chooses. Steps write what they saw into LEAKAGE_TEST_FOLDER."""
 
 import json
 import os
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from leakage_assets.executor.gpu_executor import gpu_executor
+from leakage_assets.executor.choice import chosen_executor
 from leakage_assets.executor.tags import GPUS_TAG
+from leakage_assets.paths import ARTIFACTS
 
-FOLDER = "EXECUTOR_TEST_FOLDER"
+FOLDER = "LEAKAGE_TEST_FOLDER"
+EXECUTOR = chosen_executor(ARTIFACTS)
 ONE_DEVICE = {GPUS_TAG: "1"}
 MEETING_SECONDS = 60.0
 
@@ -34,19 +36,19 @@ def device_op(name: str, seconds: float = 1.0, devices: int = 1) -> dg.OpDefinit
     return work
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def four_steps() -> None:
     for name in ("a", "b", "c", "d"):
         device_op(name)()
     device_op("cpu", seconds=0.1, devices=0)()
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def one_step() -> None:
     device_op("only", seconds=4.0)()
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def both_devices() -> None:
     device_op("single")()
     device_op("pair", devices=2)()
@@ -64,12 +66,12 @@ def meet() -> None:
         time.sleep(0.05)
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def meeting() -> None:
     meet()
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def too_many() -> None:
     device_op("greedy", devices=3)()
 
@@ -83,9 +85,25 @@ def dies_once() -> None:
     record("second", 0.0)
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def killed_step() -> None:
     dies_once()
+
+
+@dg.op(tags=ONE_DEVICE, retry_policy=dg.RetryPolicy(max_retries=1))
+def hears_nothing_once() -> None:
+    """Like a long call into a library: it does not answer to SIGTERM."""
+    mark = Path(os.environ[FOLDER], "deaf")
+    if not mark.exists():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        mark.touch()
+        time.sleep(600)
+    record("second", 0.0)
+
+
+@dg.job(executor_def=EXECUTOR)
+def stopped_step() -> None:
+    hears_nothing_once()
 
 
 @dg.op(tags=ONE_DEVICE)
@@ -99,7 +117,7 @@ def has_children() -> None:
     time.sleep(600)
 
 
-@dg.job(executor_def=gpu_executor)
+@dg.job(executor_def=EXECUTOR)
 def with_children() -> None:
     has_children()
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
 from leakage_assets.executor.leases import CPU, acquire, holders
 from leakage_assets_tests.executor import jobs
+from leakage_assets_tests.executor.runs import PATIENCE, alive, events, messages, overlap, run_workers, seen, wait_for
 
 pytestmark = pytest.mark.slow
 
 DEVICES = ("0", "1")
-PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -39,46 +36,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def start(home: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Starts a job in a run worker of its own."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(job: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-m", "leakage_assets_tests.executor.jobs", job])
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def seen(home: Path) -> dict[str, dict[str, object]]:
-    return {path.stem: json.loads(path.read_text()) for path in (home / "seen").glob("*.json")}
-
-
-def overlap(one: dict[str, object], other: dict[str, object]) -> bool:
-    return one["started"] < other["ended"] and other["started"] < one["ended"]  # type: ignore[operator]
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
-        time.sleep(0.05)
-
-
-def events() -> list[dg.DagsterEvent]:
-    with dg.DagsterInstance.get() as instance:
-        return [
-            record.event_log_entry.dagster_event
-            for run in instance.get_runs()
-            for record in instance.get_records_for_run(run.run_id).records
-            if record.event_log_entry.dagster_event is not None
-        ]
-
-
-def messages() -> list[str]:
-    return [event.message or "" for event in events()]
+    with run_workers() as run:
+        yield run
 
 
 def test_four_steps_never_share_two_devices(home, start):
@@ -135,13 +94,6 @@ def test_the_end_of_a_run_worker_leaves_no_process_and_no_lease(home, start, num
     worker.wait(PATIENCE)
     wait_for(lambda: not any(alive(pid) for pid in pids), "the end of every process")
     wait_for(lambda: holders(home / "leases", DEVICES) == [], "the end of the lease")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_two_runs_work_on_two_devices_at_the_same_time(home, start):
