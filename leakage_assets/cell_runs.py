@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from leakage_assets.exceptions import ExpectedError, PartitionError
+from leakage_assets.generation.engine import EngineDied
 from leakage_assets.pipeline.laboratory import Outcome
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ def not_retried() -> Iterator[None]:
     """An expected error fails the step at once: its retry policy is for machines, and the error would come again."""
     try:
         yield
+    except EngineDied:
+        raise
     except ExpectedError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from leakage_assets.exceptions import PartitionError
+from leakage_assets.exceptions import ExpectedError, PartitionError
 from leakage_assets.generation.requests import Request, Sampling
 from leakage_assets.store.samples import Sample
 
 
 class EngineError(PartitionError):
     """An engine cannot do what was asked; the message names the request and the remedy."""
+
+
+class EngineDied(ExpectedError):
+    """The engine failed, not a request: it concerns every cell, and a new process may have a sound one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,11 @@ class Engine(Protocol):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, adapters: Mapping[str, Path]
     ) -> Iterator[list[Sample]]:
-        """Yields finished batches, in any order. Raises EngineError."""
+        """Yields finished batches, in any order. Raises EngineError, EngineDied."""
         ...
 
     def continuation_logprobs(self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]) -> list[list[float]]:
-        """Natural-log probability of each continuation token, one list per item. Raises EngineError."""
+        """Natural-log probability of each continuation token, one list per item. Raises EngineError, EngineDied."""
         ...
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from leakage_assets.generation.conversation import (
     prompt_ids,
     prompt_key,
 )
-from leakage_assets.generation.engine import EngineError, ScoringItem
+from leakage_assets.generation.engine import EngineDied, EngineError, ScoringItem
 from leakage_assets.generation.requests import BASE, Request, Sampling, sample_seed
 from leakage_assets.generation.vllm_plan import (
     Capacity,
@@ -156,7 +156,8 @@ class VllmEngine:
 
         Raises:
             EngineError: an adapter without folder, a prompt too long for the model, a temperature vLLM would change,
-                or an engine that does not start, or died too often; samples yielded before stay valid.
+                or an engine that does not start.
+            EngineDied: it died too often; samples yielded before stay valid.
             AdapterError: an adapter folder that is damaged, of another base, or uses what vLLM does not apply.
         """
         check_adapters_known({request.adapter for request in requests}, adapters)
@@ -186,7 +187,8 @@ class VllmEngine:
 
         Raises:
             EngineError: an adapter without folder, an empty prompt or continuation, one too long for the model, or an
-                engine that does not start or died too often.
+                engine that does not start.
+            EngineDied: it died too often.
             AdapterError: as `generate`.
         """
         check_adapters_known({item.adapter for item in items}, adapters)
@@ -283,13 +285,13 @@ class VllmEngine:
                 self._engine.abort_request(list(running))
 
     def _bury(self, error: Exception, deaths: int, delivered: int, total: int) -> None:
-        """Closes a dead engine; raises EngineError once it died too often."""
+        """Closes a dead engine; raises EngineDied once it died too often."""
         self.restarts += 1
         _forget(error)
         with suppress(Exception):  # what is dead may fail to shut down as well; its memory is released all the same
             self.close()
         if deaths > self.settings.max_restarts:
-            raise EngineError(
+            raise EngineDied(
                 f"vLLM died {deaths} times with {self.base.spec.name}, last of {_told(error)}; {delivered} of {total} "
                 f"requests were answered, and what is stored is kept: run again for the rest, {self._if_memory()}"
             ) from error

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from leakage_assets.generation.adapters import CONFIG, AdapterError
-from leakage_assets.generation.engine import EngineError, ScoringItem
+from leakage_assets.generation.engine import EngineDied, EngineError, ScoringItem
 from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id, sample_seed
 from leakage_assets.generation.run import generate_missing
 from leakage_assets.generation.vllm_plan import Capacity, VllmSettings
@@ -122,9 +122,7 @@ def test_an_engine_that_dies_too_often_is_an_error_that_says_what_is_kept(
     dying(25, 0)
     monkeypatch.setattr(vllm_engine, "settings", replace(vllm_engine.settings, max_restarts=1))
     store = SampleStore(tmp_path)
-    with pytest.raises(
-        EngineError, match=r"vLLM died 2 times with wide, last of EngineDeadError.* run again"
-    ) as caught:
+    with pytest.raises(EngineDied, match=r"vLLM died 2 times with wide, last of EngineDeadError.* run again") as caught:
         generate_missing(vllm_engine, panel(BASE, 16), HOT, {}, {BASE: store})
     assert 64 <= store.frame().height < 128
     assert f"{store.frame().height} of 128 requests were answered" in str(caught.value)

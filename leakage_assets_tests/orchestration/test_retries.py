@@ -11,6 +11,7 @@ import pytest
 from leakage_assets.cell_runs import Tally, conclude, not_retried
 from leakage_assets.exceptions import ExpectedError, PartitionError
 from leakage_assets.executor.tags import gpus
+from leakage_assets.generation.engine import EngineDied
 from leakage_assets.models import BaseModelError
 from leakage_assets.partitions import range_tags
 from leakage_assets.resources import LaboratoryResource
@@ -54,10 +55,20 @@ def test_an_expected_error_ends_the_step_with_its_sentence(error: Exception) -> 
     assert data is not None and data.description == "mend a.yaml"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device lost"), OSError("stale file handle")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: device lost"), OSError("stale handle"), EngineDied("vLLM died 3 times")]
+)
 def test_any_other_error_is_tried_again(error: Exception) -> None:
     count, result = attempts(failing(error))
     assert count == 1 + POLICY.max_retries and not result.success
+
+
+def test_a_dead_engine_is_no_error_of_one_cell() -> None:
+    def prove(key: str) -> NoReturn:
+        raise EngineDied(f"vLLM died 3 times, last at {key}")
+
+    with pytest.raises(EngineDied, match="last at villain"):
+        Tally().attempt(["villain|42", "comedian|42"], prove)
 
 
 def test_failed_cells_end_the_step() -> None:
