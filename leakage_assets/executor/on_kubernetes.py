@@ -24,7 +24,7 @@ def k8s_executor(artifacts: Path) -> dg.ExecutorDefinition:
         if not isinstance(launcher, dagster_k8s.K8sRunLauncher):
             raise ExecutorError(
                 f"LEAKAGE_EXECUTOR=k8s: this instance starts runs with {type(launcher).__name__}, but steps in "
-                "Kubernetes need runs in Kubernetes (K8sRunLauncher): see docs/kubernetes.md"
+                "Kubernetes need runs in Kubernetes (K8sRunLauncher): see docs/kubernetes/README.md"
             )
         made: StepDelegatingExecutor = library.executor_creation_fn(init_context)
         made._step_handler = RemoteSteps(made._step_handler, artifacts, k8s_tags)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import dagster_ray.core.executor as dagster_ray
+import psutil  # type: ignore[import-untyped]
 from dagster._core.executor.step_delegating import CheckStepHealthResult, StepDelegatingExecutor, StepHandlerContext
+from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage, SqliteEventLogStorage
 from ray.job_submission import JobStatus
+from ray.util.state import list_nodes
 
-from leakage_assets.executor.remote import RemoteSteps, Tags
+from leakage_assets.executor.remote import ExecutorError, RemoteSteps, Tags
 from leakage_assets.executor.tags import ray_tags
 
 PASSED = ("DAGSTER_HOME", "PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "WANDB_MODE")
@@ -20,7 +24,10 @@ PASSED = ("DAGSTER_HOME", "PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_TH
 
 
 def ray_executor(artifacts: Path) -> dg.ExecutorDefinition:
-    """dagster-ray's executor with its configuration, where steps ask for GPUs by the neutral tag."""
+    """dagster-ray's executor with its configuration, where steps ask for GPUs by the neutral tag.
+
+    The run fails with an ``ExecutorError`` where there is no cluster, or one whose steps could not report.
+    """
     library = dagster_ray.ray_executor
 
     @dg.executor(
@@ -32,11 +39,37 @@ def ray_executor(artifacts: Path) -> dg.ExecutorDefinition:
         def translate(tags: Tags, variables: Tags) -> Tags:
             return ray_tags(tags, {**_passed_on(artifacts), **variables}, runtime_env)
 
-        made: StepDelegatingExecutor = library.executor_creation_fn(init_context)
-        made._step_handler = RaySteps(made._step_handler, artifacts, translate)
+        try:
+            made: StepDelegatingExecutor = library.executor_creation_fn(init_context)
+        except ConnectionError as error:
+            raise ExecutorError(
+                f"LEAKAGE_EXECUTOR=ray: {error} Start Ray, or say in RAY_ADDRESS where it is: see docs/machines.md"
+            ) from error
+        handler: Any = made._step_handler
+        nodes = list_nodes(
+            handler.client.get_address(), filters=[("state", "=", "ALIVE")], raise_on_missing_output=False
+        )
+        require_shared_events(init_context.instance, [node.node_ip for node in nodes])
+        made._step_handler = RaySteps(handler, artifacts, translate)
         return made
 
     return executor
+
+
+def require_shared_events(instance: dg.DagsterInstance, addresses: Iterable[str]) -> None:
+    """Do nothing if steps at these IP addresses can write their events into this instance's database.
+
+    Raises:
+        ExecutorError: some are on other hosts, and the database is SQLite, which is for the processes of one host.
+    """
+    own = {address.address for interface in psutil.net_if_addrs().values() for address in interface}
+    others = sorted(set(addresses) - own)
+    sqlite = isinstance(instance.event_log_storage, SqliteEventLogStorage | ConsolidatedSqliteEventLogStorage)
+    if sqlite and others:
+        raise ExecutorError(
+            f"LEAKAGE_EXECUTOR=ray: the cluster has nodes on other hosts ({', '.join(others)}), and Dagster's database "
+            "is SQLite on this one, where their steps cannot report: use PostgreSQL, see docs/machines.md"
+        )
 
 
 class RaySteps(RemoteSteps):

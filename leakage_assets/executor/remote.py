@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class RemoteSteps(StepHandler):
         configured: Any = context.dagster_run.run_config
         for key in ("resources", "laboratory", "config"):
             configured = configured.get(key, {})
-        return Path(configured.get("artifacts", self._artifacts))
+        named = configured.get("artifacts", self._artifacts)
+        return Path(os.environ[named["env"]] if isinstance(named, Mapping) else named)
 
 
 class _Translated(StepHandlerContext):

@@ -91,6 +91,21 @@ def killed_step() -> None:
 
 
 @dg.op(tags=ONE_DEVICE, retry_policy=dg.RetryPolicy(max_retries=1))
+def loses_its_worker_once() -> None:
+    mark = Path(os.environ[FOLDER], "orphan")
+    if not mark.exists():
+        mark.write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    record("second", 0.0)
+
+
+@dg.job(executor_def=EXECUTOR)
+def killed_worker() -> None:
+    loses_its_worker_once()
+
+
+@dg.op(tags=ONE_DEVICE, retry_policy=dg.RetryPolicy(max_retries=1))
 def hears_nothing_once() -> None:
     """Like a long call into a library: it does not answer to SIGTERM."""
     mark = Path(os.environ[FOLDER], "deaf")

@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.job_base import InMemoryJob
+from dagster_postgres.event_log import PostgresEventLogStorage
 
 from leakage_assets.executor.choice import EXECUTOR, chosen_executor
+from leakage_assets.executor.on_ray import require_shared_events
 from leakage_assets.executor.remote import ExecutorError
 from leakage_assets.paths import REPO
+from leakage_assets_tests.orchestration.deployment import free_port
 
 
 @pytest.mark.parametrize(("name", "executor"), [(None, "gpu"), ("local", "gpu"), ("ray", "ray"), ("k8s", "k8s")])
@@ -61,11 +66,37 @@ def test_only_the_chosen_executor_is_imported(name: str, absent: set[str]) -> No
     assert absent.isdisjoint(modules)
 
 
+def test_ray_without_a_cluster_says_what_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(EXECUTOR, "ray")
+    monkeypatch.setenv("RAY_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    executor = chosen_executor(tmp_path)
+    job = InMemoryJob(dg.GraphDefinition("empty").to_job())
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.InitExecutorContext(job, executor, {"ray": {}, "retries": {"enabled": {}}}, instance)
+        with pytest.raises(ExecutorError, match=r"LEAKAGE_EXECUTOR=ray: Failed to connect .* say in RAY_ADDRESS where"):
+            executor.executor_creation_fn(context)
+
+
+def test_sqlite_is_refused_where_steps_run_on_other_hosts(tmp_path: Path) -> None:
+    own, other = "127.0.0.1", "192.0.2.7"  # RFC 5737: an address that no host has
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as on_sqlite:
+        require_shared_events(on_sqlite, [own, own])
+        with pytest.raises(ExecutorError, match=rf"nodes on other hosts \({other}\).* use PostgreSQL"):
+            require_shared_events(on_sqlite, [own, other])
+
+
+def test_another_database_is_not_refused() -> None:
+    postgres = SimpleNamespace(event_log_storage=PostgresEventLogStorage.__new__(PostgresEventLogStorage))
+    require_shared_events(cast("dg.DagsterInstance", postgres), ["192.0.2.7"])
+
+
 def test_kubernetes_without_kubernetes_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(EXECUTOR, "k8s")
     executor = chosen_executor(tmp_path)
     job = InMemoryJob(dg.GraphDefinition("empty").to_job())
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.InitExecutorContext(job, executor, {}, instance)
-        with pytest.raises(ExecutorError, match=r"need runs in Kubernetes \(K8sRunLauncher\): see docs/kubernetes\.md"):
+        with pytest.raises(
+            ExecutorError, match=r"need runs in Kubernetes \(K8sRunLauncher\): see docs/kubernetes/README\.md"
+        ):
             executor.executor_creation_fn(context)

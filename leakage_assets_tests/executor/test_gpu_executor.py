@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from leakage_assets.executor.leases import CPU, acquire, holders
@@ -82,6 +83,31 @@ def test_a_killed_step_is_retried(home, start):
     assert "second" in seen(home)
     (retry,) = [event for event in events() if event.is_step_up_for_retry]
     assert "its process was ended by SIGKILL" in retry.event_specific_data.error.message
+
+
+def test_a_step_whose_worker_process_is_killed_ends_and_is_retried(home, start):
+    assert start("killed_worker").wait(PATIENCE) == 0
+    assert "second" in seen(home)
+    assert not alive(int((home / "seen" / "orphan").read_text()))
+    (retry,) = [event for event in events() if event.is_step_up_for_retry]
+    assert "its process was ended by SIGKILL" in retry.event_specific_data.error.message
+    assert holders(home / "leases", DEVICES) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_step_that_waits_for_a_device_ends_with_its_run(home, start, number):
+    lease = acquire(home / "leases", DEVICES, len(DEVICES), "the test")
+    run = start("one_step")
+    wait_for(lambda: any("waiting for a GPU" in text for text in messages()), "the wait")
+    begun = psutil.Process(run.pid).children(recursive=True)
+    assert any("leakage_assets.executor.step_worker" in process.cmdline() for process in begun)
+    run.send_signal(number)
+    run.wait(PATIENCE)
+    wait_for(lambda: not any(alive(process.pid) for process in begun), "the end of every process")
+    lease.release()
+    assert seen(home) == {}
+    # Nobody keeps the turn: the next one gets the devices at once.
+    acquire(home / "leases", DEVICES, len(DEVICES), "the next", waiting=pytest.fail).release()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

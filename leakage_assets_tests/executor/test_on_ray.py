@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
+from leakage_assets.executor.choice import chosen_executor
+from leakage_assets.executor.remote import ExecutorError
 from leakage_assets.paths import REPO
 from leakage_assets_tests.executor import jobs
 from leakage_assets_tests.executor.runs import alive, events, overlap, run_workers, seen, wait_for
@@ -58,6 +61,17 @@ def test_four_steps_never_share_two_gpus_and_a_cpu_step_sees_none(home, start):
         for other in steps[i + 1 :]:
             assert one["devices"] != other["devices"] or not overlap(one, other)
     assert found["cpu"]["devices"] == ""
+
+
+def test_a_node_that_is_not_this_host_is_found(home, monkeypatch):
+    executor = chosen_executor(home / "artifacts")
+    monkeypatch.setattr(psutil, "net_if_addrs", dict)  # a host without the cluster's address
+    with dg.DagsterInstance.get() as instance:
+        context = dg.InitExecutorContext(
+            dg.reconstructable(jobs.four_steps), executor, {"ray": {}, "retries": {"enabled": {}}}, instance
+        )
+        with pytest.raises(ExecutorError, match=r"nodes on other hosts \([0-9.]+\), and Dagster's database is SQLite"):
+            executor.executor_creation_fn(context)
 
 
 def test_a_killed_step_is_retried(home, start):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import kubernetes.client
 import pytest
 import yaml
+from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
 
 from leakage_assets.paths import REPO
 from leakage_assets.store.shared_root import EXPECTED, store_id
@@ -22,7 +24,7 @@ from leakage_assets_tests.orchestration.small_location import HOOK, NAME
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("orchestration")]
 
-VALUES = REPO / "docs" / "kubernetes-values.yaml"
+EXAMPLE = REPO / "docs" / "kubernetes"
 ROOT = "/artifacts"
 NAMESPACE = "research"
 SECONDS = 300
@@ -45,12 +47,13 @@ def home(tmp_path: Path) -> Path:
 
 def chart(home: Path) -> dict[str, Any]:
     """The example's values, with the claim mounted where the test keeps its artifacts."""
-    return yaml.safe_load(VALUES.read_text().replace(ROOT, str(home / "artifacts")))
+    return yaml.safe_load((EXAMPLE / "values.yaml").read_text().replace(ROOT, str(home / "artifacts")))
 
 
 def deploy(home: Path, values: dict[str, Any]) -> None:
     """What the chart makes of its values: the container context of the code location, and the instance's launcher."""
     (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["includeConfigInLaunchedRuns"] == {"enabled": True}
     image = deployment["image"]
     context = {
         "image_pull_policy": image["pullPolicy"],
@@ -137,6 +140,16 @@ def test_pods_of_steps_are_given_what_they_need_and_it_suffices(home: Path) -> N
     assert (root / NAME / "marker_leakage" / "persona_centroids").is_dir()
     seen = [json.loads(line) for line in (home / "hook" / "steps").read_text().splitlines()]
     assert {told["step"].rpartition("__")[2] for told in seen} == set(jobs)
+
+
+def test_the_example_has_the_claim_that_its_pods_mount(home: Path) -> None:
+    claim = yaml.safe_load((EXAMPLE / "claim.yaml").read_text())
+    model = kubernetes.client.V1PersistentVolumeClaim
+    assert (claim.pop("kind"), claim.pop("apiVersion")) == ("PersistentVolumeClaim", "v1")
+    assert k8s_model_from_dict(model, k8s_snake_case_dict(model, claim)).spec.access_modes == ["ReadWriteMany"]
+    (deployment,) = chart(home)["dagster-user-deployments"]["deployments"]
+    mounted = [volume["persistentVolumeClaim"] for volume in deployment["volumes"] if "persistentVolumeClaim" in volume]
+    assert mounted == [{"claimName": claim["metadata"]["name"]}]
 
 
 def test_a_pod_without_the_volume_says_so(home: Path) -> None:
