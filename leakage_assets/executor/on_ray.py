@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import dagster_ray.core.executor as dagster_ray
 import psutil  # type: ignore[import-untyped]
-from dagster._core.executor.step_delegating import CheckStepHealthResult, StepDelegatingExecutor, StepHandlerContext
+from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._core.executor.step_delegating import (
+    CheckStepHealthResult,
+    StepDelegatingExecutor,
+    StepHandler,
+    StepHandlerContext,
+)
 from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage, SqliteEventLogStorage
 from ray.job_submission import JobStatus
 from ray.util.state import list_nodes
 
 from leakage_assets.executor.remote import ExecutorError, RemoteSteps, Tags
-from leakage_assets.executor.tags import ray_tags
+from leakage_assets.executor.tags import gpus, ray_tags
 
 PASSED = ("DAGSTER_HOME", "PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "WANDB_MODE")
 """Variables of the run that its steps get too, besides LEAKAGE_*. No secrets: the Ray dashboard shows them."""
@@ -73,14 +79,28 @@ def require_shared_events(instance: dg.DagsterInstance, addresses: Iterable[str]
 
 
 class RaySteps(RemoteSteps):
-    """dagster-ray takes a job that somebody stopped for a healthy one, and would wait for it for ever."""
+    """Tells what dagster-ray does not: that a job waits, and that a job which somebody stopped is no healthy one."""
+
+    def __init__(self, handler: StepHandler, artifacts: Path, translate: Callable[[Tags, Tags], Tags]) -> None:
+        super().__init__(handler, artifacts, translate)
+        self._waiting: set[str] = set()
 
     def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
         health = super().check_step_health(step_handler_context)
+        if not health.is_healthy:
+            return health
         handler: Any = self._handler
         job = handler._get_ray_job_submission_id(step_handler_context)
-        if health.is_healthy and handler.client.get_job_status(job) == JobStatus.STOPPED:
+        info = handler.client.get_job_info(job)
+        if info.status == JobStatus.STOPPED:
             return CheckStepHealthResult.unhealthy(f"Ray job {job} was stopped")
+        if info.status == JobStatus.PENDING and job not in self._waiting:
+            self._waiting.add(job)
+            step = step_handler_context.get_step_context(handler._get_step_key(step_handler_context))
+            needed = gpus(step_handler_context.step_tags[step.step.key])
+            DagsterEvent.engine_event(
+                step, f"Ray job {job} is waiting: it needs {needed} GPU(s). {info.message}", EngineEventData()
+            )
         return health
 
 

@@ -16,7 +16,7 @@ from leakage_assets.executor.choice import chosen_executor
 from leakage_assets.executor.remote import ExecutorError
 from leakage_assets.paths import REPO
 from leakage_assets_tests.executor import jobs
-from leakage_assets_tests.executor.runs import alive, events, overlap, run_workers, seen, wait_for
+from leakage_assets_tests.executor.runs import alive, events, messages, overlap, run_workers, seen, wait_for
 from leakage_assets_tests.orchestration.ray_cluster import ray_cluster
 
 pytestmark = pytest.mark.slow
@@ -87,12 +87,21 @@ def test_a_stopped_step_is_retried(home, start, cluster):
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client = JobSubmissionClient(cluster["RAY_ADDRESS"])
-    (job,) = [job for job in client.list_jobs() if job.status == JobStatus.RUNNING]
+    running = [job for job in client.list_jobs() if job.status == JobStatus.RUNNING]
+    (job,) = [job for job in running if job.metadata["dagster/op"] == "hears_nothing_once"]
     client.stop_job(job.submission_id)
     assert run.wait(PATIENCE) == 0
     assert "second" in seen(home)
     (retry,) = [event for event in events() if event.is_step_up_for_retry]
     assert f"Ray job {job.submission_id} was stopped" in retry.event_specific_data.error.message
+
+
+def test_a_step_that_waits_for_gpus_says_so_and_ends_with_its_run(home, start):
+    run = start("too_many")
+    wait_for(lambda: any("is waiting: it needs 3 GPU(s)" in text for text in messages()), "the wait", PATIENCE)
+    run.send_signal(signal.SIGTERM)
+    run.wait(PATIENCE)
+    assert seen(home) == {}
 
 
 def test_the_end_of_a_run_worker_ends_its_steps(home, start):
