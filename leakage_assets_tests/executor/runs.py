@@ -15,7 +15,8 @@ import psutil
 
 from leakage_assets.paths import REPO
 
-PATIENCE = 60.0
+PATIENCE = 240.0
+"""Seconds after which a run hangs. Far more than it takes: a machine that is busy with other work is no error."""
 
 
 @contextmanager
@@ -44,10 +45,10 @@ def overlap(one: dict[str, object], other: dict[str, object]) -> bool:
     return one["started"] < other["ended"] and other["started"] < one["ended"]  # type: ignore[operator]
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
         time.sleep(0.05)
 
 

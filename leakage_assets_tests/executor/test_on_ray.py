@@ -16,13 +16,10 @@ from leakage_assets.executor.choice import chosen_executor
 from leakage_assets.executor.remote import ExecutorError
 from leakage_assets.paths import REPO
 from leakage_assets_tests.executor import jobs
-from leakage_assets_tests.executor.runs import alive, events, messages, overlap, run_workers, seen, wait_for
+from leakage_assets_tests.executor.runs import PATIENCE, alive, events, messages, overlap, run_workers, seen, wait_for
 from leakage_assets_tests.orchestration.ray_cluster import ray_cluster
 
 pytestmark = pytest.mark.slow
-
-PATIENCE = 240.0
-"""Every step is a Ray job with a supervisor of its own; the executor looks for dead ones every 20 seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +80,7 @@ def test_a_killed_step_is_retried(home, start):
 
 def test_a_stopped_step_is_retried(home, start, cluster):
     run = start("stopped_step")
-    wait_for((home / "seen" / "deaf").exists, "the step", PATIENCE)
+    wait_for((home / "seen" / "deaf").exists, "the step")
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client = JobSubmissionClient(cluster["RAY_ADDRESS"])
@@ -98,7 +95,7 @@ def test_a_stopped_step_is_retried(home, start, cluster):
 
 def test_a_step_that_waits_for_gpus_says_so_and_ends_with_its_run(home, start):
     run = start("too_many")
-    wait_for(lambda: any("is waiting: it needs 3 GPU(s)" in text for text in messages()), "the wait", PATIENCE)
+    wait_for(lambda: any("is waiting: it needs 3 GPU(s)" in text for text in messages()), "the wait")
     run.send_signal(signal.SIGTERM)
     run.wait(PATIENCE)
     assert seen(home) == {}
@@ -106,8 +103,8 @@ def test_a_step_that_waits_for_gpus_says_so_and_ends_with_its_run(home, start):
 
 def test_the_end_of_a_run_worker_ends_its_steps(home, start):
     worker = start("with_children")
-    wait_for((home / "seen" / "pids.json").exists, "the step", PATIENCE)
+    wait_for((home / "seen" / "pids.json").exists, "the step")
     step, _, child = json.loads((home / "seen" / "pids.json").read_text())
     worker.send_signal(signal.SIGTERM)
     worker.wait(PATIENCE)
-    wait_for(lambda: not alive(step) and not alive(child), "the end of the step and what it started", PATIENCE)
+    wait_for(lambda: not alive(step) and not alive(child), "the end of the step and what it started")
