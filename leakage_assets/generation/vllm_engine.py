@@ -379,6 +379,11 @@ class VllmEngine:
                 f"{self.build.name} {self.build.version} runs on {device} here; use a host with a GPU, or the engine "
                 "transformers"
             )
+        if self.build.on_cpu:
+            import torch._dynamo
+
+            # Some helpers of vLLM's are compiled all the same: a minute for the first log-prob, and a C++ compiler.
+            torch._dynamo.config.disable = True
         given = self._engine_arguments(capacity)
         threads, environment = torch.set_num_threads, dict(os.environ)
         try:
