@@ -38,7 +38,7 @@ from leakage_assets.generation.vllm_plan import (
     servable_rank,
     unservable,
 )
-from leakage_assets.models import BaseModel
+from leakage_assets.models import BaseModel, model_shape
 from leakage_assets.store.samples import Sample
 
 # Set where unset. The engine runs in this process: a second one is found by host name, which hangs on hosts whose name
@@ -439,7 +439,7 @@ class VllmEngine:
     def _on_cpu(self, capacity: Capacity) -> dict[str, Any]:
         import psutil  # type: ignore[import-untyped]
 
-        needed = footprint(self.base.model, capacity, self.settings, BYTES[self.dtype])
+        needed = footprint(model_shape(self.base.spec), capacity, self.settings, BYTES[self.dtype])
         available = int(self.settings.memory_share * psutil.virtual_memory().available)
         return {
             "enforce_eager": True,
@@ -453,7 +453,7 @@ class VllmEngine:
         gc.collect()
         torch.cuda.empty_cache()  # what a training run before has given back, but torch still holds
         free, total = torch.cuda.mem_get_info()
-        needed = footprint(self.base.model, capacity, self.settings, BYTES[self.dtype])
+        needed = footprint(model_shape(self.base.spec), capacity, self.settings, BYTES[self.dtype])
         arguments: dict[str, Any] = {"gpu_memory_utilization": device_share(needed, free, total, self.settings)}
         if self.settings.graph_seqs is not None:
             arguments["max_cudagraph_capture_size"] = self.settings.graph_seqs

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leakage_assets.generation.engine import EngineError
 from leakage_assets.generation.requests import BASE
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from leakage_assets.shapes import ModelShape
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of max_lora_rank that vLLM accepts (vllm.config.lora.MaxLoRARanks in 0.25.1 and 0.32.0)."""
@@ -151,35 +149,23 @@ class Footprint:
         return self.weights + self.adapters + self.kv + self.activations
 
 
-def footprint(model: PreTrainedModel, capacity: Capacity, settings: VllmSettings, bytes_per_value: int) -> Footprint:
-    """Memory of an engine for `model` (its weights may be on the meta device).
+def footprint(shape: ModelShape, capacity: Capacity, settings: VllmSettings, element: int) -> Footprint:
+    """Memory of an engine at `element` bytes a number.
 
     Adapters: vLLM keeps room for A (rank, in) and B (out, rank) of every linear layer of the blocks in each slot.
-    KV cache: keys and values of `head_dim` for each key head of each layer and token.
+    KV cache: each sequence at its full length, in whole blocks.
     Activations: a step of max_num_batched_tokens through the widest block, four (sequences, vocabulary) float32
     tensors of logits, and CUDA graphs.
     """
-    import torch
-
-    config = model.config
-    linears = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
-    ]
-    heads = config.num_key_value_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    tokens = settings.max_num_seqs * (-(-capacity.length // BLOCK) * BLOCK)
-    width = 4 * config.hidden_size + 3 * config.intermediate_size
+    tokens = settings.max_num_seqs * -(-capacity.length // BLOCK) * BLOCK
+    width = 4 * shape.hidden + 3 * shape.intermediate
+    adapter = shape.lora_parameters(capacity.rank, tuple(shape.projections()))
     return Footprint(
-        weights=model.num_parameters() * bytes_per_value,
-        adapters=sum(layer.in_features + layer.out_features for layer in linears)
-        * capacity.rank
-        * capacity.slots
-        * bytes_per_value,
-        kv=tokens * config.num_hidden_layers * 2 * heads * head_dim * bytes_per_value,
-        activations=settings.max_num_batched_tokens * width * bytes_per_value
-        + LOGIT_COPIES * settings.max_num_seqs * config.vocab_size * 4
+        weights=shape.parameters * element,
+        adapters=adapter * capacity.slots * element,
+        kv=tokens * shape.kv_bytes(element),
+        activations=settings.max_num_batched_tokens * width * element
+        + LOGIT_COPIES * settings.max_num_seqs * shape.vocabulary * 4
         + GRAPHS,
     )
 

@@ -18,6 +18,7 @@ from leakage_assets.generation.vllm_plan import (
     servable_rank,
     unservable,
 )
+from leakage_assets.shapes import SHAPES
 from leakage_assets_tests.generation.engines import needs_vllm
 
 GIB = 1 << 30
@@ -85,26 +86,9 @@ def test_what_vllm_would_not_apply_is_named(change: dict[str, object], named: li
     assert unservable({"r": 8, "lora_alpha": 8, **change}) == named
 
 
-def qwen2_5_7b():
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        tie_word_embeddings=False,
-    )
-    with torch.device("meta"):
-        return Qwen2ForCausalLM(config)
-
-
 def test_the_footprint_of_a_7b_model() -> None:
     settings = VllmSettings()
-    needed = footprint(qwen2_5_7b(), Capacity(512, 32, 2, 14), settings, 2)
+    needed = footprint(SHAPES["qwen2.5-7b"], Capacity(512, 32, 2, 14), settings, 2)
     assert needed.weights == 2 * 7_615_616_512
     assert needed.adapters == 2 * 2 * 80_740_352  # 80,740,352 weights in a LoRA of rank 32 on all seven projections
     assert needed.kv == 1024 * 512 * 57_344  # 56 KiB a token: 28 layers, keys and values of 4 heads of 128
