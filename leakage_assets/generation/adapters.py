@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.models import BaseModel, shared_copy
+from leakage_assets.store.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -98,10 +98,9 @@ def attach_adapter(base: BaseModel, folder: Path) -> PeftModel:
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 of the adapter's weights."""
+    """sha256 of the adapter's weights; an unchanged file is read once per process."""
     try:
-        with (folder / WEIGHTS).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(folder / WEIGHTS)
     except OSError as error:
         raise AdapterError(f"{folder / WEIGHTS}: missing or unreadable ({error}); train the cell again") from error
 

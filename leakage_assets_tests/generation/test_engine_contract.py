@@ -198,6 +198,25 @@ def test_each_adapter_of_a_call_answers_for_itself(engine: Engine, bench: Bench)
         assert largest_difference([found[place] for place in mine], without) > 100 * TOLERANCE
 
 
+def test_given_letters_are_scored_after_the_start_of_an_answer(engine: Engine, bench: Bench) -> None:
+    """Multiple choice: the log-prob of each letter after a prefix, and so the letter that is chosen, as PEFT has it."""
+    tokenizer = bench.base.tokenizer
+    letters = [tokenizer.encode(letter, add_special_tokens=False) for letter in "ABCD"]
+    assert all(len(ids) == 1 for ids in letters)
+
+    def choices(prefix: str) -> list[ScoringItem]:
+        prompt = tuple(chat_ids(tokenizer, "You are kind.", "Which one?", prefix=prefix))
+        return [ScoringItem(name, prompt, tuple(ids)) for name in (BASE, *bench.adapters) for ids in letters]
+
+    found = np.array(engine.continuation_logprobs(choices("The answer is "), bench.adapters)).reshape(-1, 4)
+    expected = np.array(of_peft(bench, choices("The answer is "), bench.adapters)).reshape(-1, 4)
+    assert np.abs(found - expected).max() < TOLERANCE
+    assert (found.argmax(1) == expected.argmax(1)).all()
+    assert (np.exp(found).sum(1) < 1).all()
+    without = np.array(engine.continuation_logprobs(choices(""), bench.adapters)).reshape(-1, 4)
+    assert np.abs(found - without).max() > 100 * TOLERANCE
+
+
 def test_greedy_text_of_an_adapter_does_not_depend_on_the_others(engine: Engine, bench: Bench) -> None:
     requests = everyone(1)
     together = ask(engine, requests, GREEDY, bench.adapters)

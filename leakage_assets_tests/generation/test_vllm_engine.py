@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,8 @@ from leakage_assets.generation.requests import BASE, Request, Sampling, sample_i
 from leakage_assets.generation.run import generate_missing
 from leakage_assets.generation.vllm_plan import Capacity, VllmSettings
 from leakage_assets.models import chat_ids, outline_base_model
+from leakage_assets.paths import REPO
+from leakage_assets.profiles import load_profile
 from leakage_assets.store.samples import SampleStore
 from leakage_assets_tests.generation.engines import THIRD, Bench, needs_vllm
 from leakage_assets_tests.generation.panels import CELL, OTHER, panel
@@ -95,6 +100,32 @@ def test_a_dead_engine_is_started_again_and_only_what_is_missing_is_asked_again(
     # A life is given what the lives before it did not answer; the rest was waiting when it died.
     assert 0 < len(delivered) - len(given[2]) < len(requests)
     assert len(given) == 3
+
+
+def test_a_killed_process_leaves_its_samples_and_another_makes_the_rest(
+    vllm_engine: Any, bench: Bench, tmp_path: Path
+) -> None:
+    """SIGKILL of the process that the engine runs in, once something is stored."""
+    requests, names = everyone(bench), (BASE, *bench.adapters)
+    folders = {name: str(folder) for name, folder in bench.adapters.items()}
+    stores = {name: SampleStore(tmp_path / str(place)) for place, name in enumerate(names)}
+    task = {"base": str(bench.base.folder), "adapters": folders, "stores": str(tmp_path), "completions": 4}
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    script = "leakage_assets_tests.generation.killed_generation"
+    child = subprocess.run([sys.executable, "-m", script, json.dumps(task)], env=environment, cwd=REPO, check=False)
+    assert child.returncode == -signal.SIGKILL
+
+    def stored() -> dict[str, str]:
+        rows = [row for store in stores.values() for row in store.frame().iter_rows(named=True)]
+        assert len({row["sample_id"] for row in rows}) == len(rows)
+        return {row["sample_id"]: row["text"] for row in rows}
+
+    kept = stored()
+    assert 0 < len(kept) < len(requests)
+    summary = generate_missing(vllm_engine, requests, HOT, bench.adapters, stores)
+    assert (summary.present, summary.generated) == (len(kept), len(requests) - len(kept))
+    assert set(stored()) == {sample_id(request, HOT) for request in requests}
+    assert kept.items() <= stored().items()
 
 
 def test_samples_survive_the_death_of_the_engine_unchanged(
@@ -202,6 +233,8 @@ def test_the_engine_is_as_large_as_the_call_needs(bench: Bench) -> None:
     assert (arguments["max_lora_rank"], arguments["max_loras"], arguments["max_cpu_loras"]) == (16, 2, 3)
     assert arguments["max_model_len"] == 256
     assert "enable_lora" not in engine._engine_arguments(Capacity(256))
+    assert arguments["enable_prefix_caching"] is True
+    assert load_profile("qwen2.5-7b").serving.max_num_seqs >= 1024
 
 
 def test_an_adapter_vllm_would_apply_in_part_is_refused(vllm_engine: Any, bench: Bench, tmp_path: Path) -> None:

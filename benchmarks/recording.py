@@ -1,0 +1,66 @@
+"""The record of a benchmark, written the same way by every script: exactly what the ledger reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from leakage_assets.planning.hardware import this_cpu
+from leakage_assets.planning.ledger import Result
+from leakage_assets.store.files import write_atomically
+from leakage_assets.store.provenance import environment
+
+
+def commit_of(parser: argparse.ArgumentParser, given: str | None) -> str:
+    """The commit that runs: `given`, or that of the checkout; without either the script ends and says so."""
+    commit = given or environment()["git_commit"]
+    if commit is None:
+        parser.error("not a git checkout: name the commit with --commit")
+    return str(commit)
+
+
+def processor(on_gpu: bool) -> str:
+    """The hardware as the driver names it, with the number of CPU cores beside a GPU."""
+    import torch
+
+    return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores" if on_gpu else this_cpu().title
+
+
+def write_result(
+    output: Path,
+    name: str,
+    module: str,
+    *,
+    commit: str,
+    hardware: str,
+    figures: Mapping[str, Any],
+    used: tuple[str, ...] = (),
+) -> None:
+    """Write `<output>`, whole or not at all; every benchmark here runs on random weights.
+
+    Args:
+        module: the script, as `python -m` takes it.
+        used: distributions whose versions are recorded, where installed, beside those of every artifact.
+    """
+    command = " ".join([f"python -m {module}", *sys.argv[1:]])
+    versions = {**environment()["versions"], **_installed(used)}
+    result = Result(name, command, commit, hardware, versions, random_weights=True, figures=dict(figures))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, (json.dumps(asdict(result), indent=2) + "\n").encode())
+
+
+def _installed(names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
