@@ -149,26 +149,27 @@ def random_adapter(base: BaseModel, folder: Path, seed: int) -> Path:
     config.save_pretrained(folder)
     written = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps({**written, "target_modules": sorted(written["target_modules"])}))
-    generator = torch.Generator().manual_seed(seed)
-    shapes = expected_shapes(base.model, list(TARGETS), RANK)
-    tensors = {name: torch.randn(shape, generator=generator) * 0.01 for name, shape in shapes.items()}
-    save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, folder / WEIGHTS)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(seed)
+    tensors = {
+        name: (torch.randn(shape, generator=generator, device=device) * 0.01).to("cpu", torch.bfloat16)
+        for name, shape in expected_shapes(base.model, list(TARGETS), RANK).items()
+    }
+    save_file(tensors, folder / WEIGHTS)
     (folder / DIGEST).write_text(json.dumps({"sha256": weights_digest(folder)}))
     return folder
 
 
-def panel(adapters: Sequence[str], completions: int, first: int = 0) -> list[Request]:
-    """`completions` requests in all, shared evenly by the adapters; indices from `first` on."""
-    each, rest = divmod(completions, len(adapters))
-    if rest:
-        raise SystemExit(f"{completions} completions cannot be shared by {len(adapters)} adapters")
+def panel(adapters: Sequence[str], completions: int) -> list[Request]:
+    """`completions` requests in all, rounded down to as many for each adapter."""
+    each = completions // len(adapters)
     stimuli = load_stimuli()
     prompts = [persona.name for persona in stimuli.personas][:PROMPTS]
     questions = stimuli.questions("eval")[:QUESTIONS]
     asked = [(prompt, question) for prompt in prompts for question in questions]
     if len(asked) != PROMPTS * QUESTIONS:
         raise SystemExit(f"the stimuli have {len(prompts)} prompts and {len(questions)} questions")
-    places = [(*asked[number % len(asked)], first + number // len(asked)) for number in range(each)]
+    places = [(*asked[number % len(asked)], number // len(asked)) for number in range(each)]
     return [
         Request(name, prompt, stimuli.prompt(prompt), "eval", question.name, question.text, index)
         for name in adapters
@@ -225,7 +226,7 @@ def time_part(
         ready = (engine.ready or now) - begun
         return Timing(part, answered, len(requests), tokens, now - begun, ready)
 
-    with closing(engine.generate(requests, sampling, folders)) as stream:  # type: ignore[type-var]
+    with closing(engine.generate(requests, sampling, folders)) as stream:
         for batch in stream:
             answered += len(batch)
             tokens += sum(sample.n_tokens for sample in batch)
