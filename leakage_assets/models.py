@@ -314,7 +314,7 @@ def write_base(base: BaseModel, folder: Path) -> Path:
     """
     if folder.exists() and any(folder.iterdir()):
         raise BaseModelError(f"{folder}: not empty; name a new folder")
-    base.model.save_pretrained(folder)
+    base.model.save_pretrained(folder, max_shard_size="1GB")  # shards are hashed side by side
     base.tokenizer.save_pretrained(folder)
     return folder
 
