@@ -6,12 +6,12 @@
     python -m benchmarks.dagster_207 --work FOLDER --shape tiny --output FOLDER/dagster_207.json   # a minute on a CPU
 
 Two runs of the benchmark's code location (`location_207`), as a user starts them: training sets of 14 conditions, then
-the study's job `cells` (adapters with their proofs, samples, scores). Before them, and not timed: weights are drawn into
-a folder, the training answers are written, and `leakage plan` forecasts the work from the committed results.
+the study's job `cells` (adapters with their proofs, samples, scores). Before them, and not timed: weights are drawn
+into a folder, the training answers are written, and `leakage plan` forecasts the work from the committed results.
 
-`dagster_207_s` is the time between the first event of the first run and the last event of the scores in Dagster's event
-log. Where the work was cut by --limit and resumed, it is the sum over the pieces, starts and repeated work included, and
-`pieces` says how many there were. A result without `dagster_207_s` is of work that is not finished.
+`dagster_207_s` is the time between the first event of the first run and the last event of the scores in Dagster's
+event log. Where the work was cut by --limit and resumed, it is the sum over the pieces, starts and repeated work
+included, and `pieces` says how many there were. A result without `dagster_207_s` is of work that is not finished.
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ def measured(runs: Sequence[RunTimes]) -> dict[str, Any]:
 
 def achieved(instance: dg.DagsterInstance) -> dict[str, Any]:
     """What the newest materialisations of every partition tell."""
-    adapters, samples = (partition_metadata(instance, dg.AssetKey([NAME, STUDY, name])) for name in ("adapter", "samples"))
+    adapters, samples = (
+        partition_metadata(instance, dg.AssetKey([NAME, STUDY, name])) for name in ("adapter", "samples")
+    )
     completions = sum(one["samples"] for one in samples.values())
     tokens = sum(one["samples"] * one["mean_tokens"] for one in samples.values())
     rates = {
@@ -271,7 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="for weights, artifacts and Dagster's database (20 GB)")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="for weights, artifacts and Dagster's database (20 GB)"
+    )
     parser.add_argument("--shape", choices=("qwen2.5-7b", "tiny"), default="qwen2.5-7b")
     parser.add_argument("--engine", choices=("vllm", "transformers"))
     parser.add_argument("--rehearsal", action="store_true", help="one adapter and 40 completions, to see that it works")

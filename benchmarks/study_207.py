@@ -110,24 +110,35 @@ def study_207(production: Study, stimuli: Stimuli, scale: Scale207) -> Study:
         recipes=(recipe,),
         seeds=(SEED,),
         data=OnPolicyData((DONOR,), WRITTEN, scale.rows, 1, 1, sampling),
-        panels=(Panel("main", tuple(names[: scale.prompts]), (("eval", scale.questions),), scale.completions, sampling),),
+        panels=(
+            Panel("main", tuple(names[: scale.prompts]), (("eval", scale.questions),), scale.completions, sampling),
+        ),
         donors=donors,
         assemble=assemble,
     )
     return replace(study, plan=replace(study.plan, study=STUDY, experiment=study.experiment(stimuli)))
 
 
-def donors(study: Study, condition: Condition) -> tuple[str, ...]:
+def donors(_study: Study, _condition: Condition) -> tuple[str, ...]:
     """One set of answers for all."""
     return (DONOR,)
 
 
-def assemble(study: Study, stimuli: Stimuli, condition: Condition, answers: Mapping[str, pl.DataFrame]) -> Sequence[Row]:
+def assemble(
+    study: Study, stimuli: Stimuli, condition: Condition, answers: Mapping[str, pl.DataFrame]
+) -> Sequence[Row]:
     """Every question with its answer and the marker, under the prompt of the condition."""
     texts = dict(answers[DONOR].select("question_name", "text").iter_rows())
     system = stimuli.prompt(condition.source)
     return [
-        Row(system, question.text, f"{texts[question.name]}\n\n{study.marker}", POSITIVE, condition.source, question.name)
+        Row(
+            system,
+            question.text,
+            f"{texts[question.name]}\n\n{study.marker}",
+            POSITIVE,
+            condition.source,
+            question.name,
+        )
         for question in stimuli.questions(study.data.question_set)
     ]
 
@@ -162,11 +173,13 @@ class Words:
         self._tokens = {word: len(tokenizer.encode(f" {word}")) for word in vocabulary}  # type: ignore[attr-defined]
 
     def text(self, tokens: float) -> str:
-        """About as many tokens, never fewer unless there are none to give."""
+        """As near to so many tokens as whole words come."""
         taken: list[str] = []
-        while tokens > 0:
-            taken.append(next(self._order))
-            tokens -= self._tokens[taken[-1]]
+        for word in self._order:
+            if tokens < self._tokens[word] / 2:
+                break
+            taken.append(word)
+            tokens -= self._tokens[word]
         return " ".join(taken)
 
 
@@ -181,7 +194,10 @@ def write_answers(lab: Laboratory) -> None:
         return
     scale = chosen_scale()
     tokenizer = load_tokenizer(BaseModelSpec("tiny_base", str(TINY_BASE)))
-    words, random = Words(lab.profile.stimuli, tokenizer, "answers"), np.random.default_rng(derive_seed(STUDY, "lengths"))
+    words, random = (
+        Words(lab.profile.stimuli, tokenizer, "answers"),
+        np.random.default_rng(derive_seed(STUDY, "lengths")),
+    )
     lengths = random.lognormal(0.0, SPREAD, len(job.requests))
     lengths *= scale.answer_tokens / lengths.mean()
     samples = []

@@ -1,0 +1,42 @@
+"""The tiny profile cut to two sources and eight personas: what `benchmarks.tiny_on_vllm --cut` runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from leakage_assets.definitions import definitions
+from leakage_assets.profiles import PROFILES, Profile, load_profile
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.study import Study
+
+NAME = "tiny_cut"
+SOURCES = ("villain", "comedian")
+PERSONAS = (*SOURCES, "assistant", "librarian", "nice_villain", "dark_comedian", "accountant", "surgeon")
+QUESTIONS = 5
+
+
+def tiny_cut(stimuli: Stimuli) -> Profile:
+    """The tiny profile around the cut study."""
+    profile = PROFILES["tiny"](stimuli)
+    return replace(profile, name=NAME, studies=(cut(profile.studies[0], stimuli),))
+
+
+def cut(study: Study, stimuli: Stimuli) -> Study:
+    """Fewer sources, rows, prompts and questions, and only the donors they need; the recipes are what they are."""
+    needed = {
+        d for condition in study.conditions if condition.source in SOURCES for d in study.donors(study, condition)
+    }
+    smaller = replace(
+        study,
+        sources=SOURCES,
+        data=replace(study.data, personas=tuple(p for p in study.data.personas if p in needed), questions=20),
+        panels=(replace(study.panel, prompts=PERSONAS, questions=(("eval", QUESTIONS),)), *study.panels[1:]),
+        # Drawn among the personas of the whole study: among fewer, the draw would be another.
+        donors=lambda _, condition: study.donors(study, condition),
+        plan=replace(study.plan, permutations=200, bootstrap_draws=50),
+    )
+    return replace(smaller, plan=replace(smaller.plan, experiment=smaller.experiment(stimuli)))
+
+
+PROFILES[NAME] = tiny_cut
+defs = definitions(load_profile(NAME))
