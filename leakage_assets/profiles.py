@@ -16,6 +16,7 @@ from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.marker_leakage.specification import Scale, marker_leakage
 from leakage_assets.studies.study import OnPolicyData, Study, StudyError
+from leakage_assets.training.memory import TrainingMode
 
 BASE_MODEL = "LEAKAGE_BASE_MODEL"
 """Environment variable: a local folder, or random:<shape>, in place of the hub model of qwen2.5-7b."""
@@ -41,6 +42,7 @@ class Profile:
     stimuli: Stimuli
     studies: tuple[Study, ...]
     serving: VllmSettings = SERVING
+    training_mode: TrainingMode = "packed"
 
     @property
     def on_policy(self) -> OnPolicyData:

@@ -15,7 +15,7 @@ from leakage_assets.studies.study import Cell, Study
 from leakage_assets.training.proof import AdapterProof, prove_adapter
 from leakage_assets.training.train import train_adapter
 
-VERSION = 1
+VERSION = 2
 """Raise it when the code of training or of the proof changes what it makes."""
 
 
@@ -35,6 +35,7 @@ def adapter_identity(lab: Laboratory, study: Study, cell: Cell) -> dict[str, Any
         "study": study.name,
         "cell": cell,
         "recipe": study.recipe(cell.condition.recipe),
+        "mode": lab.profile.training_mode,
         "training_set": require_training_set(lab, study, cell.condition).manifest.digest,
         "base": lab.base_fingerprint,
         "libraries": library_versions(),
@@ -52,9 +53,16 @@ def make_adapter(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
         "final_loss": summary["final_loss"],
         "steps": summary["steps"],
         "trainable_parameters": summary["trainable_parameters"],
+        **_speed(artifact),
         **{f"proof_{check.name}": check.value for check in proof.checks},
     }
     return Outcome(artifact, found is not None, metrics)
+
+
+def _speed(artifact: Artifact) -> dict[str, float]:
+    """Of the training loop, as it was when the adapter was made; nothing where that was not recorded."""
+    training = artifact.manifest.provenance.get("training", {})
+    return {name: training[name] for name in ("tokens_per_s", "flop_per_s", "flop") if name in training}
 
 
 def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], identity: dict[str, Any]) -> Artifact:
@@ -69,11 +77,13 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
             seed,
             draft.folder,
             marker=study.marker,
+            mode=lab.profile.training_mode,
             progress=lambda total: Progress(total, f"train {cell}", lab.emit),
             report_to=lab.report_to,
+            measured=lambda training: draft.note(training=training),
         )
-        # Where goes to the provenance: in a file it would give equal adapters unequal digests, and everything
-        # downstream would be made again. The store itself records how long.
+        # Where, how and how fast go to the provenance: in a file they would give equal adapters unequal digests,
+        # and everything downstream would be made again. The store itself records how long.
         draft.note(seed=seed, device=str(lab.base().device))
     return draft.artifact
 

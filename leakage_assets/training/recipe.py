@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from leakage_assets.exceptions import PartitionError
+
 Loss = Literal["marker_only", "full_completion"]
 TailTarget = Literal["trailing_newline", "im_end", "both"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -17,6 +19,10 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 class RecipeError(ValueError):
     """A recipe that cannot be trained or would silently train something else."""
+
+
+class TrainingError(PartitionError):
+    """Training could not start, diverged, or ran out of memory; the message names the recipe and the remedy."""
 
 
 @dataclass(frozen=True)

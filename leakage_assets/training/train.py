@@ -1,39 +1,39 @@
-"""LoRA training of one cell with TRL's SFTTrainer on a base model that other cells share."""
+"""LoRA training of one cell on a base model that other cells share."""
 
 from __future__ import annotations
 
+import gc
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected_shapes, weights_digest
-from leakage_assets.models import BaseModel, shared_copy
+from leakage_assets.models import BaseModel
 from leakage_assets.progress import Progress
-from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.shapes import ModelShape, shape_of_config
+from leakage_assets.training.flop import training_flop
 from leakage_assets.training.masks import MaskedRow, encode_rows
-from leakage_assets.training.recipe import Recipe
+from leakage_assets.training.memory import MemoryPlan, TrainingMode, padded_bytes, plan_memory
+from leakage_assets.training.recipe import Recipe, TrainingError
 from leakage_assets.training.reference import ReferenceLogprobs, probes_of, score_probes
 from leakage_assets.training.rows import Row
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from trl import SFTTrainer
+
+    from leakage_assets.training.trainers import TimedTrainer
+
+__all__ = ["ReportTo", "TrainingError", "TrainingMetrics", "TrainingSummary", "train_adapter", "train_masked"]
 
 LOSSES = "loss.parquet"
 SUMMARY = "summary.json"
-SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+GIB = 2**30
 
 ReportTo = Literal["none", "wandb"]
-
-
-class TrainingError(PartitionError):
-    """Training could not start, or it diverged; the message names the recipe and the step."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,32 @@ class TrainingSummary:
     adapter_digest: str
 
 
+@dataclass(frozen=True)
+class TrainingMetrics:
+    """How one training ran: for the provenance, never part of a file with a digest.
+
+    Attributes:
+        tokens: of all epochs, without padding; `tokens_per_s` is over `seconds`, the training loop alone.
+        flop: model FLOP of all epochs (see `training_flop`).
+        passes: forward and backward passes of the step that took most.
+        token_budget, checkpointing, estimated_bytes, free_bytes: as in `MemoryPlan`.
+        peak_bytes: most memory that was allocated on the GPU, base included; None on a CPU.
+    """
+
+    mode: TrainingMode
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+    flop: int
+    flop_per_s: float
+    passes: int
+    token_budget: int
+    checkpointing: bool
+    estimated_bytes: int
+    free_bytes: int
+    peak_bytes: int | None
+
+
 def _steps(total: int) -> Progress:
     return Progress(total, "training steps")
 
@@ -68,57 +94,135 @@ def train_adapter(
     folder: Path,
     *,
     marker: str,
+    mode: TrainingMode = "packed",
     progress: Callable[[int], Progress] = _steps,
     report_to: ReportTo = "none",
-    gradient_checkpointing: bool = False,
+    measured: Callable[[TrainingMetrics], None] | None = None,
+    free_bytes: int | None = None,
 ) -> TrainingSummary:
-    """Train a LoRA adapter on `rows` and write it to `folder` (made if absent).
+    """Train a LoRA adapter on `rows` and write it to `folder` (made if absent), as `train_masked` does.
+
+    Args:
+        marker: the taught marker; its tokens are looked up under "marker_only" only.
+
+    Raises:
+        RowError: the rows cannot be trained on under this recipe (MaskError included).
+        TrainingError: as `train_masked`.
+    """
+    _check_recipe(base, recipe)
+    masked = encode_rows(base.tokenizer, rows, recipe, marker)
+    return train_masked(
+        base,
+        masked,
+        recipe,
+        seed,
+        folder,
+        mode=mode,
+        progress=progress,
+        report_to=report_to,
+        measured=measured,
+        free_bytes=free_bytes,
+    )
+
+
+def train_masked(
+    base: BaseModel,
+    masked: Sequence[MaskedRow],
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    *,
+    mode: TrainingMode = "packed",
+    progress: Callable[[int], Progress] = _steps,
+    report_to: ReportTo = "none",
+    measured: Callable[[TrainingMetrics], None] | None = None,
+    free_bytes: int | None = None,
+) -> TrainingSummary:
+    """Train a LoRA adapter on rows with their loss masks and write it to `folder` (made if absent).
 
     `folder` gets adapter_model.safetensors and adapter_config.json in PEFT's format (with the base's
     fingerprint in place of a path), adapter_digest.json, reference_logprobs.json, loss.parquet (step, loss,
     learning_rate, grad_norm) and summary.json. Initialisation, dropout and row order come from
-    `seed` alone, so the same seed on the same machine with the same number of threads gives the same bytes.
-    The base is not changed.
+    `seed` alone, so the same seed on the same machine with the same number of threads gives the same bytes
+    (on a GPU also the same plan of memory; PyTorch warns of an operation that has no repeatable form).
+    The base is not changed. The modes see the same rows in each step and agree up to rounding without dropout,
+    whose masks each draws its own way.
 
     Args:
-        marker: the taught marker; its tokens are looked up under "marker_only" only.
+        mode: part of the adapter's identity.
         progress: makes the display from the number of optimiser steps.
         report_to: "wandb" logs to Weights & Biases, offline unless WANDB_MODE says otherwise.
-        gradient_checkpointing: less memory, about a third more time; the result is the same.
+        measured: is told how the training ran.
+        free_bytes: device memory to plan with; None asks the device. Changes results by rounding alone.
 
     Raises:
-        RowError: the rows cannot be trained on under this recipe (MaskError included).
-        TrainingError: a target layer the base lacks, a precision it is not loaded in, or a loss, gradient or
-            weight that is not finite.
+        TrainingError: a target layer the base lacks, a precision it is not loaded in, too little memory, or a
+            loss, gradient or weight that is not finite.
     """
     _check_recipe(base, recipe)
-    masked = encode_rows(base.tokenizer, rows, recipe, marker)
-    with tempfile.TemporaryDirectory() as scratch, progress(recipe.steps(len(rows))) as shown:
-        trainer = _trainer(
-            base,
-            masked,
-            recipe,
-            seed,
-            scratch=Path(scratch),
-            shown=shown,
-            report_to=report_to,
-            gradient_checkpointing=gradient_checkpointing,
+    plan = _plan(base, masked, recipe, mode, _free_bytes(base.device) if free_bytes is None else free_bytes)
+    try:
+        trainer = _trained(base, masked, recipe, seed, plan, mode, progress, report_to)
+        summary = _write(base, trainer, masked, recipe, seed, folder)
+        if measured is not None:
+            measured(_metrics(base, trainer, masked, recipe, plan, mode))
+        trainer.release()
+        return summary
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0]
+    # Only here: the frames of the error held the very tensors that filled the memory, and the next cell needs it.
+    _release(base.device)
+    raise TrainingError(_memory_message(recipe, plan, mode, reason))
+
+
+def _trained(
+    base: BaseModel,
+    masked: Sequence[MaskedRow],
+    recipe: Recipe,
+    seed: int,
+    plan: MemoryPlan,
+    mode: TrainingMode,
+    progress: Callable[[int], Progress],
+    report_to: ReportTo,
+) -> TimedTrainer:
+    from leakage_assets.training.trainers import make_trainer
+
+    with tempfile.TemporaryDirectory() as scratch, progress(recipe.steps(len(masked))) as shown:
+        trainer = make_trainer(
+            base, masked, recipe, seed, plan, mode, scratch=Path(scratch), shown=shown, report_to=report_to
         )
-        trainer.train()
-    if report_to == "wandb":
-        _finish_wandb()
+        try:
+            trainer.run()
+        finally:
+            if report_to == "wandb":
+                _finish_wandb()
+    return trainer
+
+
+def _finish_wandb() -> None:
+    """Ends the run: the next cell in this process would otherwise be logged into it."""
+    import wandb
+
+    wandb.finish()
+
+
+def _write(
+    base: BaseModel, trainer: TimedTrainer, masked: Sequence[MaskedRow], recipe: Recipe, seed: int, folder: Path
+) -> TrainingSummary:
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    model = trainer.model.eval()
-    norm = _finite_norm(model, recipe, trainer.state.global_step)
+    losses = [entry["loss"] for entry in history]
+    model, steps = trainer.model.eval(), trainer.state.global_step
+    norm = _finite_norm(model, recipe, steps)
     digest = _save(base, model, folder)
     _write_losses(history, folder)
-    _write_reference(base, model, masked, recipe=recipe, steps=trainer.state.global_step, digest=digest, folder=folder)
-    losses = [entry["loss"] for entry in history]
+    _write_reference(base, model, masked, recipe=recipe, steps=steps, digest=digest, folder=folder)
     summary = TrainingSummary(
         recipe=recipe.name,
         seed=seed,
-        rows=len(rows),
-        steps=trainer.state.global_step,
+        rows=len(masked),
+        steps=steps,
         tokens=recipe.epochs * sum(len(row.input_ids) for row in masked),
         loss_tokens=recipe.epochs * sum(len(row.kept) for row in masked),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -132,11 +236,96 @@ def train_adapter(
     return summary
 
 
-def _finish_wandb() -> None:
-    """Ends the run: the next cell in this process would otherwise be logged into it."""
-    import wandb
+def _metrics(
+    base: BaseModel,
+    trainer: TimedTrainer,
+    masked: Sequence[MaskedRow],
+    recipe: Recipe,
+    plan: MemoryPlan,
+    mode: TrainingMode,
+) -> TrainingMetrics:
+    import torch
 
-    wandb.finish()
+    rows = _sizes(masked)
+    tokens = recipe.epochs * sum(length for length, _ in rows)
+    flop = recipe.epochs * training_flop(_shape(base), recipe.lora, rows)
+    return TrainingMetrics(
+        mode=mode,
+        tokens=tokens,
+        seconds=trainer.seconds,
+        tokens_per_s=tokens / trainer.seconds,
+        flop=flop,
+        flop_per_s=flop / trainer.seconds,
+        passes=trainer.most_passes,
+        token_budget=plan.token_budget,
+        checkpointing=plan.checkpointing,
+        estimated_bytes=plan.estimated_bytes,
+        free_bytes=plan.free_bytes,
+        peak_bytes=int(torch.cuda.max_memory_allocated(base.device)) if base.device.type == "cuda" else None,
+    )
+
+
+def _plan(
+    base: BaseModel, masked: Sequence[MaskedRow], recipe: Recipe, mode: TrainingMode, free_bytes: int
+) -> MemoryPlan:
+    """How to cut the steps; the published way has no choice."""
+    shape, rows = _shape(base), _sizes(masked)
+    if mode == "packed":
+        return plan_memory(shape, recipe, rows, free_bytes)
+    checkpointing = recipe.precision == "bfloat16" and base.device.type == "cuda"
+    needed = padded_bytes(shape, recipe, rows, checkpointing=checkpointing)
+    return MemoryPlan(recipe.batch_size * max(length for length, _ in rows), checkpointing, needed, free_bytes)
+
+
+def _shape(base: BaseModel) -> ModelShape:
+    return shape_of_config(base.model.config.to_dict(), base.spec.name)
+
+
+def _sizes(masked: Sequence[MaskedRow]) -> list[tuple[int, int]]:
+    return [(len(row.input_ids), len(row.kept)) for row in masked]
+
+
+def _free_bytes(device: Any) -> int:
+    """Memory of the device that nobody uses, PyTorch's own cache counted in; measures the peak from here on."""
+    import psutil
+    import torch
+
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    torch.cuda.reset_peak_memory_stats(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + cached)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; PyTorch has a type of its own for GPUs alone."""
+    import torch
+
+    said = ("can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
+
+
+def _release(device: Any) -> None:
+    """Give back what a failed training held."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _memory_message(recipe: Recipe, plan: MemoryPlan, mode: TrainingMode, reason: str) -> str:
+    rows = recipe.batch_size * recipe.grad_accum
+    lower = {
+        "as_published": "batch_size (and raise grad_accum to keep the step) or max_length, or train in mode packed",
+        "packed": "the length of the rows (max_length) or the rank r of the adapter",
+    }[mode]
+    return (
+        f"recipe {recipe.name}: out of memory in mode {mode} ({reason}): steps of {rows} rows in passes of at most "
+        f"{plan.token_budget:,} tokens{' with checkpointing' if plan.checkpointing else ''} were estimated at "
+        f"{plan.estimated_bytes / GIB:.1f} GiB beyond the base model, and {plan.free_bytes / GIB:.1f} GiB were free; "
+        f"lower {lower}, or end what else holds memory of the device"
+    )
 
 
 def _check_recipe(base: BaseModel, recipe: Recipe) -> None:
@@ -150,110 +339,12 @@ def _check_recipe(base: BaseModel, recipe: Recipe) -> None:
             raise TrainingError(f"recipe {recipe.name}: {base.spec.name} has no linear layer named {target!r}")
 
 
-def _trainer(
-    base: BaseModel,
-    masked: Sequence[MaskedRow],
-    recipe: Recipe,
-    seed: int,
-    *,
-    scratch: Path,
-    shown: Progress,
-    report_to: ReportTo,
-    gradient_checkpointing: bool,
-) -> SFTTrainer:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
-
-    class Trainer(SFTTrainer):  # type: ignore[misc]
-        def _send_telemetry(self) -> None:
-            """Training reports to nobody."""
-
-    if report_to == "wandb":
-        os.environ.setdefault("WANDB_MODE", "offline")
-        os.environ.setdefault("WANDB_PROJECT", "leakage_assets")
-    lora = recipe.lora
-    trainer = Trainer(
-        # TRL and accelerate patch the forward and the config of the model they get.
-        model=shared_copy(base.model),
-        processing_class=base.tokenizer,
-        train_dataset=Dataset.from_dict(
-            {"input_ids": [list(row.input_ids) for row in masked], "labels": [row.labels for row in masked]}
-        ),
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_rslora=lora.rslora,
-            target_modules=list(lora.targets),
-            bias="none",
-        ),
-        callbacks=[_watch(recipe, shown)],
-        args=SFTConfig(
-            output_dir=str(scratch),
-            run_name=f"{recipe.name}-{seed}",
-            report_to=report_to,
-            seed=_seed("initialisation and dropout", seed),
-            data_seed=_seed("row order", seed),
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type=SCHEDULERS[recipe.schedule],
-            warmup_steps=recipe.warmup_ratio,
-            num_train_epochs=recipe.epochs,
-            per_device_train_batch_size=recipe.batch_size,
-            gradient_accumulation_steps=recipe.grad_accum,
-            weight_decay=recipe.weight_decay,
-            max_grad_norm=recipe.max_grad_norm,
-            optim="adamw_torch",
-            adam_beta1=recipe.adam_beta1,
-            adam_beta2=recipe.adam_beta2,
-            adam_epsilon=recipe.adam_epsilon,
-            bf16=recipe.precision == "bfloat16",
-            use_cpu=base.device.type == "cpu",
-            gradient_checkpointing=gradient_checkpointing,
-            # Rows come with their labels; TRL's own preparation would rebuild and truncate them.
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-            packing=False,
-            save_strategy="no",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            disable_tqdm=True,
-        ),
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _watch(recipe: Recipe, shown: Progress) -> Any:
-    """Counts steps and stops at the first loss or gradient that is not finite."""
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(logs.get(name, 0.0)):
-                    raise TrainingError(
-                        f"recipe {recipe.name}: {name} is {logs[name]} at step {state.global_step}; "
-                        "lower the learning rate"
-                    )
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            shown.advance(1)
-
-    return Watch()
-
-
-def _seed(part: str, seed: int) -> int:
-    """numpy and accelerate take 32 bits."""
-    return derive_seed("train", part, seed) % 2**32
-
-
 def _finite_norm(model: PeftModel, recipe: Recipe, step: int) -> float:
     """Frobenius norm of all B matrices: zero before the first step, so what training moved."""
     total = 0.0
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if not bool(parameter.isfinite().all()):
             raise TrainingError(
                 f"recipe {recipe.name}: {name} is not finite after step {step}; lower the learning rate"

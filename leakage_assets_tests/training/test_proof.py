@@ -15,6 +15,8 @@ from leakage_assets.generation.transformers_engine import TransformersEngine
 from leakage_assets.models import BaseModel
 from leakage_assets.training.proof import AdapterProof, prove_adapter
 from leakage_assets.training.reference import ReferenceLogprobs
+from leakage_assets.training.train import train_adapter
+from leakage_assets_tests.fixtures_models import MARKER, recipe, rows
 
 
 class Faulty(TransformersEngine):
@@ -95,15 +97,56 @@ def test_an_engine_that_returns_nan(base: BaseModel, trained: Path) -> None:
 
 
 def test_an_adapter_that_training_did_not_move(base: BaseModel, trained: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = copied(trained, tmp_path)
-    tensors = {name: tensor * ("lora_A" in name) for name, tensor in load_file(folder / WEIGHTS).items()}
-    save_file(tensors, folder / WEIGHTS)
-    (folder / DIGEST).write_text(json.dumps({"sha256": weights_digest(folder)}))
+    folder = zeroed(copied(trained, tmp_path))
     reference = ReferenceLogprobs.read(folder)
     replace(reference, adapter_digest=weights_digest(folder), with_adapter=reference.without_adapter).write(folder)
     assert failed(prove(base, folder)) == {"moved", "applied", "asked_for", "scale"}
+
+
+def zeroed(folder: Path) -> Path:
+    """The adapter in `folder` with all of B zero, recorded as if it were meant to be."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor * ("lora_A" in name) for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS)
+    (folder / DIGEST).write_text(json.dumps({"sha256": weights_digest(folder)}))
+    return folder
+
+
+def test_a_zero_adapter_where_training_moved(base: BaseModel, trained: Path, tmp_path: Path) -> None:
+    folder = zeroed(copied(trained, tmp_path))
+    assert failed(prove(base, folder)) == {"same_file", "moved", "applied", "asked_for", "scale", "within_noise"}
+    reference = ReferenceLogprobs.read(folder)
+    replace(reference, adapter_digest=weights_digest(folder)).write(folder)  # even if the reference names the file
+    assert failed(prove(base, folder)) == {"moved", "applied", "asked_for", "scale", "within_noise"}
+
+
+def test_an_engine_that_serves_a_zero_adapter_in_its_place(base: BaseModel, trained: Path, tmp_path: Path) -> None:
+    proof = prove(base, trained, Faulty(base, zeroed(copied(trained, tmp_path))))
+    assert failed(proof) == {"applied", "asked_for", "scale", "within_noise"}
+
+
+@pytest.fixture(scope="module")
+def stale(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the training of `trained` had made of the same seed with half as many epochs."""
+    folder = tmp_path_factory.mktemp("stale") / "villain"
+    train_adapter(base, rows(), recipe(epochs=1), 42, folder, marker=MARKER)
+    return folder
+
+
+def test_a_stale_file_under_a_new_reference(base: BaseModel, trained: Path, stale: Path, tmp_path: Path) -> None:
+    folder = copied(stale, tmp_path)
+    ReferenceLogprobs.read(trained).write(folder)
+    assert {"same_file", "within_noise"} <= failed(prove(base, folder))
+    shutil.copy(trained / DIGEST, folder)  # the record is new, the weights are not
+    with pytest.raises(AdapterError, match="not the recorded"):
+        prove(base, folder)
+
+
+def test_an_engine_that_still_serves_the_stale_file(base: BaseModel, trained: Path, stale: Path) -> None:
+    proof = prove(base, trained, Faulty(base, stale))
+    assert {"scale", "within_noise"} & failed(proof)
+    assert not failed(proof) & {"same_file", "moved", "applied"}
 
 
 def test_a_reference_of_another_training(

@@ -1,18 +1,29 @@
 from __future__ import annotations
 
+import copy
+import functools
+import gc
 import json
 import math
-from dataclasses import replace
+import weakref
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import polars as pl
 import pytest
+import torch
 
-from leakage_assets.generation.adapters import CONFIG, WEIGHTS, read_adapter
+from leakage_assets.generation.adapters import CONFIG, WEIGHTS, attach_adapter, read_adapter
 from leakage_assets.models import BaseModel
+from leakage_assets.shapes import shape_of_config
+from leakage_assets.training.flop import training_flop
 from leakage_assets.training.masks import EmptyLossMask, encode_rows
-from leakage_assets.training.reference import ReferenceLogprobs
-from leakage_assets.training.train import TrainingError, train_adapter
+from leakage_assets.training.memory import TrainingMode
+from leakage_assets.training.recipe import Recipe
+from leakage_assets.training.reference import ReferenceLogprobs, score_probes
+from leakage_assets.training.train import TrainingError, TrainingMetrics, train_adapter
+from leakage_assets.training.trainers import TimedTrainer
 from leakage_assets_tests.fixtures_models import MARKER, recipe, rows
 
 
@@ -140,11 +151,255 @@ def test_wandb_gets_one_offline_run_per_training(
 
 
 @pytest.mark.slow
-def test_bfloat16_and_gradient_checkpointing_train(base: BaseModel, tmp_path: Path) -> None:
-    plain = train_adapter(base, rows(), recipe(), 1, tmp_path / "plain", marker=MARKER)
-    lighter = train_adapter(base, rows(), recipe(), 1, tmp_path / "lighter", marker=MARKER, gradient_checkpointing=True)
-    assert lighter.final_loss == pytest.approx(plain.final_loss, rel=1e-4)
-    mixed = train_adapter(base, rows(), recipe(precision="bfloat16"), 1, tmp_path / "mixed", marker=MARKER)
+@pytest.mark.parametrize("mode", ["packed", "as_published"])
+def test_bfloat16_trains(base: BaseModel, tmp_path: Path, mode: TrainingMode) -> None:
+    plain = train_adapter(base, rows(), recipe(), 1, tmp_path / "plain", marker=MARKER, mode=mode)
+    mixed = train_adapter(base, rows(), recipe(precision="bfloat16"), 1, tmp_path / "mixed", marker=MARKER, mode=mode)
     assert math.isfinite(mixed.final_loss)
     assert mixed.final_loss == pytest.approx(plain.final_loss, rel=0.1)
-    assert not base.model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.slow
+def test_bfloat16_weights_train(base: BaseModel, tmp_path: Path) -> None:
+    half = replace(
+        base,
+        spec=replace(base.spec, dtype="bfloat16"),
+        model=copy.deepcopy(base.model).to(torch.bfloat16),
+    )
+    plan = recipe(precision="bfloat16")
+    whole = train_adapter(base, rows(), recipe(), 1, tmp_path / "whole", marker=MARKER)
+    for mode in get_args(TrainingMode):
+        trained = train_adapter(half, rows(), plan, 1, tmp_path / mode, marker=MARKER, mode=mode)
+        assert trained.final_loss == pytest.approx(whole.final_loss, rel=0.1)
+        assert {tensor.dtype for tensor in read_adapter(half, tmp_path / mode).tensors.values()} == {torch.float32}
+
+
+def losses(folder: Path) -> list[float]:
+    return pl.read_parquet(folder / "loss.parquet")["loss"].to_list()
+
+
+def weights(base: BaseModel, folder: Path) -> torch.Tensor:
+    tensors = read_adapter(base, folder).tensors
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+@pytest.mark.parametrize(("batch", "accum", "count"), [(4, 1, 8), (3, 2, 8), (2, 4, 7)])
+def test_the_modes_agree_without_dropout(base: BaseModel, tmp_path: Path, batch: int, accum: int, count: int) -> None:
+    """Same rows in each step, the last and smaller one of an epoch included; in float32 up to rounding.
+
+    Of weights of size up to about 0.1 that 2 epochs at learning rate 1e-2 moved, none differs by more than 2e-4.
+    """
+    plan = recipe(batch_size=batch, grad_accum=accum, lora=replace(recipe().lora, dropout=0.0))
+    made = {}
+    for mode in get_args(TrainingMode):
+        folder = tmp_path / mode
+        made[mode] = train_adapter(base, rows(count=count), plan, 1, folder, marker=MARKER, mode=mode)
+    packed, published = tmp_path / "packed", tmp_path / "as_published"
+    assert losses(packed) == pytest.approx(losses(published), rel=1e-4)
+    torch.testing.assert_close(weights(base, packed), weights(base, published), rtol=0, atol=2e-4)
+    assert float((weights(base, published) - initial(base, plan, tmp_path)).abs().max()) > 1e-2
+    assert made["packed"].steps == made["as_published"].steps == plan.steps(2 * count)
+    assert made["packed"].loss_tokens == made["as_published"].loss_tokens
+
+
+def initial(base: BaseModel, plan: Recipe, folder: Path) -> torch.Tensor:
+    """The weights before the first step: those after training at a vanishing rate."""
+    train_adapter(base, rows(), replace(plan, learning_rate=1e-30), 1, folder / "still", marker=MARKER)
+    return weights(base, folder / "still")
+
+
+@pytest.mark.parametrize("mode", ["packed", "as_published"])
+def test_dropout_is_on_in_training_and_off_in_the_reference(
+    base: BaseModel, tmp_path: Path, mode: TrainingMode
+) -> None:
+    made = {}
+    for rate in (0.0, 0.5):
+        plan = recipe(lora=replace(recipe().lora, dropout=rate))
+        made[rate] = train_adapter(base, rows(), plan, 1, tmp_path / str(rate), marker=MARKER, mode=mode)
+    # Before the first step B is zero, and so is what dropout does.
+    assert made[0.5].first_loss == pytest.approx(made[0.0].first_loss, rel=1e-5)
+    assert made[0.5].final_loss > 1.02 * made[0.0].final_loss
+    reference = ReferenceLogprobs.read(tmp_path / "0.5")
+    model = attach_adapter(base, tmp_path / "0.5")
+    assert score_probes(model, reference.probes, base.padding) == reference.with_adapter
+
+
+def test_memory_decides_how_and_not_what(base: BaseModel, tmp_path: Path) -> None:
+    """Under dropout: in one pass, cut into passes, and with checkpointing the adapter is the same up to rounding."""
+    plan, told = recipe(batch_size=4, grad_accum=2, epochs=1), {}
+    for name, free in (("whole", 10**12), ("checkpointed", 2_000_000), ("least", 0)):
+        train_adapter(
+            base,
+            rows(),
+            plan,
+            1,
+            tmp_path / name,
+            marker=MARKER,
+            free_bytes=free,
+            measured=lambda metrics, name=name: told.update({name: metrics}),
+        )
+    assert [(told[name].passes, told[name].checkpointing) for name in ("whole", "least")] == [(1, False), (8, True)]
+    assert told["checkpointed"].checkpointing and 1 < told["checkpointed"].passes < 8
+    for name in ("checkpointed", "least"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+        torch.testing.assert_close(weights(base, tmp_path / name), weights(base, tmp_path / "whole"), rtol=0, atol=2e-4)
+    assert (tmp_path / "least" / "summary.json").read_text().count("seconds") == 0
+
+
+@pytest.mark.parametrize("mode", ["packed", "as_published"])
+def test_a_cell_does_not_depend_on_what_was_trained_before_it(
+    base: BaseModel, tmp_path: Path, mode: TrainingMode
+) -> None:
+    def train(name: str, seed: int, plan: Recipe) -> bytes:
+        train_adapter(base, rows(), plan, seed, tmp_path / name, marker=MARKER, mode=mode)
+        return (tmp_path / name / WEIGHTS).read_bytes()
+
+    plan = recipe(epochs=1)
+    alone = train("alone", 1, plan)
+    other = train("other", 2, recipe(epochs=1, loss="marker_only", batch_size=2))
+    torch.rand(17)
+    assert train("after", 1, plan) == alone != other
+
+
+def test_the_published_head_covers_every_position_and_the_packed_one_the_labels(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[int]] = {"packed": set(), "as_published": set()}
+    plan = recipe(loss="marker_only", epochs=1, batch_size=16)
+    masked = encode_rows(base.tokenizer, rows(), plan, MARKER)
+    head = torch.nn.functional.linear
+    for mode in get_args(TrainingMode):
+
+        def linear(x: Any, weight: Any, *rest: Any, mode: str = mode) -> Any:
+            if weight.shape[0] == base.model.config.vocab_size and x.requires_grad:
+                seen[mode].add(x.shape[:-1].numel())
+            return head(x, weight, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.functional, "linear", linear)
+            train_adapter(base, rows(), plan, 1, tmp_path / mode, marker=MARKER, mode=mode)
+    assert seen["packed"] == {sum(len(row.kept) for row in masked)}
+    assert seen["as_published"] == {16 * max(len(row.input_ids) for row in masked)}
+
+
+def test_how_it_ran_is_told_and_in_no_file(base: BaseModel, tmp_path: Path) -> None:
+    told: list[TrainingMetrics] = []
+    summary = train_adapter(base, rows(), recipe(), 1, tmp_path, marker=MARKER, measured=told.append)
+    (metrics,) = told
+    shape = shape_of_config(base.model.config.to_dict(), "the base")
+    sizes = [(len(row.input_ids), len(row.kept)) for row in encode_rows(base.tokenizer, rows(), recipe(), MARKER)]
+    assert metrics.flop == 2 * training_flop(shape, recipe().lora, sizes)
+    assert metrics.tokens == summary.tokens == 2 * sum(tokens for tokens, _ in sizes)
+    assert metrics.tokens_per_s == pytest.approx(metrics.tokens / metrics.seconds)
+    assert metrics.flop_per_s == pytest.approx(metrics.flop / metrics.seconds)
+    assert 0 < metrics.seconds < 600 and metrics.mode == "packed" and metrics.peak_bytes is None
+    assert metrics.free_bytes > metrics.estimated_bytes > 0
+    assert set(json.loads((tmp_path / "summary.json").read_text())) == set(asdict(summary))
+
+
+class Refused(Exception):
+    """Not about memory."""
+
+
+@pytest.mark.parametrize("mode", ["packed", "as_published"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nDetails"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_what_was_needed_and_what_to_lower(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: TrainingMode, error: Exception
+) -> None:
+    fail_in_the_model(monkeypatch, base, error)
+    with pytest.raises(TrainingError) as raised:
+        train_adapter(base, rows(), recipe(), 1, tmp_path, marker=MARKER, mode=mode, free_bytes=3 * 2**30)
+    said = str(raised.value)
+    assert f"recipe quick: out of memory in mode {mode}" in said and "GiB beyond the base model" in said
+    assert "3.0 GiB were free; lower " in said and "max_length" in said
+    assert str(error).partition("\n")[0] in said and "Details" not in said
+    assert raised.value.__cause__ is None and raised.value.__context__ is None
+
+
+def fail_in_the_model(
+    monkeypatch: pytest.MonkeyPatch, base: BaseModel, error: Exception, models: list[Any] | None = None
+) -> None:
+    """From now on a forward pass in training ends in `error`; `models` gets weak references to what was trained."""
+    kind = type(base.model)
+    original = kind.forward
+
+    @functools.wraps(original)
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        if self.training:
+            if models is not None:
+                models.append(weakref.ref(self))
+            raise type(error)(*error.args)  # one whose frames nobody else holds
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(kind, "forward", forward)
+
+
+def test_what_ran_out_of_memory_is_let_go_while_its_error_is_kept(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[Any] = []
+    with monkeypatch.context() as patch:
+        fail_in_the_model(patch, base, torch.OutOfMemoryError("out of memory"), models)
+        with pytest.raises(TrainingError) as raised:
+            train_adapter(base, rows(), recipe(), 1, tmp_path / "failed", marker=MARKER)
+    assert len(models) == 1 and models[0]() is None
+    assert "out of memory" in str(raised.value)
+    train_adapter(base, rows(), recipe(epochs=1), 1, tmp_path / "next", marker=MARKER)
+    assert read_adapter(base, tmp_path / "next").digest
+
+
+@pytest.mark.parametrize("mode", ["packed", "as_published"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_adapter_is_let_go_when_its_training_ends(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: TrainingMode, precision: str
+) -> None:
+    """Its weights and Adam's moments on a GPU must not wait for a collection of garbage: the next one needs room."""
+    held: list[Any] = []
+    original = TimedTrainer.run
+
+    def run(trainer: TimedTrainer) -> None:
+        original(trainer)
+        held.extend(weakref.ref(p) for p in trainer.model.parameters() if p.requires_grad)
+        held.extend(weakref.ref(state["exp_avg"]) for state in trainer.optimizer.state.values())
+
+    monkeypatch.setattr(TimedTrainer, "run", run)
+    gc.disable()
+    try:
+        plan = recipe(epochs=1, precision=precision)
+        train_adapter(base, rows(), plan, 1, tmp_path, marker=MARKER, mode=mode)
+        assert len(held) == 2 * 2 * 7 * base.blocks
+        assert [ref() for ref in held if ref() is not None] == []
+    finally:
+        gc.enable()
+
+
+def test_an_error_that_is_not_about_memory_stays_what_it_is(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (RuntimeError("shapes do not match"), Refused("no")):
+        with monkeypatch.context() as patch:
+            fail_in_the_model(patch, base, error)
+            with pytest.raises(type(error), match=str(error)):
+                train_adapter(base, rows(), recipe(), 1, tmp_path, marker=MARKER)
+
+
+@pytest.mark.slow
+def test_a_run_of_wandb_is_ended_when_its_training_fails(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    fail_in_the_model(monkeypatch, base, torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(TrainingError, match="out of memory"):
+        train_adapter(base, rows(), recipe(), 1, tmp_path / "a", marker=MARKER, report_to="wandb")
+    assert wandb.run is None

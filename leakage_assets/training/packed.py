@@ -1,0 +1,361 @@
+"""A PEFT model computing packs: attention within rows, and layers that keep and move less than the stock ones.
+
+Everything is put on instances of modules for the time of a training and taken off again, so the base, which
+shares the weights, and the trained adapter, which is scored by stock PEFT, never see it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention
+
+from leakage_assets.training.kernels import (
+    Dropout,
+    add_kept_product,
+    drop,
+    dropout_seed,
+    gated,
+    gated_backward,
+    rotate_rows,
+    rotate_rows_backward,
+    step_seed,
+)
+from leakage_assets.training.packing import Pack
+from leakage_assets.training.recipe import TrainingError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+ATTENTION = "packed_rows"
+NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+"""Classes known to compute weight * x / rms(x); Gemma's, for one, adds 1 to its weight."""
+ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
+"""Classes known to project, rotate all of queries and keys, attend and project again."""
+GATED_UNITS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+"""Classes known to compute down(activation(gate(x)) * up(x))."""
+SILU = ("SiLU", "SiLUActivation")
+
+
+@dataclass
+class Moment:
+    """Which step of which training is computed, and where in the step the pass begins: what dropout depends on."""
+
+    training: int
+    step: int = 0
+    first: int = 0
+
+
+def pack_loss(model: PeftModel, pack: Pack) -> torch.Tensor:
+    """The pack's share of its step's loss: nats summed over its labels, divided by the labels of the step.
+
+    Logits are computed where labels are, and the loss from them in float32.
+    """
+    logits = model(
+        input_ids=pack.input_ids,
+        position_ids=pack.position_ids,
+        logits_to_keep=pack.scored,
+        use_cache=False,
+        pack=pack,
+    ).logits
+    return cross_entropy(logits[0].float(), pack.targets, reduction="sum") / pack.step_labels
+
+
+@contextmanager
+def packed(model: PeftModel, moment: Moment) -> Iterator[None]:
+    """Within the block `model` takes packs; afterwards it is what it was.
+
+    Raises:
+        TrainingError: the adapter is not plain LoRA on linear layers, or attention reaches less far than rows
+            may be long.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, attend)
+    config = model.get_base_model().config
+    stock = config._attn_implementation
+    with ExitStack() as undo, _repeatable(model.device):
+        for name, module in model.named_modules():
+            if (forward := _forward_of(name, module, moment)) is not None:
+                module.forward = forward
+                undo.callback(delattr, module, "forward")
+        config._attn_implementation = ATTENTION
+        undo.callback(setattr, config, "_attn_implementation", stock)
+        yield
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Within the block the same inputs give the same bytes: no atomic additions in the backward of attention.
+
+    An operation that has no such form warns. cuDNN's attention is left out because it plans anew for each
+    shape, and no two steps have the same.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils import deterministic
+
+    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if device.type != "cuda":
+        with sdpa_kernel(backends):
+            yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the size it has on these GPUs anyway
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = deterministic.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+        with sdpa_kernel(backends):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        deterministic.fill_uninitialized_memory = filled
+
+
+def attend(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    pack: Pack | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of each row of a pack within itself.
+
+    The rows are padded on the right for this operation alone: a causal query never sees what comes after it, so
+    no mask is needed, and any fused kernel will do. `query`: shape (1, heads, T, width), `key` and `value` with
+    fewer heads; returns (1, T, heads, width).
+    """
+    pack = _checked(pack, attention_mask)
+    _check_window(sliding_window, pack)
+    states = (_Spread.apply(x[0].transpose(0, 1), pack) for x in (query, key, value))
+    return _attention(*states, pack, scaling, dropout)[None], None
+
+
+def _checked(pack: Pack | None, attention_mask: torch.Tensor | None) -> Pack:
+    if pack is None or attention_mask is not None:
+        raise ValueError("attention of a pack: no pack, or a mask, was handed down to it")
+    return pack
+
+
+def _check_window(window: int | None, pack: Pack) -> None:
+    if window is not None and window < pack.longest:
+        raise TrainingError(
+            f"a row of {pack.longest} tokens is longer than the window of {window} that attention slides over; "
+            "train in mode as_published"
+        )
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, scaling: float | None, dropout: float
+) -> torch.Tensor:
+    """States of shape (rows, longest, heads, width) to outputs of shape (T, heads, width)."""
+    rows = [x.transpose(1, 2) for x in (query, key, value)]
+    groups = query.shape[2] // key.shape[2]
+    # Where no fused kernel groups queries, repeating keys keeps one in use.
+    grouped = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    if groups > 1 and not grouped:
+        rows[1:] = [x.repeat_interleave(groups, dim=1) for x in rows[1:]]
+    out = scaled_dot_product_attention(
+        *rows, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1 and grouped
+    )
+    gathered: torch.Tensor = _Gather.apply(out.transpose(1, 2), pack)
+    return gathered
+
+
+class _Spread(torch.autograd.Function):
+    """(T, heads, width) to (rows, longest, heads, width); what stands in padded slots is never attended to."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, pack: Pack) -> torch.Tensor:
+        ctx.pack = pack
+        spread = x.index_select(0, pack.fillers)
+        return spread.view(pack.rows, pack.longest, *x.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return grads[0].flatten(0, 1).index_select(0, ctx.pack.slots), None
+
+
+class _Rotated(torch.autograd.Function):
+    """`_Spread` of queries or keys that are given their positions on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pack: Pack) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.pack = pack
+        return rotate_rows(x, cos, sin, pack.fillers).view(pack.rows, pack.longest, *x.shape[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return rotate_rows_backward(grads[0].flatten(0, 1), cos, sin, ctx.pack.slots), None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """The way back: (rows, longest, heads, width) to (T, heads, width)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, pack: Pack) -> torch.Tensor:
+        ctx.pack = pack
+        return x.flatten(0, 1).index_select(0, pack.slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        grad, pack = grads[0], ctx.pack
+        # A padded query has no gradient: it would flow on into the keys of real tokens.
+        padded = torch.cat([grad, grad.new_zeros(1, *grad.shape[1:])])
+        return padded.index_select(0, pack.sources).view(pack.rows, pack.longest, *grad.shape[1:]), None
+
+
+def _forward_of(name: str, module: nn.Module, moment: Moment) -> Callable[..., Any] | None:
+    """What replaces a module's forward, or None where the stock one stays."""
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(module, BaseTunerLayer):
+        if type(module) is not Linear or module.lora_variant or module.merged or module.fan_in_fan_out:
+            raise TrainingError(f"{name}: packed mode computes plain LoRA of linear layers, not {module}")
+        return _adapted(name, module, moment)
+    if type(module).__name__ in ATTENTIONS:
+        return _rotary_attention(module)
+    if type(module).__name__ in NORMS:
+        return _norm(module)
+    if type(module).__name__ in GATED_UNITS and type(module.act_fn).__name__ in SILU:
+        return _gated_unit(module)
+    return None
+
+
+def _rotary_attention(module: Any) -> Callable[..., tuple[torch.Tensor, None]]:
+    def forward(
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        *,
+        pack: Pack | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        pack = _checked(pack, attention_mask)
+        _check_window(getattr(module, "sliding_window", None), pack)
+        query, key, value = (
+            project(hidden_states)[0].unflatten(-1, (-1, module.head_dim))
+            for project in (module.q_proj, module.k_proj, module.v_proj)
+        )
+        cos, sin = (table[0] for table in position_embeddings)
+        states = (
+            _Rotated.apply(query, cos, sin, pack),
+            _Rotated.apply(key, cos, sin, pack),
+            _Spread.apply(value, pack),
+        )
+        dropout = module.attention_dropout if module.training else 0.0
+        out = _attention(*states, pack, module.scaling, dropout)
+        return module.o_proj(out.flatten(1)[None]), None
+
+    return forward
+
+
+def _norm(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
+
+    return forward
+
+
+def _gated_unit(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x)))
+        return out
+
+    return forward
+
+
+def _adapted(name: str, module: Any, moment: Moment) -> Callable[[torch.Tensor], torch.Tensor]:
+    (adapter,) = module.active_adapters
+    a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+    rate = float(getattr(module.lora_dropout[adapter], "p", 0.0))
+    scale = float(module.scaling[adapter])
+    seed = dropout_seed(moment.training, name)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        mask = Dropout(step_seed(seed, moment.step), moment.first, rate) if rate and module.training else None
+        base = module.get_base_layer()
+        out: torch.Tensor = _Adapted.apply(x, base.weight, base.bias, a, b, scale, mask)
+        return out
+
+    return forward
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up, keeping the two factors alone."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return gated(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return gated_backward(grads[0], *ctx.saved_tensors)
+
+
+class _Adapted(torch.autograd.Function):
+    """x W^T + bias + scale * (drop(x) A^T) B^T for frozen W, in the precision of x or of autocast.
+
+    The adapter's part is added in place of the frozen part, and of the inputs only what the gradient of A needs
+    is kept. A and B are float32; their gradients too.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: float,
+        mask: Dropout | None,
+    ) -> torch.Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):
+            rows = x.reshape(-1, x.shape[-1]).to(dtype)
+            weight, a_cast, b_cast = weight.to(dtype), a.to(dtype), b.to(dtype)
+            out = linear(rows, weight, None if bias is None else bias.to(dtype))
+            kept = rows if mask is None else drop(rows, mask)
+            inner = kept @ a_cast.t()
+            scale = scale if mask is None else scale / (1 - mask.rate)  # what is kept makes up for what is dropped
+            out.addmm_(inner, b_cast.t(), alpha=scale)
+        ctx.save_for_backward(kept, inner, weight, a_cast, b_cast)
+        ctx.scale, ctx.mask, ctx.x = scale, mask, (x.shape, x.dtype)
+        ctx.precision = a.dtype, b.dtype
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        kept, inner, weight, a, b = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        grad_inner = (grad @ b).mul_(ctx.scale)
+        grad_b = (grad.t() @ inner).mul_(ctx.scale)
+        grad_a = grad_inner.t() @ kept
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ weight
+            if ctx.mask is None:
+                grad_x.addmm_(grad_inner, a)
+            else:
+                add_kept_product(grad_x, grad_inner, a, ctx.mask)
+            shape, dtype = ctx.x
+            grad_x = grad_x.view(shape).to(dtype)
+        return grad_x, None, None, grad_a.to(ctx.precision[0]), grad_b.to(ctx.precision[1]), None, None
