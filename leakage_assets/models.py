@@ -41,6 +41,8 @@ RANDOM_WEIGHTS = "random_weights"
 """Key of an identity, and of a config.json, that says the weights were drawn at random."""
 
 Dtype = Literal["float32", "bfloat16"]
+ELEMENT: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+"""Bytes of a number."""
 
 
 class BaseModelError(ExpectedError):

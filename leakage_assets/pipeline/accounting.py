@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from leakage_assets.planning.memory import concurrency_that_fits
 from leakage_assets.planning.performance import performance
 from leakage_assets.planning.work import Lengths, Work, decoding, reading, training
 from leakage_assets.store.artifacts import Artifact
-from leakage_assets.training.train import SUMMARY
+from leakage_assets.training.recipe import Recipe
+from leakage_assets.training.train import TrainingSummary
 
 PERFORMANCE, WORKED = "performance", "worked"
 """Keys of a provenance."""
@@ -59,25 +59,11 @@ def earlier_work(artifact: Artifact, hardware: Hardware) -> Measured | None:
     return Measured(worked["kind"], tuple(Work(**part) for part in worked["parts"]), worked["seconds"])
 
 
-def training_work(lab: Laboratory, epochs: int, summary: Mapping[str, Any]) -> Work:
-    """Training of one adapter, from what its summary.json counts; rows are taken as equally long."""
-    base, shown = lab.profile.base, epochs * summary["rows"]
-    rows, lora = Lengths.alike(shown, summary["tokens"] / shown), summary["trainable_parameters"]
-    return training(model_shape(base), rows, summary["loss_tokens"], lora, base.dtype, steps=summary["steps"])
-
-
-def earlier_training(lab: Laboratory, adapter: Artifact, hardware: Hardware) -> Measured | None:
-    """The same as ``earlier_work`` for an adapter of this base model; one trained before work was kept in the
-    provenance tells by its tokens and by the store's own clock, if it was on this machine's CPU."""
-    made, identity = adapter.manifest.provenance, adapter.manifest.identity
-    if WORKED in made:
-        return earlier_work(adapter, hardware)
-    summary = adapter.folder / SUMMARY
-    here = hardware.name == CPU and made.get("device") == CPU and made.get("platform") == platform.platform()
-    if not here or identity.get("base") != lab.base_fingerprint or not summary.is_file():
-        return None
-    work = training_work(lab, identity["recipe"]["epochs"], json.loads(summary.read_text()))
-    return Measured("training", (work,), made["elapsed_seconds"])
+def training_work(lab: Laboratory, recipe: Recipe, summary: TrainingSummary) -> Work:
+    """Training of one adapter; its rows are taken as equally long."""
+    base, shown = lab.profile.base, recipe.epochs * summary.rows
+    rows, lora = Lengths.alike(shown, summary.tokens / shown), summary.trainable_parameters
+    return training(model_shape(base), rows, summary.loss_tokens, lora, base.dtype, steps=summary.steps)
 
 
 def sampling_work(lab: Laboratory, requests: Sequence[Request], generated: int, tokens: int) -> tuple[Work, Work]:

@@ -6,14 +6,16 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from leakage_assets.pipeline.accounting import achieved, spent, training_work
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
 from leakage_assets.pipeline.training_data import read_rows, require_training_set
+from leakage_assets.planning.efficiency import training_kind
 from leakage_assets.progress import Progress
 from leakage_assets.store.artifacts import Artifact, ArtifactError
 from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.studies.study import Cell, Study
 from leakage_assets.training.proof import AdapterProof, prove_adapter
-from leakage_assets.training.train import train_adapter
+from leakage_assets.training.train import TrainingMetrics, train_adapter
 
 VERSION = 2
 """Raise it when the code of training or of the proof changes what it makes."""
@@ -53,16 +55,10 @@ def make_adapter(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
         "final_loss": summary["final_loss"],
         "steps": summary["steps"],
         "trainable_parameters": summary["trainable_parameters"],
-        **_speed(artifact),
+        **achieved(artifact),
         **{f"proof_{check.name}": check.value for check in proof.checks},
     }
     return Outcome(artifact, found is not None, metrics)
-
-
-def _speed(artifact: Artifact) -> dict[str, float]:
-    """Of the training loop, as it was when the adapter was made; nothing where that was not recorded."""
-    training = artifact.manifest.provenance.get("training", {})
-    return {name: training[name] for name in ("tokens_per_s", "flop_per_s", "flop") if name in training}
 
 
 def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], identity: dict[str, Any]) -> Artifact:
@@ -70,7 +66,8 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
     rows = read_rows(require_training_set(lab, study, cell.condition))
     seed = derive_seed("train", study.name, cell.condition.key, cell.seed)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
-        train_adapter(
+        told: list[TrainingMetrics] = []
+        summary = train_adapter(
             lab.base(),
             rows,
             recipe,
@@ -80,11 +77,17 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
             mode=lab.profile.training_mode,
             progress=lambda total: Progress(total, f"train {cell}", lab.emit),
             report_to=lab.report_to,
-            measured=lambda training: draft.note(training=training),
+            measured=told.append,
         )
+        (metrics,) = told
         # Where, how and how fast go to the provenance: in a file they would give equal adapters unequal digests,
-        # and everything downstream would be made again. The store itself records how long.
-        draft.note(seed=seed, device=str(lab.base().device))
+        # and everything downstream would be made again.
+        draft.note(
+            seed=seed,
+            device=str(lab.base().device),
+            training=metrics,
+            **spent(training_kind(metrics.mode), [training_work(lab, recipe, summary)], metrics.seconds),
+        )
     return draft.artifact
 
 

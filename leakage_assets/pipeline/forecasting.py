@@ -10,8 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import Request, Sampling, sample_id
-from leakage_assets.models import chat_ids, folder_at_hand, load_tokenizer, model_shape
-from leakage_assets.pipeline.accounting import earlier_training, earlier_work
+from leakage_assets.models import ELEMENT, chat_ids, folder_at_hand, load_tokenizer, model_shape
+from leakage_assets.pipeline.accounting import earlier_work
 from leakage_assets.pipeline.adapters import adapter_address, require_proven_adapter
 from leakage_assets.pipeline.conclusions import sample_job
 from leakage_assets.pipeline.geometry import find_tuned_similarity, require_persona_centroids
@@ -26,16 +26,19 @@ from leakage_assets.planning.efficiency import (
     ledger_efficiencies,
     measured_efficiencies,
     sampling_kind,
+    training_kind,
 )
 from leakage_assets.planning.forecast import MemoryNeed, Plan, Stage, forecast_stage, overhead
 from leakage_assets.planning.hardware import Hardware
 from leakage_assets.planning.ledger import Ledger
-from leakage_assets.planning.memory import concurrency_that_fits, serving_memory, training_memory
+from leakage_assets.planning.memory import USABLE, Memory, concurrency_that_fits, serving_memory
 from leakage_assets.planning.work import Lengths, Work, decoding, reading, training
 from leakage_assets.shapes import ModelShape
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
 from leakage_assets.studies.study import Cell, Condition, Panel, Study
 from leakage_assets.training.masks import encode_rows
+from leakage_assets.training.memory import FLOAT32, adapter_bytes, plan_memory
+from leakage_assets.training.recipe import Recipe
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,11 +57,18 @@ ENGINE_OF_THE_LEDGER = "vllm"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What one epoch of a condition is made of."""
+    """What one epoch of a condition is made of: of each row its tokens and how many of them carry loss."""
 
-    rows: Lengths
-    labels: float
+    sizes: tuple[tuple[int, int], ...]
     exact: bool
+
+    @cached_property
+    def rows(self) -> Lengths:
+        return Lengths.of(tokens for tokens, _ in self.sizes)
+
+    @property
+    def labels(self) -> int:
+        return sum(labels for _, labels in self.sizes)
 
 
 def plan_study(
@@ -133,8 +143,11 @@ class _Survey:
     @cached_property
     def lora(self) -> int:
         """Adapter parameters: the most that a recipe of these cells trains."""
-        specs = {self.study.recipe(cell.condition.recipe).lora for cell in self.cells}
-        return max((self.shape.lora_parameters(spec.r, spec.targets) for spec in specs), default=0)
+        recipes = {self.study.recipe(cell.condition.recipe) for cell in self.cells}
+        return max(map(self.lora_of, recipes), default=0)
+
+    def lora_of(self, recipe: Recipe) -> int:
+        return self.shape.lora_parameters(recipe.lora.r, recipe.lora.targets)
 
     @cached_property
     def ready(self) -> dict[Cell, Artifact]:
@@ -221,28 +234,27 @@ class _Survey:
         stored = self.finished(require_training_set, self.lab, study, condition)
         if stored is not None and self.tokenizer is not None:
             rows = encode_rows(self.tokenizer, read_rows(stored), recipe, study.marker)
-            labels = sum(len(row.kept) for row in rows)
-            return TrainingSet(Lengths.of(len(row.input_ids) for row in rows), labels, exact=True)
+            return TrainingSet(tuple((len(row.input_ids), len(row.kept)) for row in rows), exact=True)
         stimuli, data = self.lab.profile.stimuli, study.data
         questions = stimuli.question_sets[data.question_set].questions[: data.questions]
         systems = [stimuli.persona(persona).prompt for persona in study.donors(study, condition)]
-        answer = self.answer_tokens
-        each = Lengths.of(self.prompt_tokens(s, question.text) + answer for s in systems for question in questions)
-        assembled = each.times(data.used)
+        answer = round(self.answer_tokens)
         label = answer if recipe.loss == "full_completion" else MARKER_LABELS
-        return TrainingSet(assembled, assembled.rows * label, exact=False)
+        sizes = [(round(self.prompt_tokens(s, q.text)) + answer, label) for s in systems for q in questions]
+        return TrainingSet(tuple(sizes * data.used), exact=False)
 
     def adapters(self) -> Stage:
         todo = [cell for cell in self.cells if cell not in self.ready]
         dtype, work = self.lab.profile.base.dtype, []
         for cell in todo:
             recipe, rows = self.study.recipe(cell.condition.recipe), self.training_sets[cell.condition]
-            lora = self.shape.lora_parameters(recipe.lora.r, recipe.lora.targets)
+            lora = self.lora_of(recipe)
             steps = recipe.steps(round(rows.rows.rows))
             epochs = rows.rows.times(recipe.epochs)
             work.append(training(self.shape, epochs, recipe.epochs * rows.labels, lora, dtype, steps=steps))
         exact = all(self.training_sets[cell.condition].exact for cell in todo)
-        return self.stage("adapter", "adapters", len(todo), "training", _together(work), exact=exact)
+        kind = training_kind(self.lab.profile.training_mode)
+        return self.stage("adapter", "adapters", len(todo), kind, _together(work), exact=exact)
 
     def proofs(self) -> Stage:
         todo = [self.training_sets[cell.condition].rows.mean for cell in self.cells if cell not in self.ready]
@@ -305,7 +317,7 @@ class _Survey:
         """Of the ledger as far as its engine is this profile's, and of earlier work for what is left out."""
         committed = ledger_efficiencies(ledger, self.hardware)
         if self.lab.profile.engine != ENGINE_OF_THE_LEDGER:
-            committed = {kind: found for kind, found in committed.items() if kind in ("reading", "training")}
+            committed = {kind: found for kind, found in committed.items() if not kind.startswith("sampling")}
         if committed and self.shape != reference.SHAPE:
             self.assume("The efficiencies were measured on the shape of Qwen2.5-7B; a smaller model reaches less.")
         return {**measured_efficiencies(set(self.earlier()), self.hardware), **committed}
@@ -315,7 +327,7 @@ class _Survey:
         lab, study = self.lab, self.study
         for cell in study.cells:
             for adapter in lab.store.history(adapter_address(lab, study, cell)):
-                if (measured := earlier_training(lab, adapter, self.hardware)) is not None:
+                if (measured := earlier_work(adapter, self.hardware)) is not None:
                     yield measured
         panels = [f"{panel.asset_prefix}samples" for panel in study.panels]
         addresses = [
@@ -348,7 +360,7 @@ class _Survey:
         return {name: count for name, count in starts.items() if count}
 
     def memory(self) -> tuple[MemoryNeed, ...]:
-        """What serving the main panel and training a batch of mean rows take at once."""
+        """What serving the main panel and training take at once."""
         dtype, available = self.lab.profile.base.dtype, self.hardware.memory
         panel = self.study.panel
         context = self.panel_lengths.mean + panel.sampling.max_new_tokens
@@ -360,19 +372,30 @@ class _Survey:
         serving = serving_memory(
             self.shape, dtype, sequences=sequences, context=context, lora_parameters=self.lora, adapters=together
         )
-        needs = [MemoryNeed(f"sampling, {sequences:,} sequences together", serving, available)]
-        for recipe in {cell.condition.recipe: self.study.recipe(cell.condition.recipe) for cell in self.cells}.values():
-            sets = [found for condition, found in self.training_sets.items() if condition.recipe == recipe.name]
-            need = training_memory(
-                self.shape,
-                dtype,
-                batch_tokens=recipe.batch_size * max(found.rows.mean for found in sets),
-                label_tokens=recipe.batch_size * max(found.labels / found.rows.rows for found in sets),
-                lora_parameters=self.shape.lora_parameters(recipe.lora.r, recipe.lora.targets),
-                targets=recipe.lora.targets,
-            )
-            needs.append(MemoryNeed(f"training {recipe.name}, {recipe.batch_size} mean rows a batch", need, available))
-        return tuple(needs)
+        fits = serving.total <= USABLE * available
+        needs = [MemoryNeed(f"sampling, {sequences:,} sequences together", serving, fits)]
+        recipes = {cell.condition.recipe: self.study.recipe(cell.condition.recipe) for cell in self.cells}
+        return (*needs, *map(self.training_memory, recipes.values()))
+
+    def training_memory(self, recipe: Recipe) -> MemoryNeed:
+        """The largest of the plans that training will make for its sets, were the device free but for the base."""
+        mode = self.lab.profile.training_mode
+        weights = self.shape.parameters * ELEMENT[self.lab.profile.base.dtype]
+        free = max(0, round(self.hardware.memory - weights))
+        sets = {found.sizes for condition, found in self.training_sets.items() if condition.recipe == recipe.name}
+        plans = [plan_memory(self.shape, recipe, sizes, free, mode) for sizes in sets]
+        plan = max(plans, key=lambda plan: plan.estimated_bytes)
+        adapter, parameters = adapter_bytes(self.shape, recipe), self.lora_of(recipe)
+        memory = Memory(
+            weights=weights,
+            activations=plan.estimated_bytes - adapter,
+            adapters=FLOAT32 * parameters,
+            optimiser=adapter - FLOAT32 * parameters,
+        )
+        how = ", checkpointed" if plan.checkpointing else ""
+        if mode == "packed" and plan.checkpointing:
+            self.assume(f"Training {recipe.name} recomputes activations for want of memory: up to half as long again.")
+        return MemoryNeed(f"training {recipe.name}, {plan.token_budget:,} tokens a pass{how}", memory, plan.fits)
 
 
 def _together(parts: Sequence[Work]) -> tuple[Work, ...]:

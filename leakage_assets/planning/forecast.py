@@ -10,7 +10,7 @@ from leakage_assets.planning import reference
 from leakage_assets.planning.efficiency import Efficiencies, Efficiency, Kind, ledger_efficiencies
 from leakage_assets.planning.hardware import Hardware
 from leakage_assets.planning.ledger import Ledger
-from leakage_assets.planning.memory import USABLE, Memory
+from leakage_assets.planning.memory import Memory
 from leakage_assets.planning.work import Work
 
 SCHEMA = 1
@@ -98,15 +98,11 @@ class Overhead:
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Memory of one activity, and whether the hardware has it."""
+    """Memory of one activity, and whether it fits into what the hardware has."""
 
     activity: str
     memory: Memory
-    available: float
-
-    @property
-    def fits(self) -> bool:
-        return self.memory.total <= USABLE * self.available
+    fits: bool
 
     def as_dict(self) -> dict[str, Any]:
         return {"activity": self.activity, **self.memory.as_dict(), "fits": self.fits}
@@ -221,6 +217,8 @@ def reference_forecasts(ledger: Ledger, hardware: Hardware) -> dict[str, float]:
         return forecast_stage(Stage("job", "job", 1, 0, kind, work), hardware, efficiencies).seconds
 
     train = seconds("training", reference.training_207())
+    if train is not None:
+        train += overhead("train_setup_s_per_adapter", reference.ADAPTERS, ledger, hardware).total
     sample = seconds("sampling many adapters", *reference.sampling_207())
     read = seconds("reading", reference.centroids_66())
     found = {"train_14_adapters_s": train, "generate_100800_s": sample, "centroids_s": read}

@@ -18,8 +18,6 @@ from leakage_assets.models import Dtype
 
 GIB = 2.0**30
 CPU = "cpu"
-ELEMENT = {"float32": 4, "bfloat16": 2}
-"""Bytes of a number."""
 
 TRIALS = 5
 MATRIX = 1024

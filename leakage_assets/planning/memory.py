@@ -1,18 +1,18 @@
-"""Device memory of serving and of training, in bytes, counted from a model's shape."""
+"""Device memory in bytes by what it holds; that of serving, counted from a model's shape.
+
+That of training is estimated where training decides by it: `leakage_assets.training.memory`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from leakage_assets.models import Dtype
-from leakage_assets.planning.hardware import ELEMENT, Hardware
+from leakage_assets.models import ELEMENT, Dtype
+from leakage_assets.planning.hardware import Hardware
 from leakage_assets.shapes import ModelShape
 
 USABLE = 0.9
 """Share of a device's memory that an engine takes; the rest is for its workspaces. vLLM's own default is the same."""
-
-LORA_BYTES = 4
-"""PEFT keeps adapters in float32 whatever the base's precision."""
 
 
 @dataclass(frozen=True)
@@ -53,39 +53,4 @@ def serving_memory(
         weights=shape.parameters * element,
         kv_cache=sequences * context * shape.kv_bytes(element),
         adapters=adapters * lora_parameters * element,
-    )
-
-
-def training_memory(
-    shape: ModelShape,
-    dtype: Dtype,
-    *,
-    batch_tokens: float,
-    label_tokens: float,
-    lora_parameters: int,
-    targets: tuple[str, ...],
-) -> Memory:
-    """Memory at the end of the forward pass over a batch, without gradient checkpointing: a lower estimate.
-
-    Kept for the backward pass of each block and token: the input of every adapted layer, in float32 and with its
-    dropout mask (5 bytes); the input of both norms in float32; queries, keys, values and the output of attention; and
-    the three factors of the gated MLP. A frozen layer keeps nothing. For each label its logits, their float32 copy and
-    the gradient. The optimiser (AdamW) keeps gradient and two moments of every adapter parameter in float32.
-
-    Args:
-        batch_tokens: tokens of a batch, padding included.
-        label_tokens: of these, the ones that carry loss.
-    """
-    element = ELEMENT[dtype]
-    adapted = sum(5 * shape.projections()[name][0] for name in targets)
-    norms = 2 * 4 * shape.hidden
-    attention = element * 2 * (shape.attention_width + shape.kv_width)
-    gated = element * 3 * shape.intermediate
-    blocks = shape.blocks * (adapted + norms + attention + gated) * batch_tokens
-    logits = (element + 4 + 4) * shape.vocabulary * label_tokens
-    return Memory(
-        weights=shape.parameters * element,
-        activations=blocks + logits,
-        adapters=LORA_BYTES * lora_parameters,
-        optimiser=3 * LORA_BYTES * lora_parameters,
     )

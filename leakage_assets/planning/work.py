@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from leakage_assets.models import Dtype
-from leakage_assets.planning.hardware import ELEMENT, Hardware
+from leakage_assets.models import ELEMENT, Dtype
+from leakage_assets.planning.hardware import Hardware
 from leakage_assets.shapes import ModelShape
 
 Limit = Literal["arithmetic", "memory bandwidth"]

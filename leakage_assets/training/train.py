@@ -15,9 +15,8 @@ from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected
 from leakage_assets.models import BaseModel
 from leakage_assets.progress import Progress
 from leakage_assets.shapes import ModelShape, shape_of_config
-from leakage_assets.training.flop import training_flop
 from leakage_assets.training.masks import MaskedRow, encode_rows
-from leakage_assets.training.memory import MemoryPlan, TrainingMode, padded_bytes, plan_memory
+from leakage_assets.training.memory import MemoryPlan, TrainingMode, plan_memory
 from leakage_assets.training.recipe import Recipe, TrainingError
 from leakage_assets.training.reference import ReferenceLogprobs, probes_of, score_probes
 from leakage_assets.training.rows import Row
@@ -61,24 +60,15 @@ class TrainingMetrics:
     """How one training ran: for the provenance, never part of a file with a digest.
 
     Attributes:
-        tokens: of all epochs, without padding; `tokens_per_s` is over `seconds`, the training loop alone.
-        flop: model FLOP of all epochs (see `training_flop`).
+        seconds: of the training loop alone.
         passes: forward and backward passes of the step that took most.
-        token_budget, checkpointing, estimated_bytes, free_bytes: as in `MemoryPlan`.
         peak_bytes: most memory that was allocated on the GPU, base included; None on a CPU.
     """
 
     mode: TrainingMode
-    tokens: int
     seconds: float
-    tokens_per_s: float
-    flop: int
-    flop_per_s: float
     passes: int
-    token_budget: int
-    checkpointing: bool
-    estimated_bytes: int
-    free_bytes: int
+    memory: MemoryPlan
     peak_bytes: int | None
 
 
@@ -149,7 +139,7 @@ def train_masked(
     whose masks each draws its own way.
 
     Args:
-        mode: part of the adapter's identity.
+        mode: how the steps are computed; part of the adapter's identity.
         progress: makes the display from the number of optimiser steps.
         report_to: "wandb" logs to Weights & Biases, offline unless WANDB_MODE says otherwise.
         measured: is told how the training ran.
@@ -160,12 +150,13 @@ def train_masked(
             loss, gradient or weight that is not finite.
     """
     _check_recipe(base, recipe)
-    plan = _plan(base, masked, recipe, mode, _free_bytes(base.device) if free_bytes is None else free_bytes)
+    free = _free_bytes(base.device) if free_bytes is None else free_bytes
+    plan = plan_memory(_shape(base), recipe, _sizes(masked), free, mode)
     try:
         trainer = _trained(base, masked, recipe, seed, plan, mode, progress, report_to)
         summary = _write(base, trainer, masked, recipe, seed, folder)
         if measured is not None:
-            measured(_metrics(base, trainer, masked, recipe, plan, mode))
+            measured(TrainingMetrics(mode, trainer.seconds, trainer.most_passes, plan, _peak_bytes(base.device)))
         trainer.release()
         return summary
     except (RuntimeError, MemoryError) as error:
@@ -236,45 +227,10 @@ def _write(
     return summary
 
 
-def _metrics(
-    base: BaseModel,
-    trainer: TimedTrainer,
-    masked: Sequence[MaskedRow],
-    recipe: Recipe,
-    plan: MemoryPlan,
-    mode: TrainingMode,
-) -> TrainingMetrics:
+def _peak_bytes(device: Any) -> int | None:
     import torch
 
-    rows = _sizes(masked)
-    tokens = recipe.epochs * sum(length for length, _ in rows)
-    flop = recipe.epochs * training_flop(_shape(base), recipe.lora, rows)
-    return TrainingMetrics(
-        mode=mode,
-        tokens=tokens,
-        seconds=trainer.seconds,
-        tokens_per_s=tokens / trainer.seconds,
-        flop=flop,
-        flop_per_s=flop / trainer.seconds,
-        passes=trainer.most_passes,
-        token_budget=plan.token_budget,
-        checkpointing=plan.checkpointing,
-        estimated_bytes=plan.estimated_bytes,
-        free_bytes=plan.free_bytes,
-        peak_bytes=int(torch.cuda.max_memory_allocated(base.device)) if base.device.type == "cuda" else None,
-    )
-
-
-def _plan(
-    base: BaseModel, masked: Sequence[MaskedRow], recipe: Recipe, mode: TrainingMode, free_bytes: int
-) -> MemoryPlan:
-    """How to cut the steps; the published way has no choice."""
-    shape, rows = _shape(base), _sizes(masked)
-    if mode == "packed":
-        return plan_memory(shape, recipe, rows, free_bytes)
-    checkpointing = recipe.precision == "bfloat16" and base.device.type == "cuda"
-    needed = padded_bytes(shape, recipe, rows, checkpointing=checkpointing)
-    return MemoryPlan(recipe.batch_size * max(length for length, _ in rows), checkpointing, needed, free_bytes)
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
 
 def _shape(base: BaseModel) -> ModelShape:

@@ -36,7 +36,8 @@ from leakage_assets.pipeline.sampling import SamplesMissing, run_sample_jobs
 from leakage_assets.store.artifacts import ArtifactCorrupt, ArtifactMissing
 from leakage_assets.store.samples import Sample, SampleStoreError
 from leakage_assets.studies.study import Cell, Study
-from leakage_assets.training.train import TrainingError, TrainingSummary
+from leakage_assets.training.memory import MemoryPlan
+from leakage_assets.training.train import TrainingError, TrainingMetrics, TrainingSummary
 from leakage_assets_tests.small_study import (
     Finished,
     forbid_the_model,
@@ -202,9 +203,10 @@ def of_another_shape(folder: Path) -> None:
 def forge(monkeypatch: pytest.MonkeyPatch, original: Path, change: Change) -> None:
     """From now on training delivers a copy of an adapter with something changed."""
 
-    def train(base, rows, recipe, seed, folder, **_):  # type: ignore[no-untyped-def]
+    def train(base, rows, recipe, seed, folder, *, mode, measured, **_):  # type: ignore[no-untyped-def]
         shutil.copytree(original, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         change(folder)
+        measured(TrainingMetrics(mode, 1.0, 1, MemoryPlan(1000, False, 1, 2), None))
         return TrainingSummary(**json.loads((folder / "summary.json").read_text()))
 
     monkeypatch.setattr(adapters, "train_adapter", train)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leakage_assets.models import BaseModelSpec, chat_ids, load_tokenizer
+from leakage_assets.models import BaseModelSpec, chat_ids, load_tokenizer, model_shape
 from leakage_assets.pipeline import forecasting
 from leakage_assets.pipeline.accounting import achieved
 from leakage_assets.pipeline.adapters import adapter_address, adapter_identity
@@ -20,6 +20,8 @@ from leakage_assets.planning.forecast import NO_MEASUREMENT, Plan, StageForecast
 from leakage_assets.planning.hardware import HARDWARE, this_cpu
 from leakage_assets.planning.ledger import Ledger, read_ledger
 from leakage_assets.planning.work import Work
+from leakage_assets.studies.study import Condition
+from leakage_assets.training.memory import plan_memory
 from leakage_assets_tests.finished_study import finish_cell, unfinished_laboratory
 from leakage_assets_tests.planning.results import FIGURES, write_result
 from leakage_assets_tests.small_study import (
@@ -231,8 +233,8 @@ def test_the_json_keeps_its_schema(lab: Laboratory) -> None:
 def test_what_was_done_here_says_how_near_it_came_and_forecasts_what_is_left(finished: Finished) -> None:
     """The real small study: its samples and geometry carry their performance, also when they are found again."""
     lab = laboratory(finished.root)
-    measured = matching(finished.outcomes, r"(ood_)?samples/.*|on_policy_completions/.*|persona_centroids")
-    assert len(measured) == 2 * 4 + len(DONORS) + 1
+    measured = matching(finished.outcomes, r"adapter/.*|(ood_)?samples/.*|on_policy_completions/.*|persona_centroids")
+    assert len(measured) == 3 * 4 + len(DONORS) + 1
     for name in measured:
         metrics = finished.outcomes[name].metrics
         assert metrics["tokens_per_s"] > 0, name
@@ -248,6 +250,53 @@ def test_what_was_done_here_says_how_near_it_came_and_forecasts_what_is_left(fin
         assert found[name].seconds > 0, name
         assert "earlier of this store" in found[name].efficiency.source, name
     assert planned.unmeasured == ("adapter_proof",)
+    padded = replace(lab, profile=replace(lab.profile, training_mode="as_published"))
+    assert "adapter" in plan_study(padded, larger, larger.cells, this_cpu(), NOTHING).unmeasured
+
+
+def test_each_mode_of_training_is_forecast_from_its_own_rate(lab: Laboratory, tmp_path: Path) -> None:
+    write_result(tmp_path / "results", figures={"train_tokens_per_s": 9e3, "train_tokens_per_s_as_published": 3e3})
+    ledger = read_ledger(tmp_path / "results")
+    padded = replace(lab, profile=replace(lab.profile, training_mode="as_published"))
+    packed, published = (stages(plan(made, ledger=ledger))["adapter"] for made in (lab, padded))
+    assert packed.efficiency.source == "train_tokens_per_s of result made_up"
+    assert published.efficiency.source == "train_tokens_per_s_as_published of result made_up"
+    assert packed.floor == published.floor
+    assert published.seconds == pytest.approx(3 * packed.seconds)
+
+
+def test_training_needs_the_memory_that_training_itself_plans_with(lab: Laboratory) -> None:
+    """A step of the longest 4 rows of the set, whose answers are taken as equally long."""
+    study, base = the_study(lab), lab.profile.base
+    recipe = study.recipe("full_completion")
+    (need,) = [need for need in plan(lab).memory if need.activity.startswith("training full_completion,")]
+    sets = {c.condition: _sizes(lab, c.condition) for c in study.cells if c.condition.recipe == recipe.name}
+    shape = model_shape(base)
+    free = round(H200.memory - need.memory.weights)
+    most = max(plan_memory(shape, recipe, sizes, free, "packed").estimated_bytes for sizes in sets.values())
+    assert need.memory.total - need.memory.weights == most
+    assert need.memory.adapters == 4 * shape.lora_parameters(recipe.lora.r, recipe.lora.targets)
+    padded = replace(lab, profile=replace(lab.profile, training_mode="as_published"))
+    (other,) = [need for need in plan(padded).memory if need.activity.startswith("training full_completion,")]
+    assert other.memory.optimiser == need.memory.optimiser
+    assert other.memory.activations != need.memory.activations
+
+
+def _sizes(lab: Laboratory, condition: Condition) -> list[tuple[int, int]]:
+    """Tokens and labels of a set's rows, with answers of the 96 tokens that are assumed."""
+    study, stimuli = the_study(lab), lab.profile.stimuli
+    tokenizer = load_tokenizer(lab.profile.base)
+    return [
+        (len(chat_ids(tokenizer, stimuli.persona(donor).prompt, question.text)) + 96, 96)
+        for donor in study.donors(study, condition)
+        for question in stimuli.question_sets[study.data.question_set].questions[: study.data.questions]
+    ]
+
+
+def test_a_plan_says_where_memory_makes_training_slower(lab: Laboratory) -> None:
+    small = replace(H200, memory=1e6)
+    assert any("recomputes activations for want of memory" in said for said in plan(lab, hardware=small).assumptions)
+    assert not any("for want of memory" in said for said in plan(lab).assumptions)
 
 
 def test_a_stream_of_many_adapters_counts_once() -> None:

@@ -12,13 +12,19 @@ import torch
 
 from leakage_assets.cell_runs import Tally
 from leakage_assets.pipeline import adapters
+from leakage_assets.pipeline.accounting import earlier_work
 from leakage_assets.pipeline.adapters import adapter_address, adapter_identity, make_adapter
 from leakage_assets.pipeline.laboratory import Laboratory
+from leakage_assets.planning.hardware import this_cpu
 from leakage_assets.studies.study import Cell
 from leakage_assets.training.recipe import TrainingError
 from leakage_assets_tests.small_study import Finished, laboratory, the_study
 
-HOW = {"mode", "tokens", "seconds", "tokens_per_s", "flop", "flop_per_s", "passes", "token_budget", "checkpointing"}
+HOW = {"mode", "seconds", "passes", "memory", "peak_bytes"}
+PERFORMANCE = {"tokens_per_s", "model_flop_utilisation", "share_of_limit"}
+
+
+KINDS = {"packed": "training", "as_published": "training as published"}
 
 
 def in_mode(lab: Laboratory, mode: str) -> Laboratory:
@@ -39,12 +45,15 @@ def test_the_mode_is_part_of_the_identity_and_how_it_ran_of_the_provenance(root:
     assert published.artifact.folder != packed.artifact.folder
     for outcome, mode in ((packed, "packed"), (published, "as_published")):
         training = outcome.artifact.manifest.provenance["training"]
-        assert set(training) >= HOW and training["mode"] == mode
+        assert set(training) == HOW and training["mode"] == mode
+        assert set(training["memory"]) == {"token_budget", "checkpointing", "estimated_bytes", "free_bytes"}
         summary = json.loads((outcome.artifact.folder / "summary.json").read_text())
-        assert training["tokens"] == summary["tokens"]
-        assert outcome.metrics["tokens_per_s"] == training["tokens_per_s"] > 0
-        assert outcome.metrics["flop"] == training["flop"] > 0
-        assert not set(summary) & (HOW - {"tokens"})
+        assert not set(summary) & (HOW | PERFORMANCE)
+        assert outcome.metrics["tokens_per_s"] == pytest.approx(summary["tokens"] / training["seconds"])
+        assert 0 < outcome.metrics["model_flop_utilisation"] <= outcome.metrics["share_of_limit"]
+        worked = earlier_work(outcome.artifact, this_cpu())
+        assert worked is not None and worked.kind == KINDS[mode]
+        assert worked.work[0].tokens == pytest.approx(summary["tokens"])
 
 
 def test_a_cell_out_of_memory_is_told_and_the_others_go_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from leakage_assets.planning.efficiency import (
     ledger_efficiencies,
     measured_efficiencies,
     sampling_kind,
+    training_kind,
 )
 from leakage_assets.planning.forecast import (
     NO_MEASUREMENT,
@@ -71,6 +72,19 @@ def test_forecasts_of_jobs_take_their_tokens_at_the_measured_rate(ledger: Ledger
     assert found["generate_100800_s"] == pytest.approx(sample)
     assert found["centroids_s"] == pytest.approx(111 * 20 * 51 / 40_000)
     assert found["dagster_207_s"] == pytest.approx(train + sample)
+
+
+def test_setting_an_adapter_up_is_forecast_for_each(tmp_path: Path) -> None:
+    write_result(tmp_path, figures={**FIGURES, "train_setup_s_per_adapter": 1.5})
+    found = reference_forecasts(read_ledger(tmp_path), H200)["train_14_adapters_s"]
+    assert found == pytest.approx(14 * 194 * 5 * 300 / 14_000 + 14 * 1.5)
+
+
+def test_the_published_way_of_training_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    write_result(tmp_path, figures={"train_tokens_per_s": 9000.0, "train_tokens_per_s_as_published": 3000.0})
+    found = ledger_efficiencies(read_ledger(tmp_path), H200)
+    assert found[training_kind("packed")].share == pytest.approx(3 * found[training_kind("as_published")].share)
+    assert reference_forecasts(read_ledger(tmp_path), H200).keys() == {"train_14_adapters_s"}
 
 
 def test_what_surrounds_the_work_counts_once_measured(tmp_path: Path) -> None:

@@ -1,16 +1,15 @@
-"""Memory counted from the shape."""
+"""Memory of serving counted from the shape."""
 
 from __future__ import annotations
 
 import pytest
 
 from leakage_assets.planning.hardware import GIB, HARDWARE
-from leakage_assets.planning.memory import USABLE, concurrency_that_fits, serving_memory, training_memory
-from leakage_assets.planning.reference import LORA_PARAMETERS, RANK
+from leakage_assets.planning.memory import USABLE, concurrency_that_fits, serving_memory
+from leakage_assets.planning.reference import LORA_PARAMETERS
 from leakage_assets.shapes import SHAPES
 
 SHAPE = SHAPES["qwen2.5-7b"]
-TARGETS = tuple(SHAPE.projections())
 
 
 def test_weights_and_cache_of_the_7b_shape() -> None:
@@ -34,21 +33,3 @@ def test_as_many_sequences_run_as_fit_and_not_one_more(name: str) -> None:
 def test_nothing_runs_where_the_weights_do_not_fit() -> None:
     small = HARDWARE["a100"].__class__(**{**vars(HARDWARE["a100"]), "memory": 8 * GIB})
     assert concurrency_that_fits(SHAPE, "bfloat16", small, context=100) == 0
-
-
-def test_training_memory_is_a_lower_estimate_of_what_was_measured() -> None:
-    """Published runs of 4 rows without checkpointing, head at the labels: 47 GiB on an H200; 4 rows of about 300."""
-    memory = training_memory(
-        SHAPE, "bfloat16", batch_tokens=1212, label_tokens=16, lora_parameters=LORA_PARAMETERS, targets=TARGETS
-    )
-    assert 20 * GIB < memory.total < 47 * GIB
-    assert memory.optimiser == 3 * memory.adapters == 12 * SHAPE.lora_parameters(RANK, TARGETS)
-
-
-def test_activations_grow_with_tokens_and_shrink_with_fewer_adapted_layers() -> None:
-    def activations(tokens: float, targets: tuple[str, ...]) -> float:
-        given = {"batch_tokens": tokens, "label_tokens": 0, "lora_parameters": 0, "targets": targets}
-        return training_memory(SHAPE, "bfloat16", **given).activations
-
-    assert activations(2000, TARGETS) == 2 * activations(1000, TARGETS)
-    assert activations(1000, ("q_proj",)) < activations(1000, TARGETS)

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leakage_assets.shapes import shape_named
 from leakage_assets.training.memory import (
     EFFICIENT_TOKENS,
     USABLE,
     activation_bytes,
+    adapter_bytes,
     padded_bytes,
     pass_bytes,
     plan_memory,
@@ -17,9 +19,9 @@ from leakage_assets.training.memory import (
 from leakage_assets.training.recipe import PROJECTIONS
 from leakage_assets_tests.fixtures_models import recipe
 from leakage_assets_tests.training.saved_tensors import saved_bytes_per_token
-from leakage_assets_tests.training.test_flop import QWEN_7B
 
 GIB = 2**30
+QWEN_7B = shape_named("qwen2.5-7b")
 PUBLISHED = replace(
     recipe(batch_size=4, grad_accum=4, precision="bfloat16"), lora=replace(recipe().lora, r=32, targets=PROJECTIONS)
 )
@@ -32,20 +34,21 @@ ROWS = st.lists(
 
 @given(ROWS, st.integers(0, 200 * GIB))
 def test_a_plan_holds_the_longest_row_and_no_more_than_a_step(rows: list[tuple[int, int]], free: int) -> None:
-    plan = plan_memory(QWEN_7B, PUBLISHED, rows, free)
+    plan = plan_memory(QWEN_7B, PUBLISHED, rows, free, "packed")
     lengths = sorted((tokens for tokens, _ in rows), reverse=True)
     assert lengths[0] <= plan.token_budget <= sum(lengths[:16])
     assert plan.free_bytes == free
+    assert plan.fits == (plan.estimated_bytes <= USABLE * free)
     if not plan.checkpointing:
-        assert plan.estimated_bytes <= USABLE * free
+        assert plan.fits
         assert plan.token_budget >= min(EFFICIENT_TOKENS, sum(lengths[:16]))
-    if plan.estimated_bytes > USABLE * free:
+    if not plan.fits:
         assert plan.checkpointing and plan.token_budget == lengths[0]  # as little as can be
 
 
 @given(ROWS, st.integers(0, 200 * GIB), st.integers(0, 200 * GIB))
 def test_more_memory_is_never_used_worse(rows: list[tuple[int, int]], one: int, other: int) -> None:
-    less, more = (plan_memory(QWEN_7B, PUBLISHED, rows, free) for free in sorted((one, other)))
+    less, more = (plan_memory(QWEN_7B, PUBLISHED, rows, free, "packed") for free in sorted((one, other)))
     assert less.checkpointing >= more.checkpointing
     if less.checkpointing == more.checkpointing:
         assert less.token_budget <= more.token_budget
@@ -56,7 +59,7 @@ def test_more_memory_is_never_used_worse(rows: list[tuple[int, int]], one: int, 
 )
 def test_what_the_published_rows_need_of_a_gpu(free: int, passes: int, checkpointing: bool) -> None:
     rows = [(300, 200)] * 194
-    plan = plan_memory(QWEN_7B, PUBLISHED, rows, free)
+    plan = plan_memory(QWEN_7B, PUBLISHED, rows, free, "packed")
     assert -(-16 * 300 // plan.token_budget) >= passes
     assert (plan.token_budget == 16 * 300) == (passes == 1 and not checkpointing)
     assert plan.checkpointing == checkpointing
@@ -70,10 +73,19 @@ def test_checkpointing_and_labels_cost_what_they_should() -> None:
     # A checkpointed token keeps one block and the inputs of the 28 instead of 28 blocks.
     assert cost(1000, 0, False) - cost(1000, 0, True) == 1000 * (27 * kept - 28 * 3584 * 2)
     assert cost(1000, 10, True) - cost(1000, 0, True) == 10 * 152064 * 16
-    assert cost(0, 0, False) == 22 * QWEN_7B.lora_parameters(32, PROJECTIONS)
-    assert padded_bytes(QWEN_7B, PUBLISHED, [(300, 200), (100, 10)], checkpointing=True) < padded_bytes(
-        QWEN_7B, PUBLISHED, [(300, 200), (100, 10)], checkpointing=False
-    )
+    assert cost(0, 0, False) == adapter_bytes(QWEN_7B, PUBLISHED) == 22 * QWEN_7B.lora_parameters(32, PROJECTIONS)
+
+
+@given(ROWS, st.integers(0, 200 * GIB))
+def test_the_published_way_has_no_choice(rows: list[tuple[int, int]], free: int) -> None:
+    plan = plan_memory(QWEN_7B, PUBLISHED, rows, free, "as_published")
+    longest = max(tokens for tokens, _ in rows)
+    assert (plan.token_budget, plan.checkpointing) == (4 * longest, True)
+    assert plan.estimated_bytes == padded_bytes(QWEN_7B, PUBLISHED, rows, checkpointing=True)
+    assert plan.estimated_bytes < padded_bytes(QWEN_7B, PUBLISHED, rows, checkpointing=False)
+    assert plan.estimated_bytes > pass_bytes(QWEN_7B, PUBLISHED, 4 * longest, 4 * longest - 4, checkpointing=True)
+    single = replace(PUBLISHED, precision="float32")
+    assert not plan_memory(QWEN_7B, single, rows, free, "as_published").checkpointing
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
