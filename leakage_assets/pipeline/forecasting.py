@@ -317,7 +317,8 @@ class _Survey:
         """Of the ledger as far as its engine is this profile's, and of earlier work for what is left out."""
         committed = ledger_efficiencies(ledger, self.hardware)
         if self.lab.profile.engine != ENGINE_OF_THE_LEDGER:
-            committed = {kind: found for kind, found in committed.items() if not kind.startswith("sampling")}
+            kept = ("reading", "training", "training as published")
+            committed = {kind: found for kind, found in committed.items() if kind in kept}
         if committed and self.shape != reference.SHAPE:
             self.assume("The efficiencies were measured on the shape of Qwen2.5-7B; a smaller model reaches less.")
         return {**measured_efficiencies(set(self.earlier()), self.hardware), **committed}

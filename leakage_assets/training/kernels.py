@@ -53,7 +53,7 @@ def step_seed(layer_seed: int, step: int) -> int:
     word = (layer_seed + (step + 1) * 0x9E3779B97F4A7C15) % 2**64
     word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
-    return (word ^ (word >> 31)) % 2**SEED_BITS
+    return (word ^ (word >> 31)) % (1 << SEED_BITS)
 
 
 def fused(x: torch.Tensor) -> bool:

@@ -110,7 +110,7 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     filled = deterministic.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+        deterministic.fill_uninitialized_memory = False
         with sdpa_kernel(backends):
             yield
     finally:
@@ -139,8 +139,8 @@ def attend(
     """
     pack = _checked(pack, attention_mask)
     _check_window(sliding_window, pack)
-    states = (_Spread.apply(x[0].transpose(0, 1), pack) for x in (query, key, value))
-    return _attention(*states, pack, scaling, dropout)[None], None
+    query, key, value = (_Spread.apply(x[0].transpose(0, 1), pack) for x in (query, key, value))
+    return _attention(query, key, value, pack, scaling, dropout)[None], None
 
 
 def _checked(pack: Pack | None, attention_mask: torch.Tensor | None) -> Pack:
@@ -161,20 +161,20 @@ def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, scaling: float | None, dropout: float
 ) -> torch.Tensor:
     """States of shape (rows, longest, heads, width) to outputs of shape (T, heads, width)."""
-    rows = [x.transpose(1, 2) for x in (query, key, value)]
-    groups = query.shape[2] // key.shape[2]
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    groups = query.shape[1] // key.shape[1]
     # Where no fused kernel groups queries, repeating keys keeps one in use.
     grouped = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
     if groups > 1 and not grouped:
-        rows[1:] = [x.repeat_interleave(groups, dim=1) for x in rows[1:]]
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     out = scaled_dot_product_attention(
-        *rows, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1 and grouped
+        query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1 and grouped
     )
     gathered: torch.Tensor = _Gather.apply(out.transpose(1, 2), pack)
     return gathered
 
 
-class _Spread(torch.autograd.Function):
+class _Spread(torch.autograd.Function):  # type: ignore[misc]
     """(T, heads, width) to (rows, longest, heads, width); what stands in padded slots is never attended to."""
 
     @staticmethod
@@ -188,7 +188,7 @@ class _Spread(torch.autograd.Function):
         return grads[0].flatten(0, 1).index_select(0, ctx.pack.slots), None
 
 
-class _Rotated(torch.autograd.Function):
+class _Rotated(torch.autograd.Function):  # type: ignore[misc]
     """`_Spread` of queries or keys that are given their positions on the way."""
 
     @staticmethod
@@ -203,7 +203,7 @@ class _Rotated(torch.autograd.Function):
         return rotate_rows_backward(grads[0].flatten(0, 1), cos, sin, ctx.pack.slots), None, None, None
 
 
-class _Gather(torch.autograd.Function):
+class _Gather(torch.autograd.Function):  # type: ignore[misc]
     """The way back: (rows, longest, heads, width) to (T, heads, width)."""
 
     @staticmethod
@@ -296,7 +296,7 @@ def _adapted(name: str, module: Any, moment: Moment) -> Callable[[torch.Tensor],
     return forward
 
 
-class _Gated(torch.autograd.Function):
+class _Gated(torch.autograd.Function):  # type: ignore[misc]
     """silu(gate) * up, keeping the two factors alone."""
 
     @staticmethod
@@ -309,7 +309,7 @@ class _Gated(torch.autograd.Function):
         return gated_backward(grads[0], *ctx.saved_tensors)
 
 
-class _Adapted(torch.autograd.Function):
+class _Adapted(torch.autograd.Function):  # type: ignore[misc]
     """x W^T + bias + scale * (drop(x) A^T) B^T for frozen W, in the precision of x or of autocast.
 
     The adapter's part is added in place of the frozen part, and of the inputs only what the gradient of A needs

@@ -45,7 +45,7 @@ class Pack:
 
     @property
     def tokens(self) -> int:
-        return self.input_ids.shape[1]
+        return len(self.position_ids[0])
 
     def to(self, device: Any, non_blocking: bool = False) -> Pack:
         """The same pack with its tensors on `device`."""

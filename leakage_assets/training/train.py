@@ -243,7 +243,7 @@ def _sizes(masked: Sequence[MaskedRow]) -> list[tuple[int, int]]:
 
 def _free_bytes(device: Any) -> int:
     """Memory of the device that nobody uses, PyTorch's own cache counted in; measures the peak from here on."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
     import torch
 
     if device.type != "cuda":

@@ -141,7 +141,7 @@ class TimedTrainer(SFTTrainer):  # type: ignore[misc]
         """Let go of the adapter and of its moments now, not when their cycles are next collected."""
         for module in (self.model, self.model.get_base_model()):
             for name in ("forward", "_original_forward"):  # TRL's and accelerate's, bound to the module that holds them
-                vars(module).pop(name, None)
+                module.__dict__.pop(name, None)
         accelerator = self.accelerator
         for prepared in (
             accelerator._models,

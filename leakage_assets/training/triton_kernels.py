@@ -19,7 +19,7 @@ _FIRST, _SECOND, _GOLDEN = tl.constexpr(FIRST), tl.constexpr(SECOND), tl.constex
 
 
 @triton.jit
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x):
     x ^= x >> 16
     x *= _FIRST
     x ^= x >> 15
@@ -28,14 +28,14 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kept(token, feature, seed, threshold):  # type: ignore[no-untyped-def]
+def _kept(token, feature, seed, threshold):
     key = _mix(token.to(tl.uint32) ^ seed.to(tl.uint32))
     value = _mix(feature.to(tl.uint32) * _GOLDEN + key)
     return value.to(tl.int32, bitcast=True) >= threshold
 
 
 @triton.jit(do_not_specialize=["seed", "first", "threshold"])
-def _drop_kernel(x_ptr, out_ptr, features, seed, first, threshold, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _drop_kernel(x_ptr, out_ptr, features, seed, first, threshold, SIZE: tl.constexpr):  # noqa: N803
     token = tl.program_id(0)
     feature = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
     inside = feature < features
@@ -46,7 +46,7 @@ def _drop_kernel(x_ptr, out_ptr, features, seed, first, threshold, SIZE: tl.cons
 
 
 @triton.jit(do_not_specialize=["seed", "first", "threshold"])
-def _add_kept_product_kernel(  # type: ignore[no-untyped-def]
+def _add_kept_product_kernel(
     total_ptr,
     inner_ptr,
     outer_ptr,
@@ -74,7 +74,7 @@ def _add_kept_product_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _rotate_kernel(  # type: ignore[no-untyped-def]
+def _rotate_kernel(
     x_ptr,
     cos_ptr,
     sin_ptr,
@@ -112,7 +112,7 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gated_kernel(gate_ptr, up_ptr, out_ptr, count, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _gated_kernel(gate_ptr, up_ptr, out_ptr, count, SIZE: tl.constexpr):  # noqa: N803
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     inside = place < count
     gate = tl.load(gate_ptr + place, mask=inside, other=0.0).to(tl.float32)
@@ -122,7 +122,7 @@ def _gated_kernel(gate_ptr, up_ptr, out_ptr, count, SIZE: tl.constexpr):  # type
 
 
 @triton.jit
-def _gated_backward_kernel(grad_ptr, gate_ptr, up_ptr, gate_grad_ptr, up_grad_ptr, count, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _gated_backward_kernel(grad_ptr, gate_ptr, up_ptr, gate_grad_ptr, up_grad_ptr, count, SIZE: tl.constexpr):  # noqa: N803
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     inside = place < count
     stored = tl.load(grad_ptr + place, mask=inside, other=0.0)
