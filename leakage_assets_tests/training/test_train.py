@@ -13,9 +13,11 @@ from typing import Any, get_args
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from leakage_assets.generation.adapters import CONFIG, WEIGHTS, attach_adapter, read_adapter
-from leakage_assets.models import BaseModel
+from leakage_assets.models import BaseModel, shared_copy
+from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.training.masks import EmptyLossMask, encode_rows
 from leakage_assets.training.memory import TrainingMode
 from leakage_assets.training.recipe import Recipe
@@ -200,6 +202,68 @@ def test_the_modes_agree_without_dropout(base: BaseModel, tmp_path: Path, batch:
     assert made["packed"].loss_tokens == made["as_published"].loss_tokens
 
 
+def test_as_published_is_the_trainer_of_trl(base: BaseModel, tmp_path: Path) -> None:
+    """Against TRL's trainer with its own choices wherever the published runs made none, under dropout.
+
+    TRL computes the loss of the labelled positions alone, so losses agree up to rounding; masks, order and schedule
+    are the same, or they would not.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    plan = recipe(batch_size=3, grad_accum=2, lora=replace(recipe().lora, dropout=0.2))
+    train_adapter(base, rows(), plan, 1, tmp_path / "ours", marker=MARKER, mode="as_published")
+    masked = encode_rows(base.tokenizer, rows(), plan, MARKER)
+    seed, order = (derive_seed("train", part, 1) % 2**32 for part in ("initialisation and dropout", "row order"))
+    set_seed(seed)
+    lora = plan.lora
+    trainer = SFTTrainer(
+        model=get_peft_model(
+            shared_copy(base.model),
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                use_rslora=lora.rslora,
+                target_modules=list(lora.targets),
+            ),
+        ),
+        processing_class=base.tokenizer,
+        train_dataset=Dataset.from_list([{"input_ids": list(row.input_ids), "labels": row.labels} for row in masked]),
+        args=SFTConfig(
+            output_dir=str(tmp_path / "trl"),
+            report_to="none",
+            seed=seed,
+            data_seed=order,
+            learning_rate=plan.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=plan.warmup_ratio,
+            num_train_epochs=plan.epochs,
+            per_device_train_batch_size=3,
+            gradient_accumulation_steps=2,
+            optim="adamw_torch",
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+        ),
+    )
+    trainer.train()
+    expected = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses(tmp_path / "ours") == pytest.approx(expected, rel=1e-4)
+    trainer.model.save_pretrained(tmp_path / "trl", save_embedding_layers=False)
+    found = load_file(tmp_path / "ours" / WEIGHTS)
+    for name, tensor in load_file(tmp_path / "trl" / WEIGHTS).items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-4)
+
+
 def initial(base: BaseModel, plan: Recipe, folder: Path) -> torch.Tensor:
     """The weights before the first step: those after training at a vanishing rate."""
     train_adapter(base, rows(), replace(plan, learning_rate=1e-30), 1, folder / "still", marker=MARKER)
@@ -317,6 +381,23 @@ def test_out_of_memory_says_what_was_needed_and_what_to_lower(
     assert "3.0 GiB were free; lower " in said and "max_length" in said
     assert str(error).partition("\n")[0] in said and "Details" not in said
     assert raised.value.__cause__ is None and raised.value.__context__ is None
+
+
+def test_an_allocation_that_really_fails_is_told_as_out_of_memory(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever words PyTorch's allocator has for it."""
+    original = type(base.model).forward
+
+    @functools.wraps(original)
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        if self.training:
+            torch.empty(2**50, dtype=torch.uint8)  # more than any machine's address space holds
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(type(base.model), "forward", forward)
+    with pytest.raises(TrainingError, match=r"out of memory in mode packed .* GiB were free; lower "):
+        train_adapter(base, rows(), recipe(), 1, tmp_path, marker=MARKER)
 
 
 def fail_in_the_model(
