@@ -14,6 +14,7 @@ from pathlib import Path
 from leakage_assets_tests.orchestration.deployment import free_port
 
 GPUS = 2
+STARTS = 3
 CLUSTER = """
 import sys, ray
 temp, port, gpus = sys.argv[1:]
@@ -36,14 +37,18 @@ def ray_cluster(log: Path, gpus: int = GPUS) -> Iterator[dict[str, str]]:
     key = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": temp, "RAY_USAGE_STATS_ENABLED": "0", **key}
     command = [sys.executable, "-c", CLUSTER, temp, str(port), str(gpus)]
-    with log.open("w") as file:
-        cluster = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
-        )
-    assert cluster.stdin is not None and cluster.stdout is not None
+    # Ray gives up a start that takes 30 s, which it may on a busy machine.
+    for attempt in range(STARTS):
+        with log.open("w") as file:
+            cluster = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+            )
+        assert cluster.stdin is not None and cluster.stdout is not None
+        if cluster.stdout.readline() == "ready\n":
+            break
+        cluster.communicate()
+        assert attempt + 1 < STARTS, log.read_text()
     try:
-        line = cluster.stdout.readline()
-        assert line == "ready\n", log.read_text()
         yield {"RAY_ADDRESS": f"http://127.0.0.1:{port}", **key}
     finally:
         cluster.stdin.close()
