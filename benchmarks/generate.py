@@ -198,10 +198,13 @@ class Timing:
 
 
 def warm_up(engine: Measured, requests: Sequence[Request], sampling: Sampling, folders: Mapping[str, Path]) -> float:
-    """Start the engine for `requests` and ask it a few others; seconds that took."""
+    """Start the engine and ask it for what is like the first of `requests`; seconds that took.
+
+    The first ones have few adapters: requests from all over would have the engine start with a slot for each.
+    """
     begun = time.monotonic()
-    some = requests[:: max(1, len(requests) // WARM_UP)]
-    for _ in engine.generate([replace(one, index=WARM + one.index) for one in some], sampling, folders):
+    others = [replace(request, index=WARM + request.index) for request in requests[:WARM_UP]]
+    for _ in engine.generate(others, sampling, folders):
         pass
     engine.forget_prefixes()
     return time.monotonic() - begun
@@ -302,7 +305,6 @@ def measure(
                 engine = _engine(part, base, setting, settings)
                 figures["settings"] = asdict(engine.settings)
             figures[f"generate_{part.name}_start_s"] = warm_up(engine, part.requests, setting.sampling, folders)
-            figures[f"generate_{part.name}_slots"] = engine.slots
 
             def unfinished(timing: Timing) -> None:
                 record({**figures, "unfinished": asdict(timing)})
@@ -314,8 +316,12 @@ def measure(
             if not timing.finished:
                 unfinished(timing)
                 break
+            if engine.slots != part.slots:
+                raise SystemExit(f"{part.name} ran with {engine.slots} slots in place of {part.slots}")
             figures.update(figures_of(timing))
-            figures["generate_cost_us_per_token"] = costs(figures)
+            figures[f"generate_{part.name}_slots"] = part.slots
+            if part.name != FULL_PART:
+                figures["generate_cost_us_per_token"] = costs(figures)
             record(figures)
     finally:
         if engine is not None:

@@ -18,7 +18,7 @@ from benchmarks import generate
 from benchmarks.random_base import random_spec, weightless_base
 from leakage_assets.generation.adapters import read_adapter
 from leakage_assets.generation.requests import BASE, Sampling, sample_id
-from leakage_assets.generation.vllm_plan import VllmSettings
+from leakage_assets.generation.vllm_plan import VllmSettings, adapters_at_once
 from leakage_assets.models import model_shape
 from leakage_assets.paths import REPO
 from leakage_assets.planning.ledger import read_bounds, read_ledger
@@ -54,6 +54,12 @@ def test_the_parts_differ_by_one_thing_each() -> None:
     assert {request.adapter for request in base.requests} == {BASE}
     shared = [after.shares_engine_of(before) for before, after in itertools.pairwise(parts)]
     assert shared == [False, True, True, False]
+
+
+def test_the_full_part_needs_two_slots_and_its_warm_up_no_more() -> None:
+    names = [request.adapter for request in generate.panel(generate.NAMES, generate.FULL)]
+    assert adapters_at_once(names, 1024) == 2
+    assert adapters_at_once(names[: generate.WARM_UP], 1024) == 1
 
 
 def test_costs_add_up_to_the_time_of_a_token() -> None:
