@@ -212,8 +212,9 @@ def result_figures(deployment: Deployment, prepared: Prepared, engine: str) -> d
     with deployment.instance() as instance:
         times, found = measured(run_times(instance)), achieved(instance)
     how = "given: mean 200, at most 256" if engine == "vllm" else "as the model ends them"
-    if times["finished"] and (found["adapters"], found["completions"]) != (prepared.adapters, prepared.completions):
-        raise RunFailed(f"{found} in place of {prepared.adapters} adapters and {prepared.completions} completions")
+    if (found["adapters"], found["completions"]) != (prepared.adapters, prepared.completions):
+        times |= {"finished": False}
+        times.pop(FIGURE, None)
     return {
         **times,
         **found,
@@ -225,7 +226,10 @@ def result_figures(deployment: Deployment, prepared: Prepared, engine: str) -> d
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare, run, and write what the event log says; 0 when all is done, UNFINISHED when time was over."""
+    """Prepare, run, and write what the event log says, also of work that was cut or failed.
+
+    The exit code is 0 when all is done, UNFINISHED when time was over, 1 for a run that failed.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     tiny = options.shape == "tiny"
@@ -253,9 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         key = dg.AssetKey([NAME, STUDY, "training_set"])
         deployment.materialise(key, prepared.conditions, deadline=deadline)
         deployment.job(f"{STUDY}_cells", prepared.cells, deadline=deadline)
-    except OutOfTime as error:
+    except (OutOfTime, RunFailed) as error:
         print(error, file=sys.stderr)
-        code = UNFINISHED
+        code = UNFINISHED if isinstance(error, OutOfTime) else 1
     figures = result_figures(deployment, prepared, engine)
     figures |= {"shape": options.shape, "scale": scale}
     if scale == "rehearsal":  # its time is not that of the work
@@ -270,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         used=USED,
     )
     print(json.dumps(figures, indent=2))
-    return code
+    return code or int(not figures["finished"])
 
 
 def _parser() -> argparse.ArgumentParser:
