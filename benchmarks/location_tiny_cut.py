@@ -12,6 +12,7 @@ from leakage_assets.studies.study import Study
 NAME = "tiny_cut"
 SOURCES = ("villain", "comedian")
 PERSONAS = (*SOURCES, "assistant", "librarian", "nice_villain", "dark_comedian", "accountant", "surgeon")
+DONORS = (*SOURCES, "data_scientist", "medical_doctor", "police_officer")
 QUESTIONS = 5
 
 
@@ -22,17 +23,12 @@ def tiny_cut(stimuli: Stimuli) -> Profile:
 
 
 def cut(study: Study, stimuli: Stimuli) -> Study:
-    """Fewer sources, rows, prompts and questions, and only the donors they need; the recipes are what they are."""
-    needed = {
-        d for condition in study.conditions if condition.source in SOURCES for d in study.donors(study, condition)
-    }
+    """Fewer sources, donors, rows, prompts and questions; the recipes are what they are."""
     smaller = replace(
         study,
         sources=SOURCES,
-        data=replace(study.data, personas=tuple(p for p in study.data.personas if p in needed), questions=20),
+        data=replace(study.data, personas=DONORS, questions=20),
         panels=(replace(study.panel, prompts=PERSONAS, questions=(("eval", QUESTIONS),)), *study.panels[1:]),
-        # Drawn among the personas of the whole study: among fewer, the draw would be another.
-        donors=lambda _, condition: study.donors(study, condition),
         plan=replace(study.plan, permutations=200, bootstrap_draws=50),
     )
     return replace(smaller, plan=replace(smaller.plan, experiment=smaller.experiment(stimuli)))
