@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = "cpu" if tiny else "cuda"
     commit, work = commit_of(parser, options.commit), options.work.resolve()
     deadline = time.monotonic() + options.limit
-    scale = "tiny" if tiny else "rehearsal" if options.rehearsal else "full"
+    scale = "tiny" if tiny else "full"
     variables = {ENGINE: engine, BASE_MODEL: str(work / "base"), SCALE: scale}
     deployment = Deployment(work, "benchmarks.location_207", "defs", variables)
     if (work / "home").exists() and not options.resume:
@@ -263,8 +263,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = UNFINISHED if isinstance(error, OutOfTime) else 1
     figures = result_figures(deployment, prepared, engine)
     figures |= {"shape": options.shape, "scale": scale}
-    if scale == "rehearsal":  # its time is not that of the work
-        figures.pop(FIGURE, None)
     write_result(
         options.output,
         RESULT,
@@ -285,7 +283,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shape", choices=("qwen2.5-7b", "tiny"), default="qwen2.5-7b")
     parser.add_argument("--engine", choices=("vllm", "transformers"))
-    parser.add_argument("--rehearsal", action="store_true", help="one adapter and 40 completions, to see that it works")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which the work is cut")
     parser.add_argument("--resume", action="store_true", help="go on with the work in the folder")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{RESULT}.json")

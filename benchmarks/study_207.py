@@ -69,8 +69,8 @@ class Scale207:
 SCALES = {
     # 100 tokens of prompt and 200 of answer, marker and end of turn: rows of 300 tokens.
     "full": Scale207(14, 194, 100, 195, 5, 4, 2e-5, 36, 20, 10, 256),
-    # One adapter and few questions: does everything work at this size?
-    "rehearsal": Scale207(1, 194, 100, 195, 5, 4, 2e-5, 2, 20, 1, 256),
+    # One adapter: what its proof and the starts take, and whether everything works at this size.
+    "one": Scale207(1, 194, 100, 195, 5, 4, 2e-5, 36, 20, 10, 256),
     # For trying it on a laptop.
     "tiny": Scale207(2, 16, 50, 20, 4, 1, 5e-3, 3, 2, 2, 24),
 }

