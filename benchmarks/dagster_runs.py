@@ -186,8 +186,11 @@ def _times(instance: dg.DagsterInstance, run_id: str) -> RunTimes | None:
         return None
     by_step: dict[str, list[Any]] = {}
     for entry in entries:
-        if entry.step_key is not None:
-            by_step.setdefault(entry.step_key.rpartition("__")[2], []).append(entry)
+        # Every step is planned at the start of the run, and begins with the launch of its process.
+        launched = entry.dagster_event_type == dg.DagsterEventType.STEP_WORKER_STARTING
+        name = (entry.step_key or "").rpartition("__")[2]
+        if launched or name in by_step:
+            by_step.setdefault(name, []).append(entry)
     spans = {name: _span(found) for name, found in by_step.items()}
     ended = {name for name, found in by_step.items() if _at(found, dg.DagsterEventType.STEP_SUCCESS) is not None}
     begun = {name: _at(found, dg.DagsterEventType.STEP_START) for name, found in by_step.items()}

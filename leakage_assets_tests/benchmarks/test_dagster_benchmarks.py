@@ -149,6 +149,8 @@ def test_the_work_of_207_at_a_tiny_shape_in_two_pieces(tmp_path: Path) -> None:
     assert (figures["finished"], figures["adapters"], figures["completions"]) == (True, scale.conditions, scale.size)
     seconds = figures["seconds"]
     assert all(seconds[step] > 0 for step in ("training_set", "adapter", "samples", "scores"))
+    # Steps follow one another: counted from their launch they fit into the whole, and processes start in between.
+    assert 0 < seconds["between_steps"] < result.number(FIGURE)
     assert sum(seconds.values()) == pytest.approx(result.number(FIGURE))
     assert 0 < figures["training_s"] < seconds["adapter"]
     assert figures["completion_tokens"] == pytest.approx(figures["completions"] * figures["mean_new_tokens"], abs=1)
