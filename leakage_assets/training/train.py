@@ -243,10 +243,11 @@ def _sizes(masked: Sequence[MaskedRow]) -> list[tuple[int, int]]:
 
 def _free_bytes(device: Any) -> int:
     """Memory of the device that nobody uses, PyTorch's own cache counted in; measures the peak from here on."""
-    import psutil  # type: ignore[import-untyped]
     import torch
 
     if device.type != "cuda":
+        import psutil  # type: ignore[import-untyped]
+
         return int(psutil.virtual_memory().available)
     torch.cuda.reset_peak_memory_stats(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
