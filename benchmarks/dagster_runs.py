@@ -100,7 +100,7 @@ class Deployment:
         self.run(["job", "execute", "-j", name, *tags], deadline)
 
     def run(self, words: Sequence[str], deadline: float) -> None:
-        """`dagster ...` on this code location, in a process group of its own.
+        """`dagster ...` on this code location.
 
         Args:
             deadline: on time.monotonic.
@@ -115,7 +115,15 @@ class Deployment:
         command = [sys.executable, "-m", "dagster", *words, "-m", self.module, "-a", self.attribute]
         print(f"{' '.join(command[2:])}  # output in {log}", file=sys.stderr, flush=True)
         with log.open("w") as output:
-            process = subprocess.Popen(command, env=self.environment, cwd=REPO, stdout=output, stderr=output)
+            process = subprocess.Popen(
+                command,
+                env=self.environment,
+                cwd=REPO,
+                stdout=output,
+                stderr=output,
+                # What a shell starts in the background ignores SIGINT, and would hand that on.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            )
             code = _wait(process, deadline)
         if code is None:
             raise OutOfTime(f"the time given is over; what is finished is kept in {self.folder}")
