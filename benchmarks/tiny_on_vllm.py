@@ -199,10 +199,10 @@ def proofs(lab: Laboratory, study: Study) -> Iterator[dict[str, Any]]:
     """What the proof of each cell found."""
     for cell in cells(study):
         made = newest(lab, lab.address(study, "adapter_proof", cell.condition.key, str(cell.seed)))
-        proof = json.loads((made.folder / "proof.json").read_text())
+        proof, engine = json.loads((made.folder / "proof.json").read_text()), made.manifest.identity["engine"]
         yield {
             "cell": str(cell),
-            "engine": made.manifest.identity["engine"],
+            "engine": engine if isinstance(engine, dict) else {"name": engine},
             "noise_floor": proof["noise_floor"],
             "passed": all(check["passed"] for check in proof["checks"]),
             **{check["name"]: check["value"] for check in proof["checks"]},
