@@ -51,11 +51,20 @@ def write_result(
         used: distributions whose versions are recorded, where installed, beside those of every artifact.
         random_weights: as almost every benchmark here runs on.
     """
-    command = " ".join([f"python -m {module}", *sys.argv[1:]])
+    command = " ".join([f"python -m {module}", *_telling(sys.argv[1:])])
     versions = {**environment()["versions"], **_installed(used)}
     result = Result(name, command, commit, hardware, versions, random_weights, dict(figures))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, (json.dumps(asdict(result), indent=2) + "\n").encode())
+
+
+def _telling(arguments: list[str]) -> list[str]:
+    """Without --output, --work, --commit and their values: where files lay, and what the result says elsewhere."""
+    return [
+        argument
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+        if not {before, argument.partition("=")[0]} & {"--output", "--work", "--commit"}
+    ]
 
 
 def _installed(names: tuple[str, ...]) -> dict[str, str]:
