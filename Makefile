@@ -13,15 +13,15 @@ demo: $(VENV)/.installed
 	$(BIN)/leakage demo
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(MAKE) --no-print-directory test-vllm
 
 # What every engine owes its callers, held against vLLM's CPU build. With LEAKAGE_TEST_ENGINE nothing of it is skipped.
 test-vllm: $(VLLM_VENV)/.installed
-	LEAKAGE_TEST_ENGINE=vllm $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile $(VLLM_TESTS)
+	LEAKAGE_TEST_ENGINE=vllm $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(VLLM_TESTS)
 
 test-fast: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

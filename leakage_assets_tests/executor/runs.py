@@ -45,10 +45,10 @@ def overlap(one: dict[str, object], other: dict[str, object]) -> bool:
     return one["started"] < other["ended"] and other["started"] < one["ended"]  # type: ignore[operator]
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
+        assert time.monotonic() < deadline, f"{what}: not within {patience} s"
         time.sleep(0.05)
 
 

@@ -41,6 +41,10 @@ def start(home: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
         yield run
 
 
+ENDING = 15.0
+"""Seconds in which the process of a step that has reported its end is to be gone, and its lease with it."""
+
+
 def test_four_steps_never_share_two_devices(home, start):
     assert start("four_steps").wait(PATIENCE) == 0
     steps = [seen(home)[name] for name in "abcd"]
@@ -48,7 +52,7 @@ def test_four_steps_never_share_two_devices(home, start):
     for i, one in enumerate(steps):
         for other in steps[i + 1 :]:
             assert one["devices"] != other["devices"] or not overlap(one, other)
-    assert holders(home / "leases", DEVICES) == []
+    wait_for(lambda: holders(home / "leases", DEVICES) == [], "the end of the last step's process", ENDING)
 
 
 def test_a_cpu_step_does_not_wait_while_every_device_is_held(home, start):
@@ -91,7 +95,7 @@ def test_a_step_whose_worker_process_is_killed_ends_and_is_retried(home, start):
     assert not alive(int((home / "seen" / "orphan").read_text()))
     (retry,) = [event for event in events() if event.is_step_up_for_retry]
     assert "its process was ended by SIGKILL" in retry.event_specific_data.error.message
-    assert holders(home / "leases", DEVICES) == []
+    wait_for(lambda: holders(home / "leases", DEVICES) == [], "the end of the last step's process", ENDING)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

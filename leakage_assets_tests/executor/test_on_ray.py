@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
-from leakage_assets.executor.choice import chosen_executor
-from leakage_assets.executor.remote import ExecutorError
 from leakage_assets.paths import REPO
 from leakage_assets_tests.executor import jobs
 from leakage_assets_tests.executor.runs import PATIENCE, alive, events, messages, overlap, run_workers, seen, wait_for
@@ -60,15 +59,30 @@ def test_four_steps_never_share_two_gpus_and_a_cpu_step_sees_none(home, start):
     assert found["cpu"]["devices"] == ""
 
 
-def test_a_node_that_is_not_this_host_is_found(home, monkeypatch):
-    executor = chosen_executor(home / "artifacts")
-    monkeypatch.setattr(psutil, "net_if_addrs", dict)  # a host without the cluster's address
-    with dg.DagsterInstance.get() as instance:
-        context = dg.InitExecutorContext(
-            dg.reconstructable(jobs.four_steps), executor, {"ray": {}, "retries": {"enabled": {}}}, instance
-        )
-        with pytest.raises(ExecutorError, match=r"nodes on other hosts \([0-9.]+\), and Dagster's database is SQLite"):
-            executor.executor_creation_fn(context)
+# In a process of its own: Ray reads how it is to identify itself once, when it is first imported.
+ELSEWHERE = """
+import sys
+import dagster as dg, psutil
+from pathlib import Path
+from leakage_assets.executor.choice import chosen_executor
+from leakage_assets_tests.executor import jobs
+
+psutil.net_if_addrs = dict  # a host without the cluster's address
+executor = chosen_executor(Path(sys.argv[1]))
+with dg.DagsterInstance.get() as instance:
+    config = {"ray": {}, "retries": {"enabled": {}}}
+    executor.executor_creation_fn(
+        dg.InitExecutorContext(dg.reconstructable(jobs.four_steps), executor, config, instance)
+    )
+"""
+
+
+def test_a_node_that_is_not_this_host_is_found(home):
+    command = [sys.executable, "-c", ELSEWHERE, str(home / "artifacts")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    refusal = done.stderr.splitlines()[-1]
+    assert re.search(r"ExecutorError: .*nodes on other hosts \([0-9.]+\), and Dagster's database is SQLite", refusal)
 
 
 def test_a_killed_step_is_retried(home, start):
@@ -83,7 +97,9 @@ def test_a_stopped_step_is_retried(home, start, cluster):
     wait_for((home / "seen" / "deaf").exists, "the step")
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    client = JobSubmissionClient(cluster["RAY_ADDRESS"])
+    client = JobSubmissionClient(
+        cluster["RAY_ADDRESS"], headers={"Authorization": f"Bearer {cluster['RAY_AUTH_TOKEN']}"}
+    )
     running = [job for job in client.list_jobs() if job.status == JobStatus.RUNNING]
     (job,) = [job for job in running if job.metadata["dagster/op"] == "hears_nothing_once"]
     client.stop_job(job.submission_id)
