@@ -6,6 +6,7 @@ the definitions name, and every second comes from the event log: nothing is time
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ import dagster as dg
 
 from benchmarks.recording import processor
 from leakage_assets.exceptions import ExpectedError
+from leakage_assets.executor.step_worker import PR_SET_PDEATHSIG
 from leakage_assets.partitions import range_tags
 from leakage_assets.paths import REPO
 from leakage_assets.planning.hardware import Hardware, hardware_called, this_cpu
@@ -121,8 +123,7 @@ class Deployment:
                 cwd=REPO,
                 stdout=output,
                 stderr=output,
-                # What a shell starts in the background ignores SIGINT, and would hand that on.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+                preexec_fn=_ends_with_its_parent,  # noqa: PLW1509 - this process has one thread
             )
             code = _wait(process, deadline)
         if code is None:
@@ -131,8 +132,15 @@ class Deployment:
             raise RunFailed(f"{' '.join(words)} failed with code {code}: see {log}\n{_end(log)}")
 
 
+def _ends_with_its_parent() -> None:
+    """In the child: SIGINT when the parent dies. What a shell starts in the background ignores that signal, and would
+    hand it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+
+
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """The exit code, or None once a run that was out of time has ended. It never outlives this process."""
+    """The exit code, or None once a run that was out of time has ended."""
     try:
         left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         return process.wait(left)
