@@ -185,10 +185,14 @@ def test_a_cut_of_the_tiny_profile_says_on_vllm_what_it_says_on_transformers(tmp
     output = tmp_path / "results" / "tiny_on_vllm.json"
     words = ["--work", str(tmp_path / "work"), "--cut", "--output", str(output), "--commit", "c" * 40]
     done = run(tmp_path, "benchmarks.tiny_on_vllm", *words)
-    assert done.returncode == 0, done.stderr
+    assert output.exists(), done.stderr
     (result,) = read_ledger(output.parent).results
     figures = result.figures
-    assert (result.random_weights, figures["all_agree"]) == (False, True)
+    assert (result.random_weights, figures["proofs_passed"]) == (False, True)
+    assert done.returncode == 1 - (figures["rates_agree"] and figures["proofs_passed"])
+    # At the level of the benchmark one in some thirty equal pairs of halves of this size would fail.
+    assert figures["rates"]["global_p"] > 1e-3
+    assert all(cell["p_holm"] > 1e-3 for cell in figures["rates"]["cells"])
     assert {(proof["engine"]["name"], proof["passed"]) for proof in figures["proofs"]} == {("vllm", True)}
     assert len(figures["proofs"]) == len(figures["rates"]["cells"]) == 4
     assert figures["rates"]["answers"] == 4 * 8 * 5
