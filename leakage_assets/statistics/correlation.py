@@ -40,7 +40,7 @@ def correlate(
     if coefficient == "spearman":
         a, b = ranks(a), ranks(b)
     for label, values in (("x", a), ("y", b)):
-        problem = _flat(values)
+        problem = flat(values)
         if problem:
             return undefined(name, f"{label} {problem}", n=len(a), unit=unit, method=method)
     r = float(correlate_rows(a, b))
@@ -132,7 +132,8 @@ def _centred(values: ArrayLike) -> Floats:
     return np.where(constant, 0.0, deviation / np.where(largest > 0, largest, 1.0))
 
 
-def _flat(values: Floats) -> str | None:
+def flat(values: Floats) -> str | None:
+    """Why a vector cannot be correlated, or None if it varies."""
     if (values == values[0]).all():
         return "is constant"
     if np.abs(values - values.mean()).max() < RESOLUTION * abs(values.mean()):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from leakage_assets.statistics.result import StatisticsError
 
 if TYPE_CHECKING:
     import polars as pl
+
+Method = Literal["holm", "bonferroni"]
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -16,35 +18,57 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
     A test without a p stays without one but still counts: degenerate data must not shrink the family.
     """
-    from statsmodels.stats.multitest import multipletests
-
-    if not p_values:
-        raise StatisticsError("holm: an empty family of tests")
-    for name, p in p_values.items():
-        if p is not None and not 0 <= p <= 1:
-            raise StatisticsError(f"holm: p of {name!r} is {p}; expected 0 to 1")
-    adjusted = multipletests([1.0 if p is None else p for p in p_values.values()], method="holm")[1]
-    return {name: None if p is None else float(a) for (name, p), a in zip(p_values.items(), adjusted, strict=True)}
+    return _adjusted(p_values, "holm")
 
 
-def with_holm(table: pl.DataFrame, *, tests: str, families: Sequence[str], total: str) -> pl.DataFrame:
+def bonferroni(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Each p times the number of tests, at most 1. A test without a p counts as in ``holm``."""
+    return _adjusted(p_values, "bonferroni")
+
+
+def with_holm(table: pl.DataFrame, *, tests: str, families: Sequence[str], total: str | None = None) -> pl.DataFrame:
     """The table with column ``p_holm`` after ``p``: adjusted within each family, the rows that agree in ``families``.
 
     ``tests`` names the column that tells the tests of a family apart. The row whose test is called ``total`` is about
     all of them together: it is none of the family and has no adjusted p.
     """
+    return _with_adjusted(table, "holm", tests, families, total)
+
+
+def with_bonferroni(
+    table: pl.DataFrame, *, tests: str, families: Sequence[str], total: str | None = None
+) -> pl.DataFrame:
+    """As ``with_holm``, with column ``p_bonferroni``."""
+    return _with_adjusted(table, "bonferroni", tests, families, total)
+
+
+def _adjusted(p_values: Mapping[str, float | None], method: Method) -> dict[str, float | None]:
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        raise StatisticsError(f"{method}: an empty family of tests")
+    for name, p in p_values.items():
+        if p is not None and not 0 <= p <= 1:
+            raise StatisticsError(f"{method}: p of {name!r} is {p}; expected 0 to 1")
+    adjusted = multipletests([1.0 if p is None else p for p in p_values.values()], method=method)[1]
+    return {name: None if p is None else float(a) for (name, p), a in zip(p_values.items(), adjusted, strict=True)}
+
+
+def _with_adjusted(
+    table: pl.DataFrame, method: Method, tests: str, families: Sequence[str], total: str | None
+) -> pl.DataFrame:
     import polars as pl
 
     values: list[float | None] = [None] * len(table)
     members: dict[tuple[object, ...], dict[str, int]] = {}
     for row, (test, *family) in enumerate(table.select(tests, *families).iter_rows()):
-        if test != total:
+        if total is None or test != total:
             family_rows = members.setdefault(tuple(family), {})
             if test in family_rows:
-                raise StatisticsError(f"holm: test {test!r} occurs twice in the family {tuple(family)}")
+                raise StatisticsError(f"{method}: test {test!r} occurs twice in the family {tuple(family)}")
             family_rows[test] = row
     for rows in members.values():
-        for test, p in holm({test: table["p"][row] for test, row in rows.items()}).items():
+        for test, p in _adjusted({test: table["p"][row] for test, row in rows.items()}, method).items():
             values[rows[test]] = p
     place = table.columns.index("p") + 1
-    return table.clone().insert_column(place, pl.Series("p_holm", values, dtype=pl.Float64))
+    return table.clone().insert_column(place, pl.Series(f"p_{method}", values, dtype=pl.Float64))

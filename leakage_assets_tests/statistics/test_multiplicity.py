@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leakage_assets.statistics.multiplicity import holm, with_holm
+from leakage_assets.statistics.multiplicity import bonferroni, holm, with_bonferroni, with_holm
 from leakage_assets.statistics.result import StatisticsError
 
 FAMILY = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 1), min_size=1, max_size=8)
@@ -52,3 +52,20 @@ def test_each_family_of_a_table_is_adjusted_by_itself_and_the_total_not_at_all()
     assert with_holm(table.clear(), tests="source", families=["layer"], total="pooled").columns == adjusted.columns
     with pytest.raises(StatisticsError, match="'a' occurs twice"):
         with_holm(table.with_columns(layer=1), tests="source", families=["layer"], total="pooled")
+
+
+@given(FAMILY)
+@SLOW
+def test_bonferroni_is_its_definition(family: dict[str, float]) -> None:
+    assert bonferroni(family) == pytest.approx({name: min(1.0, len(family) * p) for name, p in family.items()})
+
+
+def test_without_a_total_every_row_is_a_test() -> None:
+    table = pl.DataFrame({"layer": [10, 15, 10, 15], "name": list("aabb"), "p": [0.01, 0.02, 0.3, None]})
+    adjusted = with_bonferroni(with_holm(table, tests="layer", families=["name"]), tests="layer", families=["name"])
+    assert adjusted.columns == ["layer", "name", "p", "p_bonferroni", "p_holm"]
+    assert adjusted["p_holm"].to_list() == [0.02, 0.02, 0.6, None]
+    assert adjusted["p_bonferroni"].to_list() == [0.02, 0.04, 0.6, None]
+    for refuse in (lambda: bonferroni({}), lambda: bonferroni({"a": -0.1})):
+        with pytest.raises(StatisticsError, match="bonferroni"):
+            refuse()
