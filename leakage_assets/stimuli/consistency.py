@@ -25,6 +25,9 @@ EMPTY_PROMPT = "control_empty"
 
 REQUIRED_MARKERS = ("zlt", "a", "b", "probe")
 REQUIRED_SETS = ("train", "eval")
+TRAINED_SETS = ("train", "implant")
+"""Sets whose answers adapters are trained on."""
+
 REWRITES = ("paraphrase", "declarative")
 NO_FAMILY = ("control", "vendor_default")
 
@@ -138,10 +141,12 @@ def question_problems(source: Source, content: QuestionsFile, world: World) -> I
     for name in REQUIRED_SETS:
         if name not in sets:
             yield source.problem(("question_sets",), f"no question set {name!r}; expected it: studies use it")
-    trained = {question.topic for question in sets.get("train", ())}
+    trained = {question.topic: name for name in reversed(TRAINED_SETS) for question in sets.get(name, ())}
     for i, question in enumerate(sets.get("eval", ())):
         if question.topic in trained:
-            fault = f"topic {question.topic!r} is also of `train`; expected a topic never trained on"
+            fault = (
+                f"topic {question.topic!r} is also of `{trained[question.topic]}`; expected a topic never trained on"
+            )
             yield source.problem(("question_sets", "eval", i, "topic"), fault)
 
 

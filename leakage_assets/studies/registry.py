@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
     """The function that recomputes a study's published statistics. Raises ``StudyError`` listing what exists."""
     from leakage_assets.studies.marker_leakage import reproduction as marker_leakage
+    from leakage_assets.studies.source_rate import reproduction as source_rate
 
-    known = {"marker_leakage": marker_leakage.reproduce}
+    known = {"marker_leakage": marker_leakage.reproduce, "source_rate": source_rate.reproduce}
     if study not in known:
         raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")
     return known[study]

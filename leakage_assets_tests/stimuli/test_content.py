@@ -137,6 +137,7 @@ def test_question_sets_have_the_protocol_s_sizes(stimuli: Stimuli) -> None:
         "ood_creative": 20,
         "ood_maths": 20,
         "ood_society": 6,
+        "implant": 160,
     }
     assert sizes == expected
     assert all(len(q.text.split()) <= 14 for s in stimuli.question_sets.values() for q in s.questions)
@@ -147,6 +148,13 @@ def test_question_sets_are_disjoint(stimuli: Stimuli) -> None:
     assert len({q.name.lower() for q in questions}) == len(questions)
     assert len({" ".join(q.text.lower().split()) for q in questions}) == len(questions)
     assert not {q.topic for q in stimuli.questions("train")} & {q.topic for q in stimuli.questions("eval")}
+
+
+def test_implant_questions_are_four_more_on_each_trained_topic(stimuli: Stimuli) -> None:
+    subjects = {topic.name: topic.subject for topic in stimuli.world.topics}
+    asked = stimuli.questions("implant")
+    assert [q.topic for q in asked] == [q.topic for q in stimuli.questions("train") for _ in range(4)]
+    assert all(subjects[q.topic].removeprefix("the ").lower() in q.text.lower() for q in asked)
 
 
 def test_every_topic_is_asked_about_by_its_subject(stimuli: Stimuli) -> None:

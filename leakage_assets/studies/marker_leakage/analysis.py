@@ -33,6 +33,7 @@ from leakage_assets.studies.marker_leakage.rates import (
 from leakage_assets.studies.marker_leakage.shape import shape_table
 from leakage_assets.studies.study import Hypothesis, Study
 from leakage_assets.studies.tables import StudyTables
+from leakage_assets.studies.verdicts import decide
 
 if TYPE_CHECKING:
     from leakage_assets.stimuli import Stimuli
@@ -283,26 +284,6 @@ def _verdict(study: Study, hypothesis: Hypothesis, estimate: Estimate) -> dict[s
 def _sources_to_come(study: Study, estimate: Estimate) -> int:
     """By how much a count of sources could still rise."""
     return len(study.sources) - estimate.n if estimate.name in COUNTS else 0
-
-
-def decide(hypothesis: Hypothesis, estimate: Estimate, *, sources_to_come: int = 0) -> str:
-    """``supported``, ``not supported`` or ``undecided``, from the plan's threshold and nothing else.
-
-    A count of sources that misses its threshold is undecided while unfinished sources could still make it up.
-    """
-    value = estimate.estimate
-    if value is None or (hypothesis.max_p is not None and estimate.p is None):
-        return "undecided"
-    beyond = {
-        "greater": value > hypothesis.threshold,
-        "at_least": value >= hypothesis.threshold,
-        "less": value < hypothesis.threshold,
-        "at_most": value <= hypothesis.threshold,
-    }[hypothesis.direction]
-    if not beyond and hypothesis.direction == "at_least" and sources_to_come:
-        return "undecided" if value + sources_to_come >= hypothesis.threshold else "not supported"
-    certain = hypothesis.max_p is None or (estimate.p is not None and estimate.p < hypothesis.max_p)
-    return "supported" if beyond and certain else "not supported"
 
 
 def seed_table(study: Study, tables: StudyTables) -> pl.DataFrame:

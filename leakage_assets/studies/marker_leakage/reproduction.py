@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from leakage_assets.exceptions import ExpectedError
 from leakage_assets.paths import DATA
 from leakage_assets.statistics.categories import ALL, category_table
 from leakage_assets.statistics.layers import POOLED, best_layers, correlation_table
 from leakage_assets.statistics.result import StatisticsError
+from leakage_assets.studies.published import (
+    Figure,
+    FigureKey,
+    Headline,
+    ReproductionError,
+    comparison,
+    comparison_table,
+    figure_row,
+    read_headline,
+    read_published,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,64 +56,6 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
 MAY_BE_EMPTY = {"related_to"}
 
 
-class ReproductionError(ExpectedError):
-    """The published files or the typed-in figures cannot be used. Names the file and the remedy."""
-
-
-class Known(BaseModel):
-    """Where the sheet itself says that the write-up is wrong: the ambiguity's number and the right value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    by: str
-    value: float
-
-
-class Figure(BaseModel):
-    """A printed number: ``precision`` is one unit of its last printed digit, 0 for a count."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    block: str
-    item: str
-    metric: str
-    value: float
-    precision: float
-    where: str
-    relation: Literal["equals", "at_least"] = "equals"
-    known: Known | None = None
-
-    @property
-    def key(self) -> FigureKey:
-        return FigureKey(self.block, self.item, self.metric)
-
-    @property
-    def tolerance(self) -> float:
-        """Half a printed unit, or what the rounded cosines cost where that is more."""
-        rounding = {
-            "spearman_rho": RHO_TOLERANCE,
-            "pearson_r": RHO_TOLERANCE,
-            "spearman_p": P_TOLERANCE["spearman"] * self.value,
-        }
-        return max(self.precision / 2, rounding.get(self.metric, 0.0))
-
-
-class FigureKey(NamedTuple):
-    """What a figure is about."""
-
-    block: str
-    item: str
-    metric: str
-
-
-class Headline(BaseModel):
-    """The figures of one study."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    study: str
-    issue: int
-    sheet: str
-    figures: tuple[Figure, ...]
-
-
 def reproduce(published: Path) -> pl.DataFrame:
     """Published beside recomputed, one row per statistic.
 
@@ -116,9 +66,9 @@ def reproduce(published: Path) -> pl.DataFrame:
 
     Raises ``ReproductionError`` for a missing folder or file, missing columns, or cells that are not numbers.
     """
-    import polars as pl
-
-    tables = {name: _read(published, name) for name in COLUMNS}
+    tables = {
+        name: read_published(published, name, columns, may_be_empty=MAY_BE_EMPTY) for name, columns in COLUMNS.items()
+    }
     pairs = _pairs(published, tables)
     try:
         correlations = correlation_table(pairs)
@@ -130,50 +80,24 @@ def reproduce(published: Path) -> pl.DataFrame:
     rows = [
         *_correlation_rows(published, tables["i66_correlations.csv"], correlations),
         *_consistency_rows(tables),
-        *(_figure_row(figure, recomputed) for figure in headline_figures().figures),
+        *(figure_row(f, recomputed, tolerance=_tolerance(f), path=FIGURES) for f in headline_figures().figures),
     ]
-    number = dict.fromkeys(("published", "recomputed", "difference", "tolerance"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=number, infer_schema_length=None)
+    return comparison_table(rows)
 
 
 def headline_figures(path: Path = FIGURES) -> Headline:
     """The typed-in figures, validated. Raises ``ReproductionError`` naming the file and the field."""
-    if not path.is_file():
-        raise ReproductionError(f"{path}: missing; it is part of the repository: git checkout -- {path.name}")
-    try:
-        return Headline.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "top level"
-        raise ReproductionError(f"{path}: {place}: {first['msg']}") from error
+    return read_headline(path)
 
 
-def _read(published: Path, name: str) -> pl.DataFrame:
-    import polars as pl
-
-    remedy = "give the folder that holds the published i66_*.csv files (see its README)"
-    if not published.is_dir():
-        raise ReproductionError(f"{published}: no such folder; {remedy}")
-    path = published / name
-    if not path.is_file():
-        raise ReproductionError(f"{path}: no such file; {remedy}")
-    try:
-        header = pl.read_csv(path, n_rows=0).columns
-        absent = [column for column in COLUMNS[name] if column not in header]
-        if absent:
-            raise ReproductionError(
-                f"{path}: no column {', '.join(map(repr, absent))}; it has {', '.join(header)}; {remedy}"
-            )
-        types = {int: pl.Int64, float: pl.Float64, str: pl.String}
-        schema = {column: types[kind] for column, kind in COLUMNS[name].items()}
-        table = pl.read_csv(path, schema_overrides=schema, columns=list(schema))
-    except pl.exceptions.PolarsError as error:
-        raise ReproductionError(f"{path}: {str(error).splitlines()[0]}; {remedy}") from error
-    for column in table.columns:
-        if column not in MAY_BE_EMPTY and table[column].null_count():
-            line = int(table[column].is_null().arg_true()[0]) + 2
-            raise ReproductionError(f"{path}:{line}: {column!r} is empty; fetch the file again")
-    return table
+def _tolerance(figure: Figure) -> float:
+    """Half a printed unit, or what the rounded cosines cost where that is more."""
+    rounding = {
+        "spearman_rho": RHO_TOLERANCE,
+        "pearson_r": RHO_TOLERANCE,
+        "spearman_p": P_TOLERANCE["spearman"] * figure.value,
+    }
+    return max(figure.precision / 2, rounding.get(figure.metric, 0.0))
 
 
 def _pairs(published: Path, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -211,9 +135,9 @@ def _correlation_rows(
             found = ours[row["layer"], row["source"], coefficient]
             metric_p = f"{coefficient}_p"
             tolerance = P_TOLERANCE[coefficient] * row[metric_p]
-            yield _row(FigureKey("correlations", item, metric), row[metric], found["estimate"], RHO_TOLERANCE)
-            yield _row(FigureKey("correlations", item, metric_p), row[metric_p], found["p"], tolerance)
-        yield _row(FigureKey("correlations", item, "n"), row["n"], found["n"], 0.0)
+            yield comparison(FigureKey("correlations", item, metric), row[metric], found["estimate"], RHO_TOLERANCE)
+            yield comparison(FigureKey("correlations", item, metric_p), row[metric_p], found["p"], tolerance)
+        yield comparison(FigureKey("correlations", item, "n"), row["n"], found["n"], 0.0)
 
 
 def _consistency_rows(tables: Mapping[str, pl.DataFrame]) -> Iterator[dict[str, object]]:
@@ -231,38 +155,7 @@ def _consistency_rows(tables: Mapping[str, pl.DataFrame]) -> Iterator[dict[str, 
     )
     for row in checked.iter_rows(named=True):
         for metric in ("rates_equal_to_counts", "related_as_designed"):
-            yield _row(FigureKey("rates", row["source"], metric), row["rows"], row[metric], 0.0)
-
-
-def _figure_row(figure: Figure, recomputed: Mapping[FigureKey, float | None]) -> dict[str, object]:
-    if figure.key not in recomputed:
-        raise ReproductionError(
-            f"{FIGURES}: the published files give no {' / '.join(figure.key)}; fetch them again, or correct the entry"
-        )
-    ours = recomputed[figure.key]
-    row = _row(figure.key, figure.value, ours, figure.tolerance, at_least=figure.relation == "at_least")
-    # Only the correction that the sheet gives excuses a claim of the write-up; any other differs.
-    if figure.known and ours is not None and _within(ours - figure.known.value, figure.tolerance, ours):
-        row["verdict"] = f"known: {figure.known.by}"
-    return row
-
-
-def _row(
-    key: FigureKey, published: float, recomputed: float | None, tolerance: float, *, at_least: bool = False
-) -> dict[str, object]:
-    difference, verdict = None, "undefined"
-    if recomputed is not None:
-        difference = recomputed - published
-        if at_least:
-            difference = min(0.0, difference)
-        verdict = "ok" if _within(difference, tolerance, published) else "DIFFERS"
-    numbers = {"published": published, "recomputed": recomputed, "difference": difference}
-    return {**key._asdict(), **numbers, "tolerance": tolerance, "verdict": verdict}
-
-
-def _within(difference: float, tolerance: float, scale: float) -> bool:
-    """Up to the last bits of a number of that size: 10.75 printed as 10.8 is within half a unit."""
-    return abs(difference) <= tolerance + 1e-12 * abs(scale)
+            yield comparison(FigureKey("rates", row["source"], metric), row["rows"], row[metric], 0.0)
 
 
 def _recomputed(
