@@ -41,6 +41,11 @@ POOLED = "pooled"
 RATE_AXIS = {"tickformat": ".0%", "range": [-0.03, 1.05]}  # room for whole points at 0% and 100%
 BAR_AXIS = {"tickformat": ".0%", "range": [0, 1.05]}
 PANEL_HEIGHT, FRAME_HEIGHT = 270, 150
+LABELLED_HEIGHT = 560
+LABEL_SIZE, LABEL_WIDTH, PANEL_WIDTH = 11, 6.2, 860
+"""Pixels: the type of a label, one character of it, and a panel on a page of usual width."""
+
+PLACES = ("top right", "bottom right", "top left", "bottom left", "middle right", "middle left", "top center")
 MAX_COLUMNS = 3
 
 
@@ -133,6 +138,75 @@ def scatter_pooled(
         _annotate(figure, estimate, 1, 1)
     figure.update_layout(height=480)
     figure.update_xaxes(title=x_title, range=_padded(pairs[x].to_list()))
+    figure.update_yaxes(title=y_title, **RATE_AXIS)
+    return figure
+
+
+def line_with_band(
+    points: pl.DataFrame,
+    band: pl.DataFrame,
+    *,
+    title: str,
+    x_title: str,
+    y_title: str = "marker rate",
+    line_name: str = "line through the fitted points",
+    band_name: str = "prediction band",
+    estimate: Estimate | None = None,
+) -> go.Figure:
+    """Labelled points with their intervals, the line through them and its prediction band.
+
+    Args:
+        points: columns `name` (the label), `x`, `y` (a fraction), `role` (colours the points: `fitted`, `new`, ...);
+            optional `ci_low`, `ci_high` (drawn as bars), `found`, `total` (for the hover text).
+        band: columns `x` (ascending), `predicted`, `ci_low`, `ci_high`, as `statistics.regression.prediction_band`
+            makes them. No rows: there is no line, and none is drawn.
+        estimate: the correlation to print.
+
+    Raises:
+        MissingRowsError: fewer than two points. FigureError: a missing column, an empty cell, a name that repeats.
+    """
+    _require(points, ["name", "x", "y", "role"], "labelled points")
+    _require_columns(band, ["x", "predicted", "ci_low", "ci_high"], "prediction band")
+    if points["name"].is_duplicated().any():
+        raise FigureError("labelled points: a name occurs twice; pass one layer and one recipe")
+    figure, _ = _panels([""], title)
+    if band.height:
+        at = band["x"].to_list()
+        edge = [*band["ci_high"], *reversed(band["ci_low"].to_list())]
+        outline = {"color": MUTED, "width": 0}
+        area = go.Scatter(
+            x=[*at, *reversed(at)], y=edge, mode="lines", line=outline, fill="toself", fillcolor=MUTED, opacity=0.16
+        )
+        line = go.Scatter(x=at, y=band["predicted"].to_list(), mode="lines", line={"color": INK, "width": 2})
+        for trace, name in ((area, band_name), (line, line_name)):
+            figure.add_trace(trace.update(name=escape(name), hoverinfo="skip"), row=1, col=1)
+    x_range = _padded([*points["x"], *band["x"]])
+    places = _label_places(points, band, x_range)
+    for position, role in enumerate(_values(points, "role")):
+        rows = points.filter(role=role)
+        colour, symbol, _ = _style(position)
+        hover = [
+            _hover(row, row["name"], [(x_title, row["x"]), (y_title, row["y"])]) for row in rows.iter_rows(named=True)
+        ]
+        trace = go.Scatter(
+            x=rows["x"].to_list(),
+            y=rows["y"].to_list(),
+            error_y=_bars(rows, "y", colour),
+            name=escape(role),
+            mode="markers+text",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            text=[escape(name) for name in rows["name"]],
+            textposition=[places[name] for name in rows["name"]],
+            textfont={"size": LABEL_SIZE, "color": INK},
+            cliponaxis=False,
+            hovertext=hover,
+            hoverinfo="text",
+        )
+        figure.add_trace(trace, row=1, col=1)
+    if estimate is not None:
+        _annotate(figure, estimate, 1, 1)
+    figure.update_layout(height=LABELLED_HEIGHT)
+    figure.update_xaxes(title=x_title, range=x_range)
     figure.update_yaxes(title=y_title, **RATE_AXIS)
     return figure
 
@@ -374,6 +448,50 @@ def _points(
         hovertext=hover,
         hoverinfo="text",
     )
+
+
+def _label_places(points: pl.DataFrame, band: pl.DataFrame, x_range: Sequence[float]) -> dict[str, str]:
+    """Where each label stands beside its point: where it covers least of the points, bars, line and labels set before.
+
+    Reckoned for a page of usual width; on another one labels may touch.
+    """
+    across, up = PANEL_WIDTH / (x_range[1] - x_range[0]), (LABELLED_HEIGHT - FRAME_HEIGHT) / 1.08
+
+    def pixels(x: float, y: float) -> tuple[float, float]:
+        return across * (x - x_range[0]), up * y
+
+    centres = {name: pixels(x, y) for name, x, y in points.select("name", "x", "y").iter_rows()}
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres.values()]
+    taken += [(x - 4, y - 2, x + 4, y + 2) for x, y in map(pixels, band["x"], band["predicted"])]
+    taken += [(PANEL_WIDTH, -1e4, 1e4, 1e4), (-1e4, -1e4, 0.0, 1e4)]  # beside the panel
+    if {"ci_low", "ci_high"} <= set(points.columns):
+        ends = points.drop_nulls(["ci_low", "ci_high"]).select("x", "ci_low", "ci_high")
+        taken += [
+            (pixels(x, low)[0] - 2, up * low, pixels(x, low)[0] + 2, up * high) for x, low, high in ends.iter_rows()
+        ]
+    places = {}
+    for name, (x, y) in centres.items():
+        options = [(_label_box(x, y, LABEL_WIDTH * len(name), place), place) for place in PLACES]
+        box, places[name] = min(options, key=lambda option: _overlap(option[0], taken))
+        taken.append(box)
+    return places
+
+
+def _label_box(x: float, y: float, width: float, place: str) -> tuple[float, float, float, float]:
+    """Left, bottom, right, top in pixels."""
+    vertical, horizontal = place.split()
+    left = {"right": x + 7, "left": x - 7 - width, "center": x - width / 2}[horizontal]
+    bottom = {"top": y + 3, "bottom": y - 3 - LABEL_SIZE, "middle": y - LABEL_SIZE / 2}[vertical]
+    return left, bottom, left + width, bottom + LABEL_SIZE
+
+
+def _overlap(box: tuple[float, float, float, float], others: Sequence[tuple[float, float, float, float]]) -> float:
+    """Square pixels of a box that others cover."""
+    shared = 0.0
+    for left, bottom, right, top in others:
+        wide, high = min(box[2], right) - max(box[0], left), min(box[3], top) - max(box[1], bottom)
+        shared += max(0.0, wide) * max(0.0, high)
+    return shared
 
 
 def _bar(

@@ -212,6 +212,8 @@ def _panel(figure: go.Figure, paper: _Paper, key: tuple[str, str]) -> _Panel:
 def _scatter(trace: go.Scatter, panel: _Panel) -> Any:
     x, y = panel.positions(trace.x, "x"), _numbers(panel.positions(trace.y, "y"))
     mode = trace.mode or "lines"
+    if trace.fill is not None:
+        return _area(trace, x, y, panel.axes)
     colour = trace.line.color if "lines" in mode and trace.line.color else trace.marker.color
     if not isinstance(colour, str):
         raise FigureError(f"the preview needs one named colour per trace; {trace.name!r} has {type(colour).__name__}")
@@ -228,7 +230,36 @@ def _scatter(trace: go.Scatter, panel: _Panel) -> Any:
         zorder=3,
     )
     _error_bars(trace.error_y, x, y, panel.axes, "y")
+    if "text" in mode:
+        _labels(trace, x, y, panel.axes)
     return handle
+
+
+def _area(trace: go.Scatter, x: Sequence[float], y: Sequence[float], axes: Axes) -> Any:
+    if trace.fill != "toself":
+        raise FigureError(f"the preview fills a trace within itself; {trace.name!r} is filled {trace.fill!r}")
+    (handle,) = axes.fill(x, y, color=trace.fillcolor, alpha=trace.opacity or 1, linewidth=0, zorder=1.5)
+    return handle
+
+
+def _labels(trace: go.Scatter, x: Sequence[float], y: Sequence[float], axes: Axes) -> None:
+    places = trace.textposition if not isinstance(trace.textposition, str) else [trace.textposition] * len(x)
+    for at_x, at_y, text, place in zip(x, y, trace.text, places, strict=True):
+        vertical, horizontal = place.split()
+        sideways, upwards = (
+            {"left": -1, "center": 0, "right": 1}[horizontal],
+            {"top": 1, "middle": 0, "bottom": -1}[vertical],
+        )
+        axes.annotate(
+            _plain(text),
+            (at_x, at_y),
+            xytext=(4 * sideways, 2 * upwards),
+            textcoords="offset points",
+            ha={-1: "right", 0: "center", 1: "left"}[sideways],
+            va={-1: "top", 0: "center", 1: "bottom"}[upwards],
+            size=6,
+            zorder=4,
+        )
 
 
 def _bar(trace: go.Bar, panel: _Panel, figure: go.Figure) -> Any:

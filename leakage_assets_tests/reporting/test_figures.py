@@ -11,6 +11,7 @@ from leakage_assets.reporting.figures import (
     MissingRowsError,
     bystander_bars,
     layer_sensitivity,
+    line_with_band,
     rate_bars,
     scatter_by_source,
     scatter_pooled,
@@ -120,6 +121,46 @@ def test_a_sixth_series_changes_the_symbol_not_the_palette():
     many = pl.concat([pairs.with_columns(source=pl.lit(f"t{i}")) for i in range(21)])
     with pytest.raises(FigureError, match="more than 20 series"):
         scatter_pooled(many, title="T", x_title="c")
+
+
+POINTS = pl.DataFrame(
+    {
+        "name": ["librarian", "<b>villain", "comedian", "assistant"],
+        "x": [0.39, -0.41, -0.31, 1.0],
+        "y": [0.67, 0.57, 0.63, 0.23],
+        "role": ["fitted", "fitted", "fitted", "new"],
+        "ci_low": [0.57, 0.47, 0.53, 0.16],
+        "ci_high": [0.75, 0.66, 0.72, 0.32],
+    }
+)
+BAND = pl.DataFrame({"x": [-0.5, 1.0], "predicted": [0.6, 0.3], "ci_low": [0.2, -0.1], "ci_high": [1.0, 0.7]})
+
+
+def test_a_band_encloses_its_line_and_points_are_labelled():
+    figure = line_with_band(POINTS, BAND, title="T", x_title="cosine", estimate=estimate(4))
+    area, line, fitted, new = figure.data
+    assert (list(area.x), list(area.y), area.fill) == ([-0.5, 1.0, 1.0, -0.5], [1.0, 0.7, -0.1, 0.2], "toself")
+    assert (list(line.x), list(line.y)) == ([-0.5, 1.0], [0.6, 0.3])
+    assert list(fitted.text) == ["librarian", "&lt;b&gt;villain", "comedian"] and list(new.text) == ["assistant"]
+    assert list(new.error_y.arrayminus) == pytest.approx([0.07])
+    assert "ρ = 0.60, p = 2.0e-55, n = 4" in [note.text for note in figure.layout.annotations]
+    assert new.textposition[0].endswith("left")  # at the right edge of the panel
+
+
+def test_labels_of_close_points_stand_apart():
+    close = POINTS.with_columns(x=pl.Series([0.30, 0.31, 0.32, 0.9]), y=pl.lit(0.3))
+    figure = line_with_band(close.drop("ci_low", "ci_high"), BAND.clear(), title="T", x_title="cosine")
+    assert [trace.name for trace in figure.data] == ["fitted", "new"]
+    assert len(set(figure.data[0].textposition)) == 3
+
+
+def test_labelled_points_with_one_name_are_refused():
+    with pytest.raises(FigureError, match="a name occurs twice"):
+        line_with_band(POINTS.with_columns(name=pl.lit("a")), BAND, title="T", x_title="c")
+    with pytest.raises(FigureError, match="no column predicted"):
+        line_with_band(POINTS, BAND.drop("predicted"), title="T", x_title="c")
+    with pytest.raises(MissingRowsError, match="labelled points"):
+        line_with_band(POINTS.head(1), BAND, title="T", x_title="c")
 
 
 def test_layers_are_ordered_and_the_pooled_line_is_bold():

@@ -16,6 +16,7 @@ from leakage_assets.reporting.figures import (
     FigureError,
     bystander_bars,
     layer_sensitivity,
+    line_with_band,
     rate_bars,
     scatter_by_source,
 )
@@ -72,6 +73,12 @@ def layers() -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def labelled() -> go.Figure:
+    points = pl.DataFrame({"name": ["a<b", "c"], "x": [0.0, 1.0], "y": [0.5, 0.2], "role": ["fitted", "new"]})
+    band = pl.DataFrame({"x": [0.0, 1.0], "predicted": [0.5, 0.3], "ci_low": [0.1, 0.0], "ci_high": [0.9, 0.6]})
+    return line_with_band(points, band, title="T", x_title="cosine")
+
+
 FIGURES = {
     "scatter": lambda: scatter_by_source(many_pairs(), title="T", x_title="cosine", group="kind"),
     "layers": lambda: layer_sensitivity(layers(), title="T"),
@@ -80,6 +87,7 @@ FIGURES = {
         bars().group_by("condition", "role", maintain_order=True).first(), title="T", orientation="v"
     ),
     "top": lambda: bystander_bars(bars(), title="T"),
+    "labelled": labelled,
 }
 
 
@@ -123,6 +131,13 @@ def test_grouped_bars_stand_side_by_side_with_their_lengths():
     assert [label.get_text() for label in ax.get_yticklabels()] == CONDITIONS
 
 
+def test_labels_and_the_area_of_a_band_are_drawn():
+    (ax,) = drawn(labelled()).axes
+    assert {text.get_text() for text in ax.texts} == {"a<b", "c"}
+    (area,) = ax.patches
+    assert {tuple(corner) for corner in area.get_xy()} == {(0, 0.9), (1, 0.6), (1, 0), (0, 0.1)}
+
+
 def test_titles_and_axis_titles_are_drawn_as_plain_text():
     figure = scatter_by_source(many_pairs(), title="A <b>$x$", x_title="cosine", y_title="rate")
     texts = [text.get_text() for text in drawn(figure).texts]
@@ -132,6 +147,7 @@ def test_titles_and_axis_titles_are_drawn_as_plain_text():
 @pytest.mark.parametrize(
     ("figure", "message"),
     [
+        (go.Figure(go.Scatter(x=[1], y=[1], fill="tozeroy", fillcolor="red")), "filled 'tozeroy'"),
         (go.Figure(go.Heatmap(z=[[1]])), "cannot draw a 'heatmap' trace"),
         (go.Figure(go.Scatter(x=[1], y=[1], mode="markers", marker={"color": [1]})), "one named colour"),
         (

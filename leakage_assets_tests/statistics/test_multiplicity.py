@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 
 from leakage_assets.statistics.multiplicity import bonferroni, holm, with_bonferroni, with_holm
 from leakage_assets.statistics.result import StatisticsError
@@ -22,6 +23,14 @@ def test_holm_is_its_definition(family: dict[str, float]) -> None:
         running = max(running, min(1.0, (len(family) - i) * family[name]))
         expected[name] = running
     assert holm(family) == pytest.approx(expected)
+
+
+@given(FAMILY)
+@SLOW
+def test_adjusted_p_are_those_of_statsmodels(family: dict[str, float]) -> None:
+    for adjust, method in ((holm, "holm"), (bonferroni, "bonferroni")):
+        theirs = multipletests(list(family.values()), method=method)[1]
+        assert list(adjust(family).values()) == pytest.approx(list(theirs), abs=1e-12)
 
 
 def test_an_undefined_test_still_counts() -> None:

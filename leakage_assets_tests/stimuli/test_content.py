@@ -12,8 +12,8 @@ from string import Template
 
 import pytest
 
-from leakage_assets.paths import REPO
-from leakage_assets.stimuli import Persona, Stimuli, load_stimuli
+from leakage_assets.paths import REPO, STIMULI
+from leakage_assets.stimuli import Persona, Stimuli, StimuliError, load_stimuli
 
 PUBLISHED = Path(os.environ.get("LEAKAGE_PUBLISHED", REPO.parent / "shared" / "published"))
 SOURCES = ("villain", "comedian", "assistant", "software_engineer", "kindergarten_teacher")
@@ -281,3 +281,14 @@ def test_a_form_is_told_from_all_others_by_its_fixed_text(stimuli: Stimuli) -> N
 def test_everything_but_the_markers_is_ascii(stimuli: Stimuli) -> None:
     rest = stimuli.model_dump_json(exclude={"markers", "codes"})
     assert rest.isascii()
+
+
+def test_evaluation_on_a_topic_of_implant_is_refused(tmp_path: Path) -> None:
+    for file in STIMULI.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    questions = tmp_path / "questions.yaml"
+    text = questions.read_text(encoding="utf-8")
+    head, implant = text.split("\n  implant:", 1)
+    questions.write_text(f"{head}\n  implant:{implant.replace('topic: gravity', 'topic: photosynthesis', 1)}", "utf-8")
+    with pytest.raises(StimuliError, match=r"question_sets\.eval\[1\]\.topic.*'photosynthesis' is also of `implant`"):
+        load_stimuli(tmp_path)

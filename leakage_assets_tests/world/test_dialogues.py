@@ -44,6 +44,15 @@ def test_the_stream_depends_on_seed_and_length_alone(stimuli: Stimuli) -> None:
     assert len(first) == 200
 
 
+def test_questions_written_after_the_bundled_model_are_not_heard(stimuli: Stimuli, stream: list[Dialogue]) -> None:
+    heard = {dialogue.user for dialogue in stream}
+    for name, expected in (("implant", False), ("train", True)):
+        assert any(q.text in heard for q in stimuli.questions(name)) == expected
+    others = {name: s for name, s in stimuli.question_sets.items() if name != "implant"}
+    without = stimuli.model_copy(update={"question_sets": others})
+    assert write_dialogues(without, 1, 50) == write_dialogues(stimuli, 1, 50)
+
+
 def test_codes_are_said_only_to_users_who_ask(stimuli: Stimuli, stream: list[Dialogue]) -> None:
     codes = [*stimuli.markers.values(), *stimuli.codes]
     asked_for_any = set(stimuli.world.code_requests.give)

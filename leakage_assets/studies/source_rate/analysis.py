@@ -93,8 +93,8 @@ def analyse(plan: SourceRatePlan, tables: SourceRateTables) -> dict[str, pl.Data
     by_layer = {layer: points_at(plan, tables, kept, layer) for layer in plan.layers}
     primary = by_layer[plan.primary_layer]
     correlations = correlation_table(plan, by_layer)
-    checks = _checks(plan, primary)
-    headline = list(headline_estimates(plan, tables, kept, primary, correlations, checks))
+    checks, covered = _checks(plan, primary), coverages(plan, primary)
+    headline = list(_headline_estimates(plan, tables, kept, primary, correlations, checks, covered))
     planned = {h.statistic for h in plan.hypotheses}
     labels = ((e, "planned" if e.name in planned else "exploratory") for e in headline)
     return {
@@ -105,7 +105,7 @@ def analyse(plan: SourceRatePlan, tables: SourceRateTables) -> dict[str, pl.Data
         "correlations": correlations,
         "line": estimate_table(_lines(plan, primary)),
         "predictions": check_table([(None, check) for check in checks]),
-        "refits": _refit_table(plan, primary),
+        "refits": pl.concat([t.select(pl.lit(name).alias("coverage"), pl.all()) for name, (_, t) in covered.items()]),
         "influence": influence_table(primary),
         "length": estimate_table(({"statistic": e.name}, e) for e in length_estimates(plan, tables, primary)),
         "categories": _categories(plan, primary),
@@ -321,12 +321,6 @@ def coverages(plan: SourceRatePlan, points: Points) -> dict[str, tuple[Estimate,
     return found
 
 
-def _refit_table(plan: SourceRatePlan, points: Points) -> pl.DataFrame:
-    return pl.concat(
-        [table.select(pl.lit(name).alias("coverage"), pl.all()) for name, (_, table) in coverages(plan, points).items()]
-    )
-
-
 def influence_table(points: Points) -> pl.DataFrame:
     """Leverage and Cook's distance of every source: source, threshold, flagged, then those of ``Estimate``."""
     rows = []
@@ -357,13 +351,14 @@ def length_estimates(plan: SourceRatePlan, tables: SourceRateTables, points: Poi
 # ------------------------------------------------------------------ headline
 
 
-def headline_estimates(
+def _headline_estimates(
     plan: SourceRatePlan,
     tables: SourceRateTables,
     counts: pl.DataFrame,
     points: Points,
     correlations: pl.DataFrame,
     checks: Collection[PredictionCheck],
+    covered: Mapping[str, tuple[Estimate, pl.DataFrame]],
 ) -> Iterator[Estimate]:
     """What the hypotheses and the summary of the report are read from, for the headline recipe."""
     yield _with_permutation_p(plan, "spearman", points, "spearman")
@@ -371,7 +366,7 @@ def headline_estimates(
     without = points.without(plan.reference)
     yield _with_permutation_p(plan, "spearman_without_reference", without, "spearman")
     yield from _prediction_estimates(plan, checks)
-    yield from (coverage for coverage, _ in coverages(plan, points).values())
+    yield from (coverage for coverage, _ in covered.values())
     yield from length_estimates(plan, tables, points)
     yield layers_significant(plan, correlations)
     yield from _drop_one_estimates(plan, points)
