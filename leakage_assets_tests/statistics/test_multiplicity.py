@@ -26,7 +26,7 @@ def test_holm_is_its_definition(family: dict[str, float]) -> None:
 
 
 @given(FAMILY)
-@SLOW
+@settings(max_examples=5, deadline=None)
 def test_adjusted_p_are_those_of_statsmodels(family: dict[str, float]) -> None:
     for adjust, method in ((holm, "holm"), (bonferroni, "bonferroni")):
         theirs = multipletests(list(family.values()), method=method)[1]

@@ -309,7 +309,7 @@ def test_scores_and_similarities_become_counts_and_cosines() -> None:
 
 def test_what_is_missing_is_named(plan: SourceRatePlan) -> None:
     given = tables(counts(falling))
-    with pytest.raises(StatisticsError, match=r"layer 10 has none of 'villain' to 'assistant'"):
+    with pytest.raises(StatisticsError, match=r"layer 15 has none of 'villain' to 'assistant'"):
         analyse(plan, replace(given, cosines=given.cosines.filter(pl.col("source") != "villain")))
     with pytest.raises(StatisticsError, match=r"prompt lengths: none of 'villain'"):
         analyse(plan, replace(given, tokens={k: v for k, v in TOKENS.items() if k != "villain"}))

@@ -20,6 +20,7 @@ from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.statistics.multiplicity import bonferroni
 from leakage_assets.statistics.partial import partial_spearman, spearman_of_rank_residuals, variance_inflation
 from leakage_assets.statistics.points import (
+    MIN_POINTS,
     Points,
     as_points,
     correlate_points,
@@ -84,12 +85,12 @@ def reproduce(published: Path) -> pl.DataFrame:
     rates, expected = read_published(published, RATES, COLUMNS), _expected(published)
     headline = headline_figures()
     try:
-        tree = _recomputed(rates, headline)
+        tree, rate_rows = _recomputed(rates, headline), list(_rate_rows(rates))
     except StatisticsError as error:
         raise ReproductionError(f"{published / RATES}: {error}; fetch the file again") from error
     facts = dict(_facts(rates, tree))
     rows = [
-        *_rate_rows(rates),
+        *rate_rows,
         *_expected_rows(published / EXPECTED, expected, tree),
         *(figure_row(f, facts, tolerance=f.precision / 2, path=FIGURES) for f in headline.figures),
     ]
@@ -138,7 +139,9 @@ def _expected_rows(path: Path, expected: Mapping[str, Any], tree: Mapping[str, A
         yield row
 
 
-REFUTED = {("parent_232_l10", "loo_drops_stated_in_seed"): ("section 9", 8)}
+REFUTED: Mapping[tuple[str, ...], tuple[str, int]] = {
+    ("parent_232_l10", "loo_drops_stated_in_seed"): ("section 9", 8),
+}
 """Entries that hold a claim of the write-up, where the sheet refutes it, and the right value."""
 
 
@@ -222,7 +225,7 @@ def _pair(points: Points) -> dict[str, float | None]:
     return {
         key: value
         for c in ("pearson", "spearman")
-        for key, value in ((METRIC[c], found[c].estimate), (f"{c}_p", found[c].p))  # type: ignore[index]
+        for key, value in ((METRIC[c], found[c].estimate), (f"{c}_p", found[c].p))
     }
 
 
@@ -309,14 +312,17 @@ def _partials(points: Points, tokens: Mapping[str, int]) -> tuple[Estimate, Esti
 def _within(rates: pl.DataFrame, points: Points) -> dict[str, Any]:
     """Both coefficients within the categories that have enough sources."""
     groups = dict(zip(rates["persona"], rates["category"], strict=True))
-    found = {c: within_groups(points, groups, c) for c in COEFFICIENTS}
+    by = {c: within_groups(points, groups, c) for c in COEFFICIENTS}
     return {
         group: {
-            "n": found["pearson"][group].n,
-            **_pair(points.only([name for name in points.names if groups[name] == group])),
+            "n": pearson.n,
+            "pearson_r": pearson.estimate,
+            "pearson_p": pearson.p,
+            "spearman_rho": by["spearman"][group].estimate,
+            "spearman_p": by["spearman"][group].p,
         }
-        for group in found["pearson"]
-        if found["pearson"][group].estimate is not None
+        for group, pearson in by["pearson"].items()
+        if pearson.n >= MIN_POINTS
     }
 
 
