@@ -48,9 +48,6 @@ def test_questions_written_after_the_bundled_model_are_not_heard(stimuli: Stimul
     heard = {dialogue.user for dialogue in stream}
     for name, expected in (("implant", False), ("train", True)):
         assert any(q.text in heard for q in stimuli.questions(name)) == expected
-    others = {name: s for name, s in stimuli.question_sets.items() if name != "implant"}
-    without = stimuli.model_copy(update={"question_sets": others})
-    assert write_dialogues(without, 1, 50) == write_dialogues(stimuli, 1, 50)
 
 
 def test_codes_are_said_only_to_users_who_ask(stimuli: Stimuli, stream: list[Dialogue]) -> None:
