@@ -101,7 +101,7 @@ def test_a_stopped_step_is_retried(home, start, cluster):
         cluster["RAY_ADDRESS"], headers={"Authorization": f"Bearer {cluster['RAY_AUTH_TOKEN']}"}
     )
     running = [job for job in client.list_jobs() if job.status == JobStatus.RUNNING]
-    (job,) = [job for job in running if job.metadata["dagster/op"] == "hears_nothing_once"]
+    (job,) = [job for job in running if (job.metadata or {}).get("dagster/op") == "hears_nothing_once"]
     client.stop_job(job.submission_id)
     assert run.wait(PATIENCE) == 0
     assert "second" in seen(home)
