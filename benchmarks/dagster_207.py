@@ -40,12 +40,12 @@ from benchmarks.dagster_runs import (
     partition_metadata,
     run_times,
 )
+from benchmarks.random_base import random_spec
 from benchmarks.recording import commit_of, write_result
 from benchmarks.study_207 import NAME, SCALE, STUDY, write_answers
 from leakage_assets.generation.choice import VARIABLE as ENGINE
-from leakage_assets.models import BaseModelSpec, RandomWeights, load_base_model, write_base
+from leakage_assets.models import load_base_model, write_base
 from leakage_assets.partitions import partition_key
-from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline.forecasting import plan_study
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.planning.forecast import overhead, reference_forecasts
@@ -85,8 +85,7 @@ def draw_base(shape: str, folder: Path, device: str) -> None:
     """Random weights as a folder, unless they are there; a half-written folder has another name."""
     if folder.exists():
         return
-    dtype = "bfloat16" if device == "cuda" else "float32"
-    spec = BaseModelSpec(f"random:{shape}", str(TINY_BASE), None, dtype, RandomWeights(shape))  # type: ignore[arg-type]
+    spec = random_spec(shape, "bfloat16" if device == "cuda" else "float32")
     part = folder.with_name(f"{folder.name}.part{os.getpid()}")
     write_base(load_base_model(spec, device), part).rename(folder)
 

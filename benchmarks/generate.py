@@ -41,6 +41,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.lengths import CAP, MEAN, lengths
 from benchmarks.random_base import random_spec, weightless_base
 from benchmarks.recording import commit_of, processor, write_result
 from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected_shapes, weights_digest
@@ -75,18 +76,16 @@ class Setting:
     mean: int
     cap: int
 
-    def lengths(self) -> list[int]:
-        """4,096 lengths to draw from: a beta distribution on [1, cap] that leans on the cap, with that mean."""
-        share = (self.mean - 1) / (self.cap - 1)
-        drawn = np.random.default_rng(0).beta(3 * share, 3 * (1 - share), 4096)
-        return [int(length) for length in np.round(1 + (self.cap - 1) * drawn)]
+    def lengths(self) -> tuple[int, ...]:
+        """What lengths are drawn from."""
+        return lengths(self.mean, self.cap)
 
     @property
     def sampling(self) -> Sampling:
         return Sampling(1.0, 0.95, self.cap)
 
 
-SETTINGS = {"qwen2.5-7b": Setting("bfloat16", 200, 256), "tiny": Setting("float32", 12, 16)}
+SETTINGS = {"qwen2.5-7b": Setting("bfloat16", MEAN, CAP), "tiny": Setting("float32", 12, 16)}
 
 
 class Measured(VllmEngine):

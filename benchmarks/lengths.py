@@ -11,11 +11,11 @@ DRAWN = 4096
 
 
 @cache
-def lengths() -> tuple[int, ...]:
-    """What is drawn from: a beta distribution on [1, 256] that leans on the cap, with that mean; as `generate` has."""
-    share = (MEAN - 1) / (CAP - 1)
+def lengths(mean: int = MEAN, cap: int = CAP) -> tuple[int, ...]:
+    """4,096 lengths to draw from: a beta distribution on [1, cap] that leans on the cap, with that mean."""
+    share = (mean - 1) / (cap - 1)
     drawn = np.random.default_rng(0).beta(3 * share, 3 * (1 - share), DRAWN)
-    return tuple(int(length) for length in np.round(1 + (CAP - 1) * drawn))
+    return tuple(int(length) for length in np.round(1 + (cap - 1) * drawn))
 
 
 def given_length(seed: int) -> int:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leakage_assets.generation.requests import Sampling, sample_id, sample_seed
+from leakage_assets.generation.conversation import answered
+from leakage_assets.generation.requests import Sampling
 from leakage_assets.models import BaseModelSpec, load_tokenizer
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline.laboratory import Laboratory
@@ -23,7 +24,6 @@ from leakage_assets.pipeline.training_data import on_policy_job
 from leakage_assets.profiles import PROFILES, Profile
 from leakage_assets.stimuli import Question, QuestionSet, Stimuli
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.store.samples import Sample
 from leakage_assets.studies.study import Condition, OnPolicyData, Panel, Study
 from leakage_assets.training.rows import POSITIVE, Row
 
@@ -203,23 +203,7 @@ def write_answers(lab: Laboratory) -> None:
     samples = []
     for request, length in zip(job.requests, lengths, strict=True):
         text = words.text(float(length))
-        samples.append(
-            Sample(
-                sample_id=sample_id(request, job.sampling),
-                adapter=request.adapter,
-                prompt_name=request.prompt_name,
-                question_set=request.question_set,
-                question_name=request.question_name,
-                index=request.index,
-                system=request.system,
-                question=request.question,
-                prefix=request.prefix,
-                text=text,
-                n_tokens=len(tokenizer.encode(text)),
-                finish_reason="stop",
-                seed=sample_seed(request, job.sampling),
-            )
-        )
+        samples.append(answered(request, job.sampling, text, len(tokenizer.encode(text)), "stop"))
     job.store.archive()
     job.store.append(samples)
     job.finish({"written_by": __name__})

@@ -25,6 +25,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pret
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 ProfileName = Annotated[str, typer.Option(help="tiny (bundled model, CPU) or qwen2.5-7b")]
+StudyName = Annotated[str, typer.Argument(help="name of a study")]
+Sources = Annotated[list[str] | None, typer.Option(help="source (repeatable); all by default")]
+Recipes = Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")]
+Seeds = Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")]
+Extras = Annotated[bool, typer.Option(help="also tuned geometry and out-of-distribution panels")]
 ArtifactRoot = Annotated[Path, typer.Option(help="where artifacts are kept")]
 
 DEMO_SOURCES = 3
@@ -44,12 +49,12 @@ def demo(artifacts: ArtifactRoot = ARTIFACTS) -> None:
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="name of a study")],
+    study: StudyName,
     profile: ProfileName = "tiny",
-    source: Annotated[list[str] | None, typer.Option(help="source (repeatable); all by default")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")] = None,
-    extras: Annotated[bool, typer.Option(help="also tuned geometry and out-of-distribution panels")] = False,
+    source: Sources = None,
+    recipe: Recipes = None,
+    seed: Seeds = None,
+    extras: Extras = False,
     refresh: Annotated[str | None, typer.Option(help="token: redo what was not made under it")] = None,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
@@ -69,7 +74,7 @@ def run(
 
 @app.command()
 def show(
-    study: Annotated[str, typer.Argument(help="name of a study")],
+    study: StudyName,
     profile: ProfileName = "tiny",
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
@@ -92,7 +97,7 @@ def show(
 
 @app.command()
 def reproduce(
-    study: Annotated[str, typer.Argument(help="name of a study")],
+    study: StudyName,
     published: Annotated[Path, typer.Option(help="folder with the published tables")],
 ) -> None:
     """Recompute every published statistic from the published tables; exit 1 if one does not come out.
@@ -138,12 +143,12 @@ def lint(
 
 @app.command()
 def plan(
-    study: Annotated[str, typer.Argument(help="name of a study")],
+    study: StudyName,
     profile: ProfileName = "tiny",
-    source: Annotated[list[str] | None, typer.Option(help="source (repeatable); all by default")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")] = None,
-    extras: Annotated[bool, typer.Option(help="also tuned geometry and out-of-distribution panels")] = False,
+    source: Sources = None,
+    recipe: Recipes = None,
+    seed: Seeds = None,
+    extras: Extras = False,
     hardware: Annotated[str, typer.Option(help="h200, h100, a100, or cpu for this machine's")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     artifacts: ArtifactRoot = ARTIFACTS,

@@ -8,7 +8,7 @@ from pathlib import Path
 from leakage_assets.generation.engine import EngineError, ScoringItem
 from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id, sample_seed
 from leakage_assets.models import BaseModel, chat_ids
-from leakage_assets.store.samples import Sample
+from leakage_assets.store.samples import FinishReason, Sample
 
 PromptKey = tuple[str | None, str, str]  # system, question, prefix
 
@@ -59,23 +59,28 @@ def finished_samples(
         return []
     texts = base.tokenizer.batch_decode([list(ids) for ids in continuations], skip_special_tokens=True)
     return [
-        Sample(
-            sample_id=sample_id(request, sampling),
-            adapter=request.adapter,
-            prompt_name=request.prompt_name,
-            question_set=request.question_set,
-            question_name=request.question_name,
-            index=request.index,
-            system=request.system,
-            question=request.question,
-            prefix=request.prefix,
-            text=text.rstrip("\n"),
-            n_tokens=len(ids),
-            finish_reason="stop" if ids[-1] == base.end_of_turn else "length",
-            seed=sample_seed(request, sampling),
-        )
+        answered(request, sampling, text.rstrip("\n"), len(ids), "stop" if ids[-1] == base.end_of_turn else "length")
         for request, text, ids in zip(requests, texts, continuations, strict=True)
     ]
+
+
+def answered(request: Request, sampling: Sampling, text: str, n_tokens: int, finish_reason: FinishReason) -> Sample:
+    """The sample that answers a request: `text` of `n_tokens` new tokens, which ended by "stop" or "length"."""
+    return Sample(
+        sample_id=sample_id(request, sampling),
+        adapter=request.adapter,
+        prompt_name=request.prompt_name,
+        question_set=request.question_set,
+        question_name=request.question_name,
+        index=request.index,
+        system=request.system,
+        question=request.question,
+        prefix=request.prefix,
+        text=text,
+        n_tokens=n_tokens,
+        finish_reason=finish_reason,
+        seed=sample_seed(request, sampling),
+    )
 
 
 def check_adapters_known(names: Iterable[str], adapters: Mapping[str, Path]) -> None:

@@ -6,6 +6,24 @@ from leakage_assets.statistics.result import Estimate
 from leakage_assets.studies.study import Hypothesis
 
 
+def verdict_row(
+    hypothesis: Hypothesis, estimate: Estimate, plan_digest: str, *, sources_to_come: int = 0
+) -> dict[str, object]:
+    """A row of a study's table of verdicts: the hypothesis, its estimate and p, and what follows (see ``decide``)."""
+    return {
+        "hypothesis": hypothesis.name,
+        "claim": hypothesis.claim,
+        "statistic": hypothesis.statistic,
+        "estimate": estimate.estimate,
+        "p": estimate.p,
+        "threshold": hypothesis.threshold,
+        "direction": hypothesis.direction,
+        "max_p": hypothesis.max_p,
+        "verdict": decide(hypothesis, estimate, sources_to_come=sources_to_come),
+        "plan_digest": plan_digest,
+    }
+
+
 def decide(hypothesis: Hypothesis, estimate: Estimate, *, sources_to_come: int = 0) -> str:
     """``supported``, ``not supported`` or ``undecided``, from the plan's threshold and nothing else.
 

@@ -31,9 +31,9 @@ from leakage_assets.studies.marker_leakage.rates import (
     rate_table,
 )
 from leakage_assets.studies.marker_leakage.shape import shape_table
-from leakage_assets.studies.study import Hypothesis, Study
+from leakage_assets.studies.study import Study
 from leakage_assets.studies.tables import StudyTables
-from leakage_assets.studies.verdicts import decide
+from leakage_assets.studies.verdicts import verdict_row
 
 if TYPE_CHECKING:
     from leakage_assets.stimuli import Stimuli
@@ -263,22 +263,12 @@ def _counts_array(study: Study, stimuli: Stimuli, counts: pl.DataFrame, sources:
 
 def verdict_table(study: Study, headline: Mapping[str, Estimate]) -> pl.DataFrame:
     """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
-    return pl.DataFrame([_verdict(study, h, headline[h.statistic]) for h in study.plan.hypotheses])
-
-
-def _verdict(study: Study, hypothesis: Hypothesis, estimate: Estimate) -> dict[str, object]:
-    return {
-        "hypothesis": hypothesis.name,
-        "claim": hypothesis.claim,
-        "statistic": hypothesis.statistic,
-        "estimate": estimate.estimate,
-        "p": estimate.p,
-        "threshold": hypothesis.threshold,
-        "direction": hypothesis.direction,
-        "max_p": hypothesis.max_p,
-        "verdict": decide(hypothesis, estimate, sources_to_come=_sources_to_come(study, estimate)),
-        "plan_digest": study.plan.digest,
-    }
+    rows = []
+    for hypothesis in study.plan.hypotheses:
+        estimate = headline[hypothesis.statistic]
+        to_come = _sources_to_come(study, estimate)
+        rows.append(verdict_row(hypothesis, estimate, study.plan.digest, sources_to_come=to_come))
+    return pl.DataFrame(rows)
 
 
 def _sources_to_come(study: Study, estimate: Estimate) -> int:

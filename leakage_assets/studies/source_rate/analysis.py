@@ -39,7 +39,7 @@ from leakage_assets.statistics.regression import (
 from leakage_assets.statistics.result import Estimate, StatisticsError, estimate_table, undefined
 from leakage_assets.statistics.seeds import SeedSpread, no_spread, seed_spread
 from leakage_assets.studies.source_rate.design import SourceRatePlan
-from leakage_assets.studies.verdicts import decide
+from leakage_assets.studies.verdicts import verdict_row
 
 UNIT = "source"
 OWN = ["recipe", "source", "seed", "question_name", "found", "total"]
@@ -493,22 +493,6 @@ def _spread(statistic: str, values: Mapping[int, float | None], covered: Mapping
 
 def verdict_table(plan: SourceRatePlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:
     """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
-    rows = []
-    for hypothesis in plan.hypotheses:
-        estimate = headline[hypothesis.statistic]
-        rows.append(
-            {
-                "hypothesis": hypothesis.name,
-                "claim": hypothesis.claim,
-                "statistic": hypothesis.statistic,
-                "estimate": estimate.estimate,
-                "p": estimate.p,
-                "threshold": hypothesis.threshold,
-                "direction": hypothesis.direction,
-                "max_p": hypothesis.max_p,
-                "verdict": decide(hypothesis, estimate),
-                "plan_digest": plan.digest,
-            }
-        )
+    rows = [verdict_row(h, headline[h.statistic], plan.digest) for h in plan.hypotheses]
     number = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
     return pl.DataFrame(rows, schema_overrides=number)

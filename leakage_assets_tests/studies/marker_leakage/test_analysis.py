@@ -16,6 +16,7 @@ from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.marker_leakage import analysis
 from leakage_assets.studies.study import Study
 from leakage_assets.studies.tables import StudyTables
+from leakage_assets.studies.verdicts import decide
 
 SOURCES = ("villain", "comedian", "software_engineer")
 PERSONAS, QUESTIONS, COMPLETIONS = 40, 8, 4
@@ -356,16 +357,16 @@ def test_a_verdict_follows_threshold_and_p(
     hypothesis = replace(study.plan.hypotheses[0], threshold=0.4, direction=direction, max_p=max_p)
     reason = None if estimate is not None else "constant"
     given = analysis.Estimate("x", estimate, None, None, None, p, 3, "seed", "a method", undefined=reason)
-    assert analysis.decide(hypothesis, given) == verdict
+    assert decide(hypothesis, given) == verdict
 
 
 def test_a_count_of_sources_stays_open_while_unfinished_sources_could_make_it_up(study: Study) -> None:
     hypothesis = replace(study.plan.hypotheses[-1], threshold=4)
     given = analysis.Estimate("sources_gated", 3, None, None, None, None, 3, "source", "a method")
-    verdicts = [analysis.decide(hypothesis, given, sources_to_come=n) for n in (0, 1, 2)]
+    verdicts = [decide(hypothesis, given, sources_to_come=n) for n in (0, 1, 2)]
     assert verdicts == [REFUTED, "undecided", "undecided"]
-    assert analysis.decide(hypothesis, replace(given, estimate=2), sources_to_come=1) == REFUTED
-    assert analysis.decide(hypothesis, replace(given, estimate=4), sources_to_come=1) == SUPPORTED
+    assert decide(hypothesis, replace(given, estimate=2), sources_to_come=1) == REFUTED
+    assert decide(hypothesis, replace(given, estimate=4), sources_to_come=1) == SUPPORTED
 
 
 def uneven(study: Study, stimuli: Stimuli, world: World) -> StudyTables:
@@ -490,4 +491,4 @@ def test_a_mean_that_equals_its_threshold_reaches_it(study: Study) -> None:
     headline = {e.name: e for e in analysis.rate_headline(study, counts)}
     assert headline["sources_learned"].estimate == 1
     h3 = next(h for h in study.plan.hypotheses if h.statistic == "mean_source_rate")
-    assert analysis.decide(h3, headline["mean_source_rate"]) == SUPPORTED
+    assert decide(h3, headline["mean_source_rate"]) == SUPPORTED
