@@ -355,7 +355,6 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="seconds after which no more is asked")
     parser.add_argument("--max-num-seqs", type=int, default=VllmSettings.max_num_seqs)
     parser.add_argument("--max-num-batched-tokens", type=int, default=VllmSettings.max_num_batched_tokens)
-    parser.add_argument("--graph-seqs", type=int, help="largest batch that runs as a CUDA graph; vLLM's own otherwise")
     parser.add_argument("--output", type=Path, help="results/generate.json, with --full results/generate_full.json")
     parser.add_argument("--commit", help="where the code runs outside a git checkout")
     options = parser.parse_args()
@@ -365,7 +364,6 @@ def main() -> None:
     settings = VllmSettings(
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
-        graph_seqs=options.graph_seqs,
     )
     setting, hardware = SETTINGS[options.shape], processor(not vllm_distribution().on_cpu)
     if options.full:

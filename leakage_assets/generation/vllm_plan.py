@@ -52,7 +52,6 @@ class VllmSettings:
         max_loras: most adapters kept on the device at once; each costs memory and the kernels a little time.
         memory_share: the most an engine takes of the device memory that is free when it starts.
         max_restarts: how often a dead engine is started again within one call.
-        graph_seqs: batches up to this many sequences run as CUDA graphs; None leaves it to vLLM.
     """
 
     max_num_seqs: int = 1024
@@ -60,7 +59,6 @@ class VllmSettings:
     max_loras: int = 16
     memory_share: float = 0.85
     max_restarts: int = 2
-    graph_seqs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,18 @@ def adapters_at_once(stream: Sequence[str], sequences: int) -> int:
                 del present[leaving]
         most = max(most, len(present) - (BASE in present))
     return most
+
+
+def graph_sizes(sequences: int) -> list[int]:
+    """Tokens of the steps that vLLM captures as CUDA graphs; a step runs as the next larger one, or without.
+
+    Up to `sequences` by factors and then eighths of it, as the end of a stream goes through them, and finely above,
+    where a full engine is when new prompts come in beside it. vLLM's own stop at 512.
+    """
+    small = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < sequences]
+    eighths = [sequences * share // 8 for share in range(1, 9)]
+    above = [sequences + sequences * share // 32 for share in (1, 2, 4, 8, 16)]
+    return sorted({*small, *(max(size, 1) for size in eighths), *above})
 
 
 def unservable(config: Mapping[str, Any]) -> list[str]:

@@ -70,6 +70,8 @@ def make_trainer(
         bf16=mixed,
         use_cpu=base.device.type == "cpu",
         gradient_checkpointing=plan.checkpointing,
+        # A pack goes to the GPU while it computes the step before.
+        accelerator_config={"non_blocking": in_packs},
         # Rows come with their labels; TRL's own preparation would rebuild and truncate them.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
@@ -179,6 +181,7 @@ class PackedTrainer(TimedTrainer):
     def __init__(self, plan: MemoryPlan, seed: int, **settings: Any) -> None:
         super().__init__(data_collator=partial(_packs, plan.token_budget), **settings)
         self.moment = Moment(seed)
+        self._noted: _Numbers | None = None
 
     def run(self) -> None:
         """Train all epochs with the model made for packs."""
@@ -199,6 +202,31 @@ class PackedTrainer(TimedTrainer):
             total += loss.detach()
         return total
 
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor, *_: Any, learning_rate: float, **__: Any
+    ) -> None:
+        """Log a step when the next one has been launched: to wait for its numbers would leave the GPU without work.
+
+        The trainer calls this after each step, and at the end of an epoch once more.
+        """
+        before, step = self._noted, self.state.global_step
+        if before is None or before.step != step:
+            self._noted = _Numbers(step, self.state.epoch, learning_rate, torch.stack([tr_loss, grad_norm]))
+            tr_loss.zero_()
+        if before is not None:
+            self._log_late(before)
+        if before is self._noted:
+            self._noted = None
+
+    def _log_late(self, numbers: _Numbers) -> None:
+        """As the trainer logs, with the step and the epoch of the numbers."""
+        loss, grad_norm = numbers.values()
+        self._total_loss_scalar += loss
+        now = self.state.global_step, self.state.epoch
+        self.state.global_step, self.state.epoch = numbers.step, numbers.epoch
+        self.log({"loss": loss, "grad_norm": grad_norm, "learning_rate": numbers.learning_rate})
+        self.state.global_step, self.state.epoch = now
+
     def floating_point_ops(self, _inputs: Any) -> int:
         """Counted by `training_flop`; the trainer's own count walks all modules in every step."""
         return 0
@@ -206,6 +234,24 @@ class PackedTrainer(TimedTrainer):
 
 def _packs(token_budget: int, rows: Sequence[dict[str, list[int]]]) -> dict[str, list[Pack]]:
     return {"packs": pack_step([(row["input_ids"], row["labels"]) for row in rows], token_budget)}
+
+
+class _Numbers:
+    """Numbers of a step on their way to the host."""
+
+    def __init__(self, step: int, epoch: float, learning_rate: float, values: torch.Tensor) -> None:
+        self.step, self.epoch, self.learning_rate = step, epoch, learning_rate
+        self._arrived = torch.cuda.Event() if values.is_cuda else None
+        self._values = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+        self._values.copy_(values, non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def values(self) -> list[float]:
+        """The numbers; waits for their step, and for nothing that was launched after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [float(value) for value in self._values]
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from leakage_assets.generation.vllm_plan import (
     adapters_at_once,
     device_share,
     footprint,
+    graph_sizes,
     padded_length,
     servable_rank,
     unservable,
@@ -23,6 +26,16 @@ from leakage_assets_tests.generation.engines import needs_vllm
 
 GIB = 1 << 30
 capacities = st.builds(Capacity, *(st.integers(0, 9) for _ in range(4)))
+
+
+@given(st.integers(1, 4096))
+def test_graphs_reach_beyond_a_full_engine_and_pad_a_long_step_by_little(sequences: int) -> None:
+    sizes = graph_sizes(sequences)
+    assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sequences in sizes
+    assert len(sizes) < 24
+    assert sequences < 16 or sizes[-1] == sequences * 3 // 2
+    for smaller, larger in itertools.pairwise(sizes):
+        assert larger - smaller <= max(sequences / 4, smaller)
 
 
 @given(capacities, capacities, capacities)
