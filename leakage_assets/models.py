@@ -376,6 +376,12 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str, 
     return ids + (tokenizer.encode(prefix, add_special_tokens=False) if prefix else [])
 
 
+def system_turn_ids(tokenizer: PreTrainedTokenizerBase, system: str) -> list[int]:
+    """Token ids of a conversation that holds only the system turn, without generation prompt."""
+    text = tokenizer.apply_chat_template([{"role": "system", "content": system}], tokenize=False)
+    return list(tokenizer.encode(str(text), add_special_tokens=False))
+
+
 def _folder(spec: BaseModelSpec) -> Path:
     """The folder with the weights."""
     if spec.random is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.adapters import attach_adapter
 from leakage_assets.generation.decoding import left_padded, positions
-from leakage_assets.models import BaseModel, chat_ids, shared_copy
+from leakage_assets.models import BaseModel, chat_ids, shared_copy, system_turn_ids
 from leakage_assets.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 2**14
 """Padded tokens of a batch: enough that a GPU is limited by arithmetic, not by reading the weights."""
+
+SYSTEM_TURN_TOKENS = 512
+"""Where the published embedding of a prompt cuts it."""
 
 
 class GeometryError(ExpectedError):
@@ -100,6 +103,35 @@ def vectors_and_distributions(
     return _forward(base, prompts, questions, layers, True, adapter, batch_tokens, progress)
 
 
+def system_turn_vectors(
+    base: BaseModel, prompts: Sequence[str], layers: Sequence[int], *, batch_tokens: int = BATCH_TOKENS
+) -> NDArray[np.float32]:
+    """Hidden state of each prompt by itself, at the last token of a conversation that holds only the system turn.
+
+    That token is the newline after the end of the turn: no user turn and no generation prompt follow (sheet
+    trigger_leakage, section 6). An empty prompt is an explicit empty turn. As published, a longer text is cut after
+    512 tokens.
+
+    Args:
+        prompts: P system prompts.
+        layers: L block indices, as in `hidden_vectors`.
+
+    Returns:
+        float32 array of shape (P, L, D).
+
+    Raises:
+        GeometryError: as `hidden_vectors`.
+    """
+    _check_layers(base, layers)
+    if not prompts:
+        raise GeometryError("no prompts; expected at least one")
+    rows = [system_turn_ids(base.tokenizer, prompt)[:SYSTEM_TURN_TOKENS] for prompt in prompts]
+    vectors, _ = _read(base, rows, layers, False, None, batch_tokens, None)
+    for column, layer in enumerate(layers):
+        _check_finite(vectors[:, column], f"the hidden state of block {layer}", prompts, ["(none)"])
+    return vectors
+
+
 def _forward(
     base: BaseModel,
     prompts: Sequence[str | None],
@@ -111,15 +143,35 @@ def _forward(
     progress: Progress | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Hidden vectors (P, Q, L, D) and log-probabilities (P, Q, V); without the head over the vocabulary V is 0."""
+    if not prompts or not questions:
+        raise GeometryError(f"{len(prompts)} prompts and {len(questions)} questions; expected at least one of each")
+    rows = [chat_ids(base.tokenizer, prompt, question) for prompt in prompts for question in questions]
+    vectors, log_probs = _read(base, rows, layers, head, adapter, batch_tokens, progress)
+    for column, layer in enumerate(layers):
+        _check_finite(vectors[:, column], f"the hidden state of block {layer}", prompts, questions)
+    _check_finite(log_probs, "the next-token distribution", prompts, questions)
+    shape = (len(prompts), len(questions))
+    return vectors.reshape(*shape, *vectors.shape[1:]), log_probs.reshape(*shape, log_probs.shape[1])
+
+
+def _read(
+    base: BaseModel,
+    rows: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    head: bool,
+    adapter: Path | None,
+    batch_tokens: int,
+    progress: Progress | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What stands at the end of N rows of token ids: hidden vectors (N, L, D) and log-probabilities (N, V)."""
     import torch
 
     causal = _causal_model(base, adapter)
     backbone = causal.base_model if head else _without_upper_blocks(causal.base_model, max(layers))
-    rows = len(prompts) * len(questions)
-    vectors = np.empty((rows, len(layers), causal.config.hidden_size), dtype=np.float32)
-    log_probs = np.empty((rows, causal.config.vocab_size if head else 0), dtype=np.float32)
+    vectors = np.empty((len(rows), len(layers), causal.config.hidden_size), dtype=np.float32)
+    log_probs = np.empty((len(rows), causal.config.vocab_size if head else 0), dtype=np.float32)
     with torch.inference_mode(), _last_tokens(backbone, layers) as captured:
-        for places, ids, mask in _batches(base, prompts, questions, batch_tokens):
+        for places, ids, mask in _batches(base, rows, batch_tokens):
             given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
             if head:
                 logits = causal(**given, logits_to_keep=1).logits[:, -1]
@@ -130,11 +182,7 @@ def _forward(
                 vectors[places] = torch.stack([captured[layer] for layer in layers], dim=1).float().cpu().numpy()
             if progress is not None:
                 progress.advance(len(places))
-    for column, layer in enumerate(layers):
-        _check_finite(vectors[:, column], f"the hidden state of block {layer}", prompts, questions)
-    _check_finite(log_probs, "the next-token distribution", prompts, questions)
-    shape = (len(prompts), len(questions))
-    return vectors.reshape(*shape, *vectors.shape[1:]), log_probs.reshape(*shape, log_probs.shape[1])
+    return vectors, log_probs
 
 
 def _check_finite(
@@ -228,12 +276,9 @@ def _last_tokens(backbone: Any, layers: Sequence[int]) -> Iterator[dict[int, tor
 
 
 def _batches(
-    base: BaseModel, prompts: Sequence[str | None], questions: Sequence[str], batch_tokens: int
+    base: BaseModel, rows: Sequence[Sequence[int]], batch_tokens: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Row numbers (prompt-major), ids and masks, in order of length so that little is padded."""
-    if not prompts or not questions:
-        raise GeometryError(f"{len(prompts)} prompts and {len(questions)} questions; expected at least one of each")
-    rows = [chat_ids(base.tokenizer, prompt, question) for prompt in prompts for question in questions]
+    """Row numbers, ids and masks, in order of length so that little is padded."""
     for places in token_batches([len(row) for row in rows], batch_tokens):
         yield places, *left_padded([rows[place] for place in places], base.padding, base.device)
 

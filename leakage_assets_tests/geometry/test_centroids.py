@@ -14,6 +14,7 @@ from leakage_assets.geometry.centroids import (
     centroids,
     hidden_vectors,
     next_token_distributions,
+    system_turn_vectors,
     token_batches,
     vectors_and_distributions,
 )
@@ -43,6 +44,24 @@ def test_vectors_are_block_outputs_at_the_last_input_token(base: BaseModel) -> N
             np.testing.assert_allclose(vectors[p, q, 0], states[1][0, -1], atol=1e-5)
             np.testing.assert_allclose(normed, states[2][0, -1], atol=1e-5)
             assert np.abs(vectors[p, q, 1] - states[2][0, -1].numpy()).max() > 0.01
+
+
+def test_system_turns_end_in_the_newline_after_the_turn(base: BaseModel) -> None:
+    """The empty prompt is an explicit empty turn, not the template's default; a long one is cut."""
+    import torch
+
+    prompts = [VILLAIN, "", ENGINEER, "one two three " * 60]
+    vectors = system_turn_vectors(base, prompts, [1, 0], batch_tokens=600)
+    assert vectors.shape == (4, 2, 32)
+    for prompt, vector in zip(prompts, vectors, strict=True):
+        ids = base.tokenizer.encode(f"<|im_start|>system\n{prompt}<|im_end|>\n", add_special_tokens=False)
+        with torch.inference_mode():
+            states = base.model(torch.tensor([ids[:512]]), output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(vector[1], states[1][0, -1], atol=1e-5)
+    with pytest.raises(GeometryError, match="no prompts"):
+        system_turn_vectors(base, [], [0])
+    with pytest.raises(GeometryError, match="block 2"):
+        system_turn_vectors(base, prompts, [2])
 
 
 def test_batching_and_order_of_layers_do_not_matter(base: BaseModel) -> None:
