@@ -78,7 +78,7 @@ def structure(prompt: str) -> Structure:
 def structural_match(one: str, other: str) -> float:
     """The share of the five features in which two prompts agree: 0, 0.2, ... 1."""
     ours, theirs = astuple(structure(one)), astuple(structure(other))
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    return sum(bool(a == b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
 def task_match(one: str | None, other: str | None) -> float:

@@ -1,0 +1,46 @@
+"""Intervals and p of a value with its standard error, from Student's t."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from leakage_assets.statistics.resampling import Floats
+from leakage_assets.statistics.result import Estimate
+
+Alternative = Literal["two-sided", "greater"]
+
+
+def t_interval(values: Floats, errors: Floats, df: float, level: float) -> tuple[Floats, Floats]:
+    """value ± t_df · error, same shape as the values."""
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(df, (1 + level) / 2)) * errors
+    return values - half, values + half
+
+
+def t_p(value: float, error: float, df: float, alternative: Alternative = "two-sided") -> float:
+    """p of value / error on ``df`` degrees of freedom."""
+    from scipy.special import stdtr
+
+    t = value / error
+    return 2 * float(stdtr(df, -abs(t))) if alternative == "two-sided" else float(stdtr(df, -t))
+
+
+def t_estimate(
+    name: str,
+    value: float,
+    error: float,
+    df: float,
+    *,
+    level: float,
+    n: int,
+    unit: str,
+    method: str,
+    alternative: Alternative = "two-sided",
+) -> Estimate:
+    """An estimate with its t interval and the p of its difference from 0. The error must be positive."""
+    low, high = t_interval(np.array(value), np.array(error), df, level)
+    p = t_p(value, error, df, alternative)
+    return Estimate(name, value, float(low), float(high), level, p, n, unit, method)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from leakage_assets.statistics.gating import (
+    Cells,
+    gating,
+    gating_over_sources,
+    mean_over_questions,
+    own_against_other_triggers,
+    ratio_over_questions,
+    shuffle_p,
+)
+from leakage_assets.statistics.resampling import generator
+from leakage_assets.statistics.result import StatisticsError
+
+SEEDS, PROMPTS, QUESTIONS = (42, 137, 256), 12, 8
+
+
+def cells(seed: int, *, own: float = 0.7, others: float = 0.3, matched: int = 4) -> Cells:
+    rng = np.random.default_rng(seed)
+    labels = np.tile(np.arange(PROMPTS) < matched, len(SEEDS))
+    total = np.full((len(labels), QUESTIONS), 10)
+    found = rng.binomial(total, np.where(labels, own, others)[:, None])
+    seeds = tuple(s for s in SEEDS for _ in range(PROMPTS))
+    return Cells(found, total, labels, seeds, tuple(f"p{i}" for _ in SEEDS for i in range(PROMPTS)))
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_rates_difference_and_ratio_by_other_means(seed: int) -> None:
+    given_cells = cells(seed)
+    found = gating(given_cells, seed=1, draws=9)
+    rates = given_cells.found / given_cells.total
+    own, others = rates[given_cells.matched].mean(axis=0), rates[~given_cells.matched].mean(axis=0)
+    assert (found.matched.estimate, found.bystander.estimate) == pytest.approx((own.mean(), others.mean()))
+    paired = stats.ttest_rel(own, others)
+    bounds = paired.confidence_interval()
+    assert found.difference.estimate == pytest.approx(own.mean() - others.mean())
+    assert (found.difference.ci_low, found.difference.ci_high) == pytest.approx((bounds.low, bounds.high))
+    alone = stats.ttest_1samp(own, 0).confidence_interval()
+    assert (found.matched.ci_low, found.matched.ci_high) == pytest.approx((alone.low, alone.high))
+    # Delta method by the covariance matrix of the two means.
+    cov = np.cov(own, others) / QUESTIONS
+    variance = cov[0, 0] / own.mean() ** 2 + cov[1, 1] / others.mean() ** 2
+    variance -= 2 * cov[0, 1] / own.mean() / others.mean()
+    half = stats.t.ppf(0.975, QUESTIONS - 1) * np.sqrt(variance)
+    assert found.ratio.estimate == pytest.approx(own.mean() / others.mean())
+    assert np.log([found.ratio.ci_low, found.ratio.ci_high]) == pytest.approx(
+        [np.log(found.ratio.estimate) - half, np.log(found.ratio.estimate) + half]
+    )
+    assert {(e.n, e.unit) for e in found.estimates()} == {(QUESTIONS, "question cluster")}
+    assert found.ratio.p == found.difference.p
+    assert "12 matched and 24 bystander cells" in found.ratio.method
+
+
+@pytest.mark.parametrize("pairs_whole", [True, False])
+def test_p_is_the_share_of_all_arrangements(pairs_whole: bool) -> None:
+    """Few enough cells to list every arrangement of labels."""
+    one = cells(5, own=0.5, others=0.4, matched=2)
+    keep = np.array([p in ("p0", "p1", "p2", "p3", "p4") for p in one.pairs])
+    small = Cells(
+        one.found[keep],
+        one.total[keep],
+        one.matched[keep],
+        tuple(np.array(one.seeds)[keep].tolist()),
+        tuple(np.array(one.pairs)[keep].tolist()),
+    )
+    rates = (small.found / small.total).mean(axis=1).reshape(3, 5)
+    labelled = np.array(sorted(set(permutations([True, True, False, False, False]))))
+    per_seed = np.array([[row[own].mean() - row[~own].mean() for own in labelled] for row in rates])
+    if pairs_whole:
+        all_of_them = per_seed.mean(axis=0)
+    else:
+        all_of_them = ((per_seed[0][:, None, None] + per_seed[1][:, None] + per_seed[2]) / 3).ravel()
+    own = np.array([True, True, False, False, False])
+    observed = rates[:, own].mean() - rates[:, ~own].mean()
+    exact = np.mean(all_of_them >= observed - 1e-12)
+    draws = 20_000
+    ours = gating(small, seed=3, draws=draws, pairs_whole=pairs_whole).difference
+    assert ours.estimate == pytest.approx(observed)
+    assert ours.p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / draws) + 2 / draws)
+    assert ("within each seed" in ours.method) is not pairs_whole
+
+
+def test_a_seed_that_lacks_a_source_does_not_weigh_more_than_another() -> None:
+    whole = cells(6)
+    keep = np.array([not (s == 256 and p in ("p0", "p5", "p6")) for s, p in zip(whole.seeds, whole.pairs, strict=True)])
+    part = Cells(
+        whole.found[keep],
+        whole.total[keep],
+        whole.matched[keep],
+        tuple(np.array(whole.seeds)[keep].tolist()),
+        tuple(np.array(whole.pairs)[keep].tolist()),
+    )
+    rates = part.rates.mean(axis=1)
+    expected = np.mean([rates[part.matched & (np.array(part.seeds) == s)].mean() for s in SEEDS])
+    assert gating(part, seed=1, draws=9).matched.estimate == pytest.approx(expected)
+
+
+def test_the_same_seed_gives_the_same_p_and_strong_gating_the_least() -> None:
+    strong = cells(7, own=0.95, others=0.05)
+    assert gating(strong, seed=1, draws=999) == gating(strong, seed=1, draws=999)
+    assert gating(strong, seed=1, draws=999).ratio.p == pytest.approx(1 / 495 + 1 / 1000, abs=0.005)
+    assert gating(strong, seed=1, draws=999, pairs_whole=False).ratio.p == 1 / 1000
+
+
+def test_rates_of_zero() -> None:
+    silent = cells(8, others=0.0)
+    found = gating(silent, seed=1, draws=99, suffix="_own")
+    assert found.ratio.undefined == "no bystander says the marker"
+    assert found.bystander.estimate == 0 and "questions do not differ" in found.bystander.method
+    assert found.difference.ci_low is not None
+    assert [e.name for e in found.estimates()] == [
+        "matched_rate_own", "bystander_rate_own", "gating_difference_own", "gating_ratio_own",
+    ]  # fmt: skip
+    mute = gating(cells(8, own=0.0), seed=1, draws=99)
+    assert (mute.ratio.estimate, mute.ratio.ci_low, mute.ratio.p) == (0, None, 1)
+    nothing = gating(cells(8, own=0.0, others=0.0), seed=1, draws=99)
+    assert nothing.ratio.undefined == "no bystander says the marker"
+    assert (nothing.difference.estimate, nothing.difference.ci_low, nothing.difference.p) == (0, None, 1)
+
+
+def test_degenerate_cells() -> None:
+    whole = cells(9)
+    for matched, word in ((np.zeros(36, bool), "matched"), (np.ones(36, bool), "bystander")):
+        found = gating(replace(whole, matched=matched), seed=1, draws=9)
+        assert {e.undefined for e in found.estimates()} == {f"a seed has no {word} cell"}
+    empty = Cells(np.zeros((0, 5), int), np.zeros((0, 5), int), np.zeros(0, bool), (), ())
+    assert gating(empty, seed=1, draws=9).ratio.undefined == "no cells"
+    few = replace(whole, found=whole.found[:, :3], total=whole.total[:, :3])
+    assert gating(few, seed=1, draws=9).matched.undefined == "3 questions, fewer than 4"
+    assert mean_over_questions("m", [0.1, 0.2, 0.3], method="m").undefined == "3 questions, fewer than 4"
+    assert ratio_over_questions("m", [1, 1, 1], [1, 1, 1], method="m").undefined == "3 questions, fewer than 4"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"found": np.zeros((36, 2), int)}, "expected"),
+        ({"matched": np.ones(3, bool)}, "expected"),
+        ({"seeds": (1,)}, "a seed and a pair"),
+        ({"found": np.full((36, QUESTIONS), 11)}, "between 0 and its total"),
+        ({"found": np.zeros((36, QUESTIONS), int), "total": np.zeros((36, QUESTIONS), int)}, "no completion"),
+        ({"seeds": (1,) * 36}, "twice in one seed"),
+        ({"matched": np.arange(36) % 5 == 0}, "matched in one seed and a bystander in another"),
+    ],
+)
+def test_misuse_is_an_error(change: dict[str, object], words: str) -> None:
+    with pytest.raises(StatisticsError, match=words):
+        replace(cells(10), **change)
+
+
+def test_over_sources_it_is_a_t_test_of_logarithms() -> None:
+    rates = {"a": (0.6, 0.2), "b": (0.5, 0.4), "c": (0.9, 0.1), "d": (0.3, 0.2)}
+    found = gating_over_sources("ratio", rates)
+    logs = np.log([own / others for own, others in rates.values()])
+    test = stats.ttest_1samp(logs, 0, alternative="greater")
+    bounds = stats.ttest_1samp(logs, 0).confidence_interval()
+    assert found.estimate == pytest.approx(stats.gmean([3, 1.25, 9, 1.5]))
+    assert (found.ci_low, found.ci_high) == pytest.approx((np.exp(bounds.low), np.exp(bounds.high)))
+    assert found.p == pytest.approx(test.pvalue)
+    assert (found.n, found.unit) == (4, "source")
+    assert gating_over_sources("r", rates | {"a": (0.5, 0.0)}).undefined == "a has a rate of 0"
+    assert gating_over_sources("r", {"a": (0.5, 0.1)}).undefined == "1 sources, fewer than 4"
+    same = gating_over_sources("r", dict.fromkeys("abcd", (0.5, 0.25)))
+    assert (same.estimate, same.ci_low, same.p) == (2, None, None)
+
+
+def test_own_against_other_prompts_is_exact_and_blind_to_rows_and_columns() -> None:
+    rng = np.random.default_rng(11)
+    effect = 0.5 * np.eye(4) + rng.normal(size=4) + rng.normal(size=(4, 1))
+    found = own_against_other_triggers("gate", effect)
+    assert found.estimate == pytest.approx(0.5)
+    assert found.p == pytest.approx(1 / 24)
+    noise = rng.normal(size=(5, 5))
+    off = noise[~np.eye(5, dtype=bool)].mean()
+    differences = []
+    for order in permutations(range(5)):
+        moved = noise[:, order]
+        differences.append(np.trace(moved) / 5 - moved[~np.eye(5, dtype=bool)].mean())
+    ours = own_against_other_triggers("gate", noise)
+    assert ours.estimate == pytest.approx(np.trace(noise) / 5 - off)
+    assert ours.p == pytest.approx(np.mean(np.array(differences) >= differences[0] - 1e-12))
+    assert own_against_other_triggers("gate", noise[:3, :3]).undefined == "3 sources, fewer than 4"
+    with pytest.raises(StatisticsError, match="expected"):
+        own_against_other_triggers("gate", noise[:3])
+
+
+def test_ties_count_as_extreme() -> None:
+    values, labels = np.array([1.0, 1, 1, 1]), np.array([True, False, False, True])
+    assert shuffle_p([(values, labels)], draws=50, rng=generator(1)) == 1
