@@ -127,7 +127,7 @@ def two_way(triggers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_coefficients_with_two_way_errors() -> None:
-    """Triggers and prompts both have levels, with 24 triggers; of the axes whose variance is practically always there."""
+    """Triggers and prompts both have levels; with 24 triggers, and axes whose variance is practically always there."""
     solved, variances, holds = two_way(24)
     for place, truth in enumerate(TRUTH.values()):
         assert_unbiased(solved[:, place], truth)
