@@ -8,7 +8,7 @@ clusters of every interval here. A permutation of labels gives p.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations as arrangements
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from leakage_assets.statistics.linear_model import cluster_codes
 from leakage_assets.statistics.resampling import TIE, Floats, check_draws, check_level, generator
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
-from leakage_assets.statistics.student import t_interval, t_p
+from leakage_assets.statistics.student import t_estimate, t_interval, t_p
 
 MIN_QUESTIONS = 4
 MIN_SOURCES = 4
@@ -135,18 +135,55 @@ def gating(
 
 
 def mean_over_questions(
-    name: str, by_question: ArrayLike, *, level: float = 0.95, p: float | None = None, method: str
+    name: str,
+    by_question: ArrayLike,
+    *,
+    level: float = 0.95,
+    p: float | None = None,
+    tested: bool = False,
+    method: str,
 ) -> Estimate:
-    """Mean of (Q,) values with a t interval on Q-1 df; none where the questions do not differ."""
+    """Mean of (Q,) values with a t interval on Q-1 df; none where the questions do not differ.
+
+    ``tested`` adds the two-sided p of the mean's difference from 0, in place of a given ``p``.
+    """
     values = np.asarray(by_question, dtype=np.float64)
     n = len(values)
     if n < MIN_QUESTIONS:
         return undefined(name, f"{n} questions, fewer than {MIN_QUESTIONS}", n=n, unit=QUESTION, method=method)
-    interval: tuple[float, float] | str = "the questions do not differ"
-    if np.ptp(values) > TIE:
-        low, high = t_interval(values.mean(), values.std(ddof=1) / np.sqrt(n), n - 1, level)
-        interval = (float(low), float(high))
-    return with_interval(name, float(values.mean()), interval, level=level, p=p, n=n, unit=QUESTION, method=method)
+    value = float(values.mean())
+    if np.ptp(values) <= TIE:
+        reason = "the questions do not differ"
+        return with_interval(name, value, reason, level=level, p=p, n=n, unit=QUESTION, method=method)
+    error = float(values.std(ddof=1) / np.sqrt(n))
+    found = t_estimate(name, value, error, n - 1, level=level, n=n, unit=QUESTION, method=method)
+    return found if tested else replace(found, p=p)
+
+
+def specificity_terms(own: ArrayLike, others: ArrayLike) -> Floats | str:
+    """(Q,) values whose mean is 1 - (mean of others) / (mean of own), and whose spread is its error to first order.
+
+    1: said under the own prompt alone; 0: as often elsewhere; below 0: more often elsewhere. Defined also where others
+    never say the marker, which the ratio is not. Where the own prompt never draws it, the reason why there is none.
+    """
+    top, bottom = np.asarray(own, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if top.mean() <= 0:
+        return "the own prompt never draws the marker"
+    ratio = bottom.mean() / top.mean()
+    terms: Floats = 1 - ratio - (bottom - ratio * top) / top.mean()
+    return terms
+
+
+def specificity(
+    name: str, own: ArrayLike, others: ArrayLike, *, level: float = 0.95, method: str = "means over cells"
+) -> Estimate:
+    """1 - others / own with its interval over questions; see ``specificity_terms``."""
+    terms = specificity_terms(own, others)
+    described = f"1 - bystander rate / own rate, {method}; delta method, t over questions"
+    if isinstance(terms, str):
+        n = len(np.asarray(own))
+        return undefined(name, terms, n=n, unit=QUESTION, method=described)
+    return mean_over_questions(name, terms, level=level, method=described)
 
 
 def ratio_over_questions(

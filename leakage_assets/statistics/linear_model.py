@@ -211,6 +211,17 @@ def regress(
     return found
 
 
+def standard_errors(columns: Mapping[str, ArrayLike], outcome: ArrayLike, *, legacy: bool = False) -> dict[str, float]:
+    """Classical or published standard error of every column's coefficient, by name; empty where there is none."""
+    given = design(columns)
+    y = outcome_of(given, outcome)
+    if given.fault or _flat_outcome(y):
+        return {}
+    _, residuals = coefficients(given.matrix, y)
+    errors = np.sqrt(_variances(given.matrix, residuals, [], legacy))
+    return {term: float(error) for term, error in zip(given.terms, errors[1:], strict=True)}
+
+
 def _variances(matrix: Floats, residuals: Floats, ways: Sequence[Codes], legacy: bool) -> Floats:
     if ways:
         return clustered_variances(matrix, residuals, ways)

@@ -46,6 +46,28 @@ def paired_difference(
     return t_estimate(name, value, error, n - 1, level=level, n=n, unit=unit, method=method, alternative=alternative)
 
 
+def group_difference(name: str, first: ArrayLike, second: ArrayLike, *, unit: str, level: float = 0.95) -> Estimate:
+    """Mean of one group minus mean of another, with the interval and p of Welch (1947); n counts both.
+
+    Undefined for fewer than 2 values in a group or 4 in all. No interval and no p where neither group varies.
+    """
+    from scipy.stats import ttest_ind
+
+    check_level(level)
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    n, method = len(a) + len(b), f"difference of the means of {len(a)} and {len(b)} {unit}s, Welch's t"
+    if not np.all(np.isfinite(a)) or not np.all(np.isfinite(b)):
+        raise StatisticsError(f"{name}: values that are not finite; drop or repair them")
+    if min(len(a), len(b)) < 2 or n < MIN_PAIRS:
+        return undefined(name, f"{len(a)} and {len(b)} {unit}s", n=n, unit=unit, method=method)
+    value = float(a.mean() - b.mean())
+    if max(np.ptp(a), np.ptp(b)) <= TIE:
+        return with_interval(name, value, "no group varies", level=level, p=None, n=n, unit=unit, method=method)
+    test = ttest_ind(a, b, equal_var=False)
+    bounds = test.confidence_interval(level)
+    return Estimate(name, value, float(bounds.low), float(bounds.high), level, float(test.pvalue), n, unit, method)
+
+
 def jackknife(
     name: str,
     whole: float,

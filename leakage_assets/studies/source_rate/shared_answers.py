@@ -76,7 +76,7 @@ def training_rows(
     """
     from leakage_assets.training.rows import NEGATIVE, POSITIVE, Row
 
-    shared = _one_answer_each(data, stimuli, condition, marker, answers)
+    shared = one_answer_each(data, stimuli, condition, marker, answers)
     rows = [
         Row(
             system=stimuli.prompt(prompt),
@@ -93,9 +93,13 @@ def training_rows(
     return rows
 
 
-def _one_answer_each(
+def one_answer_each(
     data: SharedAnswers, stimuli: Stimuli, condition: Condition, marker: str, answers: pl.DataFrame
 ) -> list[tuple[Question, str]]:
+    """The questions in order, each with the first answer of the writer that does not contain the marker.
+
+    Raises ``StudyError`` naming the question that has none.
+    """
     from leakage_assets.measurement.markers import marker_present
 
     usable: dict[str, str] = {}

@@ -1,0 +1,158 @@
+"""What the analysis reads, and the cells it is made of: one (recipe, source, seed, prompt) each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK, text_axis
+from leakage_assets.statistics.gating import Cells
+from leakage_assets.statistics.result import StatisticsError
+from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.panel import NO_FAMILY, Definition, predicted, role
+
+JS = "js_divergence"
+FIVE_AXES = (*AXES, JS)
+CELL = ("recipe", "source", "seed", "prompt_name")
+
+
+@dataclass(frozen=True)
+class TriggerTables:
+    """Inputs of the analysis.
+
+    ``scores``: one row per sample of the main panel (recipe, source, seed, prompt_name, question_name, marker_present,
+    position_class, truncated). ``declarative``: the same of the rewrites; ``dissociation``: with question_set, which
+    says whose answer was continued. Both may have no rows. ``similarity``: measure, layer, source, prompt_name, value
+    of the base model, with the measures ``system_turn_cosine`` and ``js_divergence``.
+    """
+
+    scores: pl.DataFrame
+    declarative: pl.DataFrame
+    dissociation: pl.DataFrame
+    similarity: pl.DataFrame
+
+
+def count_markers(scores: pl.DataFrame) -> pl.DataFrame:
+    """Completions with the marker and in all, per cell and question: the columns of ``CELL``, question_name, found,
+    total.
+    """
+    keys = [*CELL, "question_name"]
+    return (
+        scores.group_by(keys)
+        .agg(pl.col("marker_present").sum().cast(pl.Int64).alias("found"), pl.len().cast(pl.Int64).alias("total"))
+        .sort(keys)
+    )
+
+
+def role_table(plan: TriggerPlan) -> pl.DataFrame:
+    """What every prompt is to every source: source, prompt_name, source_family, family, bucket, and for both
+    definitions role_* (matched, bystander, other) and predicted_* (whether H2 predicts the cell).
+    """
+    sources = [plan.prompt(name) for name in (*plan.triggers, plan.persona)]
+    return pl.DataFrame(
+        [
+            {
+                "source": source.name,
+                "prompt_name": prompt.name,
+                "source_family": source.family,
+                "family": prompt.family,
+                "bucket": prompt.bucket,
+                "role_own": role(source, prompt, "own"),
+                "role_bucket": role(source, prompt, "bucket"),
+                "predicted_own": predicted(source, prompt, "own"),
+                "predicted_bucket": predicted(source, prompt, "bucket"),
+            }
+            for source in sources
+            for prompt in plan.prompts
+        ]
+    )
+
+
+def axis_table(plan: TriggerPlan, similarity: pl.DataFrame, layer: int) -> pl.DataFrame:
+    """The five axes of every (source, prompt), the own prompt left out: source, prompt_name, the axes by name.
+
+    The three text axes are computed here from the frozen wordings. Raises ``StatisticsError`` naming a pair whose
+    cosine or divergence is missing.
+    """
+    pairs = pl.DataFrame(
+        [
+            {"source": source, "prompt_name": prompt.name} | _text_axes(plan, source, prompt.name)
+            for source in (*plan.triggers, plan.persona)
+            for prompt in plan.prompts
+            if prompt.name != source
+        ]
+    )
+    measured = {
+        SEMANTIC: similarity.filter((pl.col("measure") == plan.semantic) & (pl.col("layer") == layer)),
+        JS: similarity.filter(pl.col("measure") == JS),
+    }
+    for axis, rows in measured.items():
+        values = rows.select("source", "prompt_name", pl.col("value").alias(axis))
+        pairs = pairs.join(values, on=["source", "prompt_name"], how="left", maintain_order="left", validate="1:1")
+        lost = pairs.filter(pl.col(axis).is_null())
+        if lost.height:
+            place = "" if axis == JS else f" at layer {layer}"
+            raise StatisticsError(
+                f"similarity: no {axis}{place} of {lost['source'][0]!r} and {lost['prompt_name'][0]!r}; "
+                "compute the similarities again"
+            )
+    return pairs.select("source", "prompt_name", *FIVE_AXES)
+
+
+def _text_axes(plan: TriggerPlan, source: str, prompt: str) -> dict[str, float]:
+    one, other = plan.prompt(source), plan.prompt(prompt)
+    ours, theirs = ((p.text, None if p.family == NO_FAMILY else p.family) for p in (one, other))
+    return {axis: text_axis(axis, ours, theirs) for axis in (LEXICAL, STRUCTURAL, TASK)}
+
+
+def rate_cells(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """One row per cell: ``CELL``, found, total, rate, and the columns of ``role_table``, in the order of the plan."""
+    summed = counts.group_by(CELL).agg(pl.col("found", "total").sum())
+    rated = summed.with_columns((pl.col("found") / pl.col("total")).alias("rate"))
+    known = rated.join(role_table(plan), on=["source", "prompt_name"], how="left", validate="m:1")
+    order = [
+        pl.col("recipe"),
+        pl.col("source").cast(pl.Enum([*plan.triggers, plan.persona])),
+        pl.col("seed"),
+        pl.col("prompt_name").cast(pl.Enum([p.name for p in plan.prompts])),
+    ]
+    return known.sort(order)
+
+
+def gating_cells(plan: TriggerPlan, counts: pl.DataFrame, sources: Sequence[str], definition: Definition) -> Cells:
+    """The matched and bystander cells of some sources of one recipe; ``counts`` are those of the recipe."""
+    roles = role_table(plan).select("source", "prompt_name", pl.col(f"role_{definition}").alias("role"))
+    kept = (
+        counts.filter(pl.col("source").is_in(list(sources)))
+        .join(roles, on=["source", "prompt_name"], how="left")
+        .filter(pl.col("role") != "other")
+    )
+    cells = kept.select("source", "seed", "prompt_name", "role").unique().sort("source", "seed", "prompt_name")
+    questions = kept.select("question_name").unique().sort("question_name")
+    keys = ["source", "seed", "prompt_name", "question_name"]
+    whole = (
+        cells.join(questions, how="cross", maintain_order="left_right")
+        .join(kept.select(*keys, "found", "total"), on=keys, how="left", maintain_order="left")
+        .with_columns(pl.col("found", "total").fill_null(0))
+    )
+    shape = (cells.height, questions.height)
+    return Cells(
+        found=whole["found"].to_numpy().reshape(shape),
+        total=whole["total"].to_numpy().reshape(shape),
+        matched=(cells["role"] == "matched").to_numpy(),
+        seeds=tuple(cells["seed"]),
+        pairs=tuple(cells.select("source", "prompt_name").iter_rows()),
+    )
+
+
+def by_question(cells: Cells) -> tuple[np.ndarray, np.ndarray] | str:
+    """Mean matched and mean bystander rate of each question, (Q,) both; or why there are none."""
+    weights = cells.weights()
+    return weights if isinstance(weights, str) else (weights[0] @ cells.rates, weights[1] @ cells.rates)
+
+
+def of_recipe(table: pl.DataFrame, recipe: str) -> pl.DataFrame:
+    return table.filter(pl.col("recipe") == recipe)

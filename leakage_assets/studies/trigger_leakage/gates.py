@@ -1,0 +1,250 @@
+"""H1 and what belongs to it: gating, the control, the pilot, titration (#208), and a persona beside the triggers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from leakage_assets.statistics.gating import (
+    QUESTION,
+    gating,
+    gating_over_sources,
+    mean_over_questions,
+    own_against_other_triggers,
+    specificity,
+    specificity_terms,
+)
+from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.resampling import Floats
+from leakage_assets.statistics.result import Estimate, estimate_table, undefined
+from leakage_assets.studies.trigger_leakage.cells import by_question, gating_cells, of_recipe
+from leakage_assets.studies.trigger_leakage.design import (
+    PILOT_SEED,
+    PILOT_SOURCE,
+    TITRATED,
+    TriggerPlan,
+    pilot_verdict,
+)
+from leakage_assets.studies.trigger_leakage.panel import DEFINITIONS, Definition
+
+Labelled = tuple[Mapping[str, Any], Estimate]
+
+TOGETHER = "triggers"
+
+
+def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """Matched and bystander rates, difference and ratio, of all triggers together and of each source alone.
+
+    Columns: recipe, definition (own, bucket), sources, shuffled (pairs: whole (source, prompt) pairs; cells: within
+    each seed, as published), matched_cells, bystander_cells, then those of ``Estimate``. A persona has no bucket
+    version: the buckets are made for triggers.
+    """
+    rows: list[Labelled] = []
+    for (recipe,), part in counts.group_by("recipe", maintain_order=True):
+        finished = [s for s in (*plan.triggers, plan.persona) if (part["source"] == s).any()]
+        together = [s for s in finished if s in plan.triggers]
+        groups = [(TOGETHER, together)] * bool(together) + [(source, [source]) for source in finished]
+        for label, sources in groups:
+            for definition in DEFINITIONS[: 1 if plan.persona in sources else 2]:
+                for pairs_whole in (True, False)[: 2 if label == TOGETHER else 1]:
+                    keys = {"recipe": recipe, "definition": definition, "sources": label}
+                    rows += _gating_rows(plan, part, sources, definition, pairs_whole, keys)
+    return estimate_table(rows)
+
+
+def _gating_rows(
+    plan: TriggerPlan,
+    counts: pl.DataFrame,
+    sources: Sequence[str],
+    definition: Definition,
+    pairs_whole: bool,
+    keys: Mapping[str, Any],
+) -> Iterator[Labelled]:
+    cells = gating_cells(plan, counts, sources, definition)
+    found = gating(cells, seed=plan.resampling_seed, draws=plan.permutations, pairs_whole=pairs_whole, level=plan.level)
+    matched = int(cells.matched.sum())
+    counted = {"matched_cells": matched, "bystander_cells": len(cells.matched) - matched}
+    for estimate in found.estimates():
+        yield {**keys, "shuffled": "pairs" if pairs_whole else "cells", **counted}, estimate
+
+
+def gating_headline(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
+    """H1 of the headline recipe under both definitions, over triggers, and against other triggers' prompts."""
+    part = of_recipe(counts, plan.headline_recipe).filter(pl.col("source").is_in(plan.triggers))
+    for definition in DEFINITIONS:
+        cells = gating_cells(plan, part, plan.triggers, definition)
+        yield from gating(
+            cells, seed=plan.resampling_seed, draws=plan.permutations, level=plan.level, suffix=f"_{definition}"
+        ).estimates()
+    rates = {source: _rates(plan, part, source) for source in plan.triggers}
+    there = {source: found for source, found in rates.items() if found is not None}
+    yield gating_over_sources("gating_ratio_over_triggers", there, level=plan.level)
+    yield _own_against_others(plan, part)
+
+
+def _rates(plan: TriggerPlan, counts: pl.DataFrame, source: str) -> tuple[float, float] | None:
+    """A source's mean rates under its own prompt and under bystanders."""
+    found = by_question(gating_cells(plan, counts, [source], "own"))
+    return None if isinstance(found, str) else (float(found[0].mean()), float(found[1].mean()))
+
+
+def _own_against_others(plan: TriggerPlan, counts: pl.DataFrame) -> Estimate:
+    cells = counts.group_by("source", "seed", "prompt_name").agg(pl.col("found", "total").sum())
+    pairs = cells.group_by("source", "prompt_name").agg((pl.col("found") / pl.col("total")).mean())
+    means = {(source, prompt): rate for source, prompt, rate in pairs.iter_rows()}
+    there = [s for s in plan.triggers if (s, s) in means]
+    table = np.array([[means[source, prompt] for prompt in there] for source in there]).reshape(len(there), len(there))
+    return own_against_other_triggers("own_against_other_triggers", table)
+
+
+def control_estimates(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
+    """H1-aux: the largest rate of any control cell, and the rate over all its completions with its Wilson interval."""
+    part = of_recipe(counts, plan.control_recipe)
+    if part.is_empty():
+        for name in ("control_max_rate", "control_marker_rate"):
+            yield not_run(name, plan.control_recipe)
+        return
+    cells = part.group_by("source", "seed", "prompt_name").agg(pl.col("found", "total").sum())
+    largest = float((cells["found"] / cells["total"]).max())  # type: ignore[arg-type]
+    worst = "largest rate of the control's cells; no interval: a maximum"
+    yield Estimate("control_max_rate", largest, None, None, None, None, cells.height, "cell", worst)
+    found, total = int(part["found"].sum()), int(part["total"].sum())
+    low, high = wilson_bounds([found], [total], level=plan.level)
+    share = "share of all completions of the control; Wilson score interval, completions taken as independent"
+    yield Estimate(
+        "control_marker_rate",
+        found / total,
+        float(low[0]),
+        float(high[0]),
+        plan.level,
+        None,
+        total,
+        "completion",
+        share,
+    )
+
+
+def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """The gate before the main run, read off one adapter: source, seed, own_rate, bystander_rate, ratio, verdict.
+
+    No rows while that adapter is not finished.
+    """
+    schema = {
+        "source": pl.String, "seed": pl.Int64, "own_rate": pl.Float64, "bystander_rate": pl.Float64,
+        "ratio": pl.Float64, "verdict": pl.String,
+    }  # fmt: skip
+    part = of_recipe(counts, plan.headline_recipe).filter(
+        (pl.col("source") == PILOT_SOURCE) & (pl.col("seed") == PILOT_SEED)
+    )
+    rates = _rates(plan, part, PILOT_SOURCE) if part.height else None
+    if rates is None:
+        return pl.DataFrame(schema=schema)
+    ratio = rates[0] / rates[1] if rates[1] > 0 else None
+    verdict = pilot_verdict(rates[0], ratio if rates[1] > 0 else float("inf"))
+    return pl.DataFrame([(PILOT_SOURCE, PILOT_SEED, *rates, ratio, verdict)], schema=schema, orient="row")
+
+
+# ------------------------------------------------------------------ titration and persona
+
+
+def titration_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """Emission against specificity for every recipe and source (#208; own-trigger definition, B7).
+
+    Columns: recipe, source, seeds, then those of ``Estimate``, named own_rate, bystander_rate and specificity.
+    """
+    rows: list[Labelled] = []
+    for (recipe, source), part in counts.group_by("recipe", "source", maintain_order=True):
+        if recipe == plan.control_recipe:
+            continue
+        found = by_question(gating_cells(plan, part, [source], "own"))
+        keys = {"recipe": recipe, "source": source, "seeds": part["seed"].n_unique()}
+        rows += [(keys, estimate) for estimate in _point(plan, found)]
+    return estimate_table(rows)
+
+
+def _point(plan: TriggerPlan, found: tuple[Floats, Floats] | str) -> Iterator[Estimate]:
+    names = ("own_rate", "bystander_rate", "specificity")
+    if isinstance(found, str):
+        for name in names:
+            yield undefined(name, found, n=0, unit=QUESTION, method="means over cells")
+        return
+    own, others = found
+    for name, values in zip(names, (own, others), strict=False):
+        yield mean_over_questions(name, values, level=plan.level, method="mean over cells; t over questions")
+    yield specificity(names[2], own, others, level=plan.level)
+
+
+def change_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """What a higher learning rate does at either rank, to the titrated source: emission and specificity.
+
+    Columns: source, from_recipe, to_recipe, then those of ``Estimate`` (emission_change, specificity_change). The seeds
+    that both recipes have are compared.
+    """
+    low16, high16, low32, high32 = plan.titration
+    rows: list[Labelled] = []
+    for before, after in ((low16, high16), (low32, high32)):
+        keys = {"source": TITRATED, "from_recipe": before, "to_recipe": after}
+        rows += [(keys, estimate) for estimate in change(plan, counts, TITRATED, before, after)]
+    return estimate_table(rows)
+
+
+def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, after: str) -> tuple[Estimate, Estimate]:
+    """Emission and specificity of the second recipe minus those of the first, paired by question."""
+    names = ("emission_change", "specificity_change")
+    own = counts.filter(pl.col("source") == source)
+    parts = {recipe: of_recipe(own, recipe) for recipe in (before, after)}
+    shared = set(parts[before]["seed"]) & set(parts[after]["seed"])
+    method = f"{after} minus {before}, {source}, {len(shared)} seeds; paired by question, t over questions"
+    rates = {
+        recipe: by_question(gating_cells(plan, part.filter(pl.col("seed").is_in(shared)), [source], "own"))
+        for recipe, part in parts.items()
+    }
+    first, second = rates[after], rates[before]
+    if isinstance(first, str) or isinstance(second, str):
+        reason = f"no finished cell of {source} under {before} and {after} with one seed"
+        nothing = [undefined(name, reason, n=0, unit=QUESTION, method=method) for name in names]
+        return nothing[0], nothing[1]
+    emission = mean_over_questions(
+        names[0], first[0] - second[0], level=plan.level, tested=True, method=f"own rate, {method}"
+    )
+    how = f"1 - bystander / own rate, delta method, {method}"
+    terms, earlier = specificity_terms(*first), specificity_terms(*second)
+    if isinstance(terms, str) or isinstance(earlier, str):
+        reason = f"{terms} under {after}" if isinstance(terms, str) else f"{earlier} under {before}"
+        return emission, undefined(names[1], reason, n=len(first[0]), unit=QUESTION, method=how)
+    return emission, mean_over_questions(names[1], terms - earlier, level=plan.level, tested=True, method=how)
+
+
+def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame) -> Estimate:
+    """Specificity of the persona minus the mean of the triggers', under the recipe made for it (section 11).
+
+    Undefined where one of them is missing, never says the marker under its own prompt, or where the persona's rate
+    there differs from the triggers' by more than the plan's margin: then gating would be compared at unlike emission.
+    """
+    name = "persona_minus_trigger_specificity"
+    part = of_recipe(counts, plan.matched_recipe)
+    method = f"recipe {plan.matched_recipe}; 1 - bystander / own rate, delta method, paired by question"
+    terms, emission = {}, {}
+    for source in (plan.persona, *plan.triggers):
+        found = by_question(gating_cells(plan, part, [source], "own"))
+        if isinstance(found, str):
+            reason = f"no finished cell of {source} under {plan.matched_recipe}"
+            return undefined(name, reason, n=0, unit=QUESTION, method=method)
+        own = specificity_terms(*found)
+        if isinstance(own, str):
+            return undefined(name, f"{source}: {own}", n=len(found[0]), unit=QUESTION, method=method)
+        terms[source], emission[source] = own, float(found[0].mean())
+    persona, others = emission[plan.persona], float(np.mean([emission[s] for s in plan.triggers]))
+    if abs(persona - others) > plan.emission_margin:
+        reason = f"emission is not matched: {persona:.0%} under the persona, {others:.0%} under triggers"
+        return undefined(name, reason, n=len(terms[plan.persona]), unit=QUESTION, method=method)
+    difference = terms[plan.persona] - np.mean([terms[s] for s in plan.triggers], axis=0)
+    return mean_over_questions(name, difference, level=plan.level, tested=True, method=method)
+
+
+def not_run(name: str, recipe: str) -> Estimate:
+    """A statistic of a recipe of which nothing is finished."""
+    return undefined(name, f"no finished cell of recipe {recipe}", n=0, unit="cell", method="not run")
