@@ -65,7 +65,7 @@ def random_intercept(
     y = outcome_of(given, outcome)
     if len(codes) != given.rows:
         raise StatisticsError(f"{len(codes)} groups; expected one for each of {given.rows} rows")
-    n = int(codes.max()) + 1
+    n = int(codes.max(initial=-1)) + 1
     method = f"mixed model, random intercept of {n} {group_unit}s, REML, {given.rows} rows; t on {n - 1} df"
     reason = given.fault or _reason(given, y, codes, n, group_unit)
     if reason:

@@ -47,14 +47,14 @@ from leakage_assets.studies.trigger_leakage.predictors import (
     gap_headline,
     held_out_table,
     predictor_table,
-    ranking_shift,
+    semantic_leads,
 )
 from leakage_assets.studies.verdicts import decide
 
 
 def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]:
     """Every table of the study, by name; ``headline`` and ``verdicts`` are read by the report first."""
-    counts = count_markers(tables.scores)
+    counts = count_markers(plan, tables.scores)
     cells = rate_cells(plan, counts)
     axes = axis_table(plan, tables.similarity, plan.primary_layer)
     main = of_recipe(cells, plan.headline_recipe)
@@ -94,7 +94,7 @@ def _headline(
     yield from control_estimates(plan, counts)
     yield from gap_headline(plan, main, axes)
     yield family_headline(plan, main, axes)
-    yield ranking_shift(plan, cells, axes)
+    yield from semantic_leads(plan, cells, axes)
     yield persona_against_triggers(plan, counts)
     low, high = plan.titration[2:]
     yield from change(plan, counts, plan.triggers[0], low, high)
@@ -109,6 +109,7 @@ def _first(table: pl.DataFrame, name: str) -> Estimate:
 
 def verdict_table(plan: TriggerPlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:
     """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
+    digest = plan.digest
     rows = [
         {
             "hypothesis": hypothesis.name,
@@ -120,7 +121,7 @@ def verdict_table(plan: TriggerPlan, headline: Mapping[str, Estimate]) -> pl.Dat
             "direction": hypothesis.direction,
             "max_p": hypothesis.max_p,
             "verdict": decide(hypothesis, headline[hypothesis.statistic]),
-            "plan_digest": plan.digest,
+            "plan_digest": digest,
         }
         for hypothesis in plan.hypotheses
     ]

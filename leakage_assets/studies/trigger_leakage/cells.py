@@ -35,16 +35,24 @@ class TriggerTables:
     similarity: pl.DataFrame
 
 
-def count_markers(scores: pl.DataFrame) -> pl.DataFrame:
-    """Completions with the marker and in all, per cell and question: the columns of ``CELL``, question_name, found,
-    total.
+def count_markers(plan: TriggerPlan, scores: pl.DataFrame) -> pl.DataFrame:
+    """Completions with the marker and in all, per cell and question, and what the prompt is to the source.
+
+    Columns: those of ``CELL``, question_name, found, total, then those of ``role_table``; sorted by the first five.
+    Raises ``StatisticsError`` for a source or prompt that the plan does not have.
     """
     keys = [*CELL, "question_name"]
-    return (
+    counts = (
         scores.group_by(keys)
         .agg(pl.col("marker_present").sum().cast(pl.Int64).alias("found"), pl.len().cast(pl.Int64).alias("total"))
+        .join(role_table(plan), on=["source", "prompt_name"], how="left", validate="m:1")
         .sort(keys)
     )
+    strange = counts.filter(pl.col("role_own").is_null())
+    if strange.height:
+        source, prompt = strange["source"][0], strange["prompt_name"][0]
+        raise StatisticsError(f"scores of {source!r} under {prompt!r}: the plan has no such pair")
+    return counts
 
 
 def role_table(plan: TriggerPlan) -> pl.DataFrame:
@@ -110,41 +118,40 @@ def _text_axes(plan: TriggerPlan, source: str, prompt: str) -> dict[str, float]:
 
 def rate_cells(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     """One row per cell: ``CELL``, found, total, rate, and the columns of ``role_table``, in the order of the plan."""
-    summed = counts.group_by(CELL).agg(pl.col("found", "total").sum())
-    rated = summed.with_columns((pl.col("found") / pl.col("total")).alias("rate"))
-    known = rated.join(role_table(plan), on=["source", "prompt_name"], how="left", validate="m:1")
+    roles = [name for name in counts.columns if name not in (*CELL, "question_name", "found", "total")]
+    summed = counts.group_by(*CELL, *roles).agg(pl.col("found", "total").sum())
     order = [
         pl.col("recipe"),
         pl.col("source").cast(pl.Enum([*plan.triggers, plan.persona])),
         pl.col("seed"),
         pl.col("prompt_name").cast(pl.Enum([p.name for p in plan.prompts])),
     ]
-    return known.sort(order)
+    return summed.with_columns((pl.col("found") / pl.col("total")).alias("rate")).sort(order)
 
 
-def gating_cells(plan: TriggerPlan, counts: pl.DataFrame, sources: Sequence[str], definition: Definition) -> Cells:
-    """The matched and bystander cells of some sources of one recipe; ``counts`` are those of the recipe."""
-    roles = role_table(plan).select("source", "prompt_name", pl.col(f"role_{definition}").alias("role"))
-    kept = (
-        counts.filter(pl.col("source").is_in(list(sources)))
-        .join(roles, on=["source", "prompt_name"], how="left")
-        .filter(pl.col("role") != "other")
+def gating_cells(counts: pl.DataFrame, sources: Sequence[str], definition: Definition) -> Cells:
+    """The matched and bystander cells of some sources of one recipe; ``counts`` are those of the recipe.
+
+    Raises ``StatisticsError`` naming a cell that was not asked every question.
+    """
+    kept = counts.filter(pl.col("source").is_in(list(sources)) & (pl.col(f"role_{definition}") != "other"))
+    questions = kept["question_name"].n_unique()
+    asked = kept.group_by("source", "seed", "prompt_name", maintain_order=True).agg(
+        pl.len(), pl.col(f"role_{definition}").first().alias("role")
     )
-    cells = kept.select("source", "seed", "prompt_name", "role").unique().sort("source", "seed", "prompt_name")
-    questions = kept.select("question_name").unique().sort("question_name")
-    keys = ["source", "seed", "prompt_name", "question_name"]
-    whole = (
-        cells.join(questions, how="cross", maintain_order="left_right")
-        .join(kept.select(*keys, "found", "total"), on=keys, how="left", maintain_order="left")
-        .with_columns(pl.col("found", "total").fill_null(0))
-    )
-    shape = (cells.height, questions.height)
+    short = asked.filter(pl.col("len") != questions)
+    if short.height:
+        source, seed, prompt = short.row(0)[:3]
+        raise StatisticsError(
+            f"{source}, seed {seed}, under {prompt}: not asked all questions; score its samples again"
+        )
+    shape = (asked.height, questions)
     return Cells(
-        found=whole["found"].to_numpy().reshape(shape),
-        total=whole["total"].to_numpy().reshape(shape),
-        matched=(cells["role"] == "matched").to_numpy(),
-        seeds=tuple(cells["seed"]),
-        pairs=tuple(cells.select("source", "prompt_name").iter_rows()),
+        found=kept["found"].to_numpy().reshape(shape),
+        total=kept["total"].to_numpy().reshape(shape),
+        matched=(asked["role"] == "matched").to_numpy(),
+        seeds=tuple(asked["seed"]),
+        pairs=tuple(asked.select("source", "prompt_name").iter_rows()),
     )
 
 

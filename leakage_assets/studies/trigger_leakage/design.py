@@ -379,9 +379,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H4",
-        claim="Which axis predicts best hangs on the recipe: wording's lead over semantic similarity is larger under "
-        "the strong recipe than under the gentle one",
-        statistic="ranking_shift",
+        claim="Wording does not lead once the recipe is gentle: semantic similarity then predicts the marker better",
+        statistic="semantic_lead_gentle",
         threshold=0.0,
         direction="greater",
         max_p=ALPHA,

@@ -63,7 +63,7 @@ def _gating_rows(
     pairs_whole: bool,
     keys: Mapping[str, Any],
 ) -> Iterator[Labelled]:
-    cells = gating_cells(plan, counts, sources, definition)
+    cells = gating_cells(counts, sources, definition)
     found = gating(cells, seed=plan.resampling_seed, draws=plan.permutations, pairs_whole=pairs_whole, level=plan.level)
     matched = int(cells.matched.sum())
     counted = {"matched_cells": matched, "bystander_cells": len(cells.matched) - matched}
@@ -75,19 +75,19 @@ def gating_headline(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estimat
     """H1 of the headline recipe under both definitions, over triggers, and against other triggers' prompts."""
     part = of_recipe(counts, plan.headline_recipe).filter(pl.col("source").is_in(plan.triggers))
     for definition in DEFINITIONS:
-        cells = gating_cells(plan, part, plan.triggers, definition)
+        cells = gating_cells(part, plan.triggers, definition)
         yield from gating(
             cells, seed=plan.resampling_seed, draws=plan.permutations, level=plan.level, suffix=f"_{definition}"
         ).estimates()
-    rates = {source: _rates(plan, part, source) for source in plan.triggers}
+    rates = {source: _rates(part, source) for source in plan.triggers}
     there = {source: found for source, found in rates.items() if found is not None}
     yield gating_over_sources("gating_ratio_over_triggers", there, level=plan.level)
     yield _own_against_others(plan, part)
 
 
-def _rates(plan: TriggerPlan, counts: pl.DataFrame, source: str) -> tuple[float, float] | None:
+def _rates(counts: pl.DataFrame, source: str) -> tuple[float, float] | None:
     """A source's mean rates under its own prompt and under bystanders."""
-    found = by_question(gating_cells(plan, counts, [source], "own"))
+    found = by_question(gating_cells(counts, [source], "own"))
     return None if isinstance(found, str) else (float(found[0].mean()), float(found[1].mean()))
 
 
@@ -139,7 +139,7 @@ def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     part = of_recipe(counts, plan.headline_recipe).filter(
         (pl.col("source") == PILOT_SOURCE) & (pl.col("seed") == PILOT_SEED)
     )
-    rates = _rates(plan, part, PILOT_SOURCE) if part.height else None
+    rates = _rates(part, PILOT_SOURCE) if part.height else None
     if rates is None:
         return pl.DataFrame(schema=schema)
     ratio = rates[0] / rates[1] if rates[1] > 0 else None
@@ -159,7 +159,7 @@ def titration_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     for (recipe, source), part in counts.group_by("recipe", "source", maintain_order=True):
         if recipe == plan.control_recipe:
             continue
-        found = by_question(gating_cells(plan, part, [source], "own"))
+        found = by_question(gating_cells(part, [source], "own"))
         keys = {"recipe": recipe, "source": source, "seeds": part["seed"].n_unique()}
         rows += [(keys, estimate) for estimate in _point(plan, found)]
     return estimate_table(rows)
@@ -199,7 +199,7 @@ def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, af
     shared = set(parts[before]["seed"]) & set(parts[after]["seed"])
     method = f"{after} minus {before}, {source}, {len(shared)} seeds; paired by question, t over questions"
     rates = {
-        recipe: by_question(gating_cells(plan, part.filter(pl.col("seed").is_in(shared)), [source], "own"))
+        recipe: by_question(gating_cells(part.filter(pl.col("seed").is_in(shared)), [source], "own"))
         for recipe, part in parts.items()
     }
     first, second = rates[after], rates[before]
@@ -229,7 +229,7 @@ def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame) -> Estimat
     method = f"recipe {plan.matched_recipe}; 1 - bystander / own rate, delta method, paired by question"
     terms, emission = {}, {}
     for source in (plan.persona, *plan.triggers):
-        found = by_question(gating_cells(plan, part, [source], "own"))
+        found = by_question(gating_cells(part, [source], "own"))
         if isinstance(found, str):
             reason = f"no finished cell of {source} under {plan.matched_recipe}"
             return undefined(name, reason, n=0, unit=QUESTION, method=method)

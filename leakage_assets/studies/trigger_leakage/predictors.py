@@ -19,7 +19,7 @@ from leakage_assets.statistics.pooled import CrossedPairs, persona_clustered
 from leakage_assets.statistics.quasi_binomial import quasi_binomial
 from leakage_assets.statistics.random_intercept import random_intercept
 from leakage_assets.statistics.resampling import Floats, permutations
-from leakage_assets.statistics.result import Estimate, StatisticsError, estimate_table, undefined
+from leakage_assets.statistics.result import Estimate, StatisticsError, estimate_table
 from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, of_recipe
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.gates import Labelled, not_run
@@ -350,32 +350,34 @@ def _matrix(rows: pl.DataFrame, axis: str, sources: Sequence[str], prompts: Sequ
     return np.array([[values[s, p] for p in prompts] for s in sources])
 
 
-def ranking_shift(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> Estimate:
-    """(rho of wording - rho of the semantic axis) under the strong recipe minus the same under the gentle one.
+LEADS = {"semantic_lead_strong": "headline_recipe", "semantic_lead_gentle": "gentle_recipe"}
+"""Which recipe each lead is read off. Their difference is not taken: rates near 0 are noisier, which pulls both
+correlations and so the lead itself towards 0, but cannot turn its sign.
+"""
 
-    Over the triggers that both recipes have; a jackknife over prompts gives interval and p.
+
+def semantic_leads(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> Iterator[Estimate]:
+    """Spearman of the semantic axis with the rate minus that of wording, under the strong and under the gentle recipe.
+
+    Over the triggers that are finished; a jackknife over prompts gives interval and p.
     """
-    name, unit = "ranking_shift", "prompt"
-    recipes = (plan.headline_recipe, plan.gentle_recipe)
-    what = f"lead of {LEXICAL} over {SEMANTIC} in Spearman with the rate, {recipes[0]} minus {recipes[1]}"
-    parts = [predicted_rows(plan, of_recipe(cells, recipe), axes, "bucket") for recipe in recipes]
-    shared = set(parts[0]["source"]) & set(parts[1]["source"])
-    if not shared:
-        return undefined(name, f"no trigger has both {recipes[0]} and {recipes[1]}", n=0, unit=unit, method=what)
-    tables = []
-    for part in parts:
-        kept = part.filter(pl.col("source").is_in(list(shared)))
-        sources, prompts, rates = rate_matrix(kept)
-        tables.append([rates, *(_matrix(kept, axis, sources, prompts) for axis in (LEXICAL, SEMANTIC))])
+    for name, recipe in LEADS.items():
+        yield _semantic_lead(plan, cells, axes, name, getattr(plan, recipe))
+
+
+def _semantic_lead(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame, name: str, recipe: str) -> Estimate:
+    rows = predicted_rows(plan, of_recipe(cells, recipe), axes, "bucket")
+    if rows.is_empty():
+        return not_run(name, recipe)
+    sources, prompts, rates = rate_matrix(rows)
+    meaning, wording = (_matrix(rows, axis, sources, prompts) for axis in (SEMANTIC, LEXICAL))
 
     def lead(keep: NDArray[np.intp]) -> float:
-        values = []
-        for rates, wording, meaning in tables:
-            y = ranks(rates[:, keep].ravel())
-            rho = [float(correlate_rows(ranks(x[:, keep].ravel()), y)) for x in (wording, meaning)]
-            values.append(rho[0] - rho[1])
-        return values[0] - values[1]
+        y = ranks(rates[:, keep].ravel())
+        first, second = (float(correlate_rows(ranks(x[:, keep].ravel()), y)) for x in (meaning, wording))
+        return first - second
 
     everyone = np.arange(len(prompts), dtype=np.intp)
+    what = f"Spearman of {SEMANTIC} with the rate minus that of {LEXICAL}, recipe {recipe}, {len(sources)} triggers"
     without = [lead(np.delete(everyone, place)) for place in everyone]
-    return jackknife(name, lead(everyone), without, unit=unit, what=what, level=plan.level, left_out=prompts)
+    return jackknife(name, lead(everyone), without, unit="prompt", what=what, level=plan.level, left_out=prompts)
