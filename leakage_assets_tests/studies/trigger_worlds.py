@@ -10,7 +10,7 @@ import polars as pl
 
 from leakage_assets.studies.trigger_leakage.cells import TriggerTables
 from leakage_assets.studies.trigger_leakage.design import (
-    Scale,
+    PUBLISHED,
     TriggerPlan,
     analysis_plan,
     planned_experiment,
@@ -18,19 +18,7 @@ from leakage_assets.studies.trigger_leakage.design import (
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
 
-SCALE = Scale(
-    layers=(19, 20),
-    primary_layer=19,
-    completions=10,
-    max_new_tokens=256,
-    low_rate=1e-5,
-    high_rate=1e-4,
-    matched_rate=3e-5,
-    short=3,
-    long=5,
-    precision="bfloat16",
-)
-"""As published."""
+SCALE = PUBLISHED
 
 Rate = Callable[[str, PanelPrompt, PanelPrompt], float]
 """(recipe, source, prompt) -> the share of completions with the marker."""

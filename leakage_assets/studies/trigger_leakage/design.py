@@ -82,6 +82,23 @@ class Scale:
     extra_caveats: tuple[str, ...] = field(default=())
 
 
+PUBLISHED = Scale(
+    layers=(15, 19, 20),
+    primary_layer=19,
+    completions=10,
+    max_new_tokens=256,
+    low_rate=1e-5,
+    high_rate=1e-4,
+    matched_rate=3e-5,
+    short=3,
+    long=5,
+    precision="bfloat16",
+)
+"""Sections 3 to 5 and 8 on Qwen2.5-7B-Instruct; the published vector is what block 19 puts out, and block 20 is the one
+of the other studies (B11). The rate between the two of the titration is ours.
+"""
+
+
 @dataclass(frozen=True)
 class TriggerExperiment:
     """What the plan is made for: everything that is trained and asked. Another experiment has another plan.
