@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 import plotly.graph_objects as go
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
@@ -34,6 +36,7 @@ HEIGHT_SCALE = 0.75  # of the figure's own height, which is meant for a page of 
 # Dagster keeps metadata in its database and larger texts slow the UI down: as base64 this is just below 100 kB.
 MAX_BYTES = 74_000
 _DPI = 100
+_TRACES = ("scatter", "bar", "heatmap")
 _MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _STYLE = {
@@ -50,7 +53,7 @@ _STYLE = {
 
 
 def png_preview(figure: go.Figure) -> bytes:
-    """A figure's scatter, line and bar traces as a PNG below 74 kB, 700 pixels wide and at least 450 high.
+    """A figure's scatter, line, bar and heatmap traces as a PNG below 74 kB, 700 pixels wide and at least 450 high.
 
     Raises:
         FigureError: a trace, shape or colour the preview cannot draw, or a picture that stays too large.
@@ -119,7 +122,8 @@ class _Paper:
     @classmethod
     def of(cls, figure: go.Figure, canvas: Figure) -> _Paper:
         width, height = canvas.get_size_inches() * _DPI
-        labels = max((len(name) for trace in figure.data for name in _texts(trace.y)), default=0)
+        ticks = [text for axis in figure.select_yaxes() for text in axis.ticktext or ()]
+        labels = max((len(name) for trace in figure.data for name in [*_texts(trace.y), *ticks]), default=0)
         return cls(
             canvas,
             left=(64 + 3.4 * labels) / width,
@@ -157,11 +161,14 @@ def _draw(figure: go.Figure, canvas: Figure) -> None:
     panels: dict[tuple[str, str], _Panel] = {}
     legend: dict[str, Any] = {}
     for trace in figure.data:
-        if trace.type not in {"scatter", "bar"}:
-            raise FigureError(f"the preview cannot draw a {trace.type!r} trace; it draws scatter and bar")
+        if trace.type not in _TRACES:
+            raise FigureError(f"the preview cannot draw a {trace.type!r} trace; it draws {', '.join(_TRACES)}")
         key = _axes_of(trace)
         if key not in panels:
             panels[key] = _panel(figure, paper, key)
+        if trace.type == "heatmap":
+            _heatmap(trace, panels[key], canvas)
+            continue
         handle = _scatter(trace, panels[key]) if trace.type == "scatter" else _bar(trace, panels[key], figure)
         if trace.name and trace.showlegend is not False:
             legend.setdefault(_plain(trace.name), handle)
@@ -230,6 +237,7 @@ def _scatter(trace: go.Scatter, panel: _Panel) -> Any:
         zorder=3,
     )
     _error_bars(trace.error_y, x, y, panel.axes, "y")
+    _error_bars(trace.error_x, x, y, panel.axes, "x")
     if "text" in mode:
         _labels(trace, x, y, panel.axes)
     return handle
@@ -260,6 +268,39 @@ def _labels(trace: go.Scatter, x: Sequence[float], y: Sequence[float], axes: Axe
             size=6,
             zorder=4,
         )
+
+
+def _heatmap(trace: go.Heatmap, panel: _Panel, canvas: Figure) -> None:
+    """Coloured cells with their texts, white gaps between them, and the scale beside the panel."""
+    rates = np.array([_numbers(row) for row in trace.z])
+    if trace.colorscale is None or trace.zmin is None or trace.zmax is None:
+        raise FigureError("the preview needs the colour scale of a heatmap and its ends")
+    scale = LinearSegmentedColormap.from_list("scale", [(at, colour) for at, colour in trace.colorscale])
+    colours = scale.with_extremes(bad="white")
+    axes = panel.axes
+    edges = [np.arange(size + 1) - 0.5 for size in rates.T.shape]
+    mesh = axes.pcolormesh(
+        *edges, np.ma.masked_invalid(rates), cmap=colours, vmin=trace.zmin, vmax=trace.zmax, edgecolor="white"
+    )
+    axes.grid(visible=False)
+    for (row, column), rate in np.ndenumerate(rates):
+        if np.isfinite(rate):
+            shade = (rate - trace.zmin) / (trace.zmax - trace.zmin)
+            axes.text(
+                column,
+                row,
+                _plain(trace.text[row][column]),
+                ha="center",
+                va="center",
+                size=6.5,
+                color="white" if shade > 0.55 else "black",
+            )
+    box = axes.get_position()
+    axes.set_position((box.x0, box.y0, box.width * 0.92, box.height))
+    bar = canvas.colorbar(mesh, cax=canvas.add_axes((box.x0 + box.width * 0.94, box.y0, 0.012, box.height)))
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bar.ax.tick_params(labelsize=6.5, length=2)
 
 
 def _bar(trace: go.Bar, panel: _Panel, figure: go.Figure) -> Any:
@@ -313,7 +354,8 @@ def _finish_axes(panel: _Panel) -> None:
             getattr(axes, f"set_{axis}ticks")(range(len(names)), [_plain(name) for name in names])
             getattr(axes, f"set_{axis}lim")(-0.6, len(names) - 0.4)
         elif spec.tickvals is not None:
-            getattr(axes, f"set_{axis}ticks")(list(spec.tickvals))
+            labels = [_plain(text) for text in spec.ticktext] if spec.ticktext is not None else None
+            getattr(axes, f"set_{axis}ticks")(list(spec.tickvals), labels)
         if spec.range is not None:
             getattr(axes, f"set_{axis}lim")(*spec.range)
         if spec.autorange == "reversed":

@@ -148,7 +148,8 @@ def test_titles_and_axis_titles_are_drawn_as_plain_text():
     ("figure", "message"),
     [
         (go.Figure(go.Scatter(x=[1], y=[1], fill="tozeroy", fillcolor="red")), "filled 'tozeroy'"),
-        (go.Figure(go.Heatmap(z=[[1]])), "cannot draw a 'heatmap' trace"),
+        (go.Figure(go.Contour(z=[[1]])), "cannot draw a 'contour' trace"),
+        (go.Figure(go.Heatmap(z=[[1]])), "the colour scale of a heatmap"),
         (go.Figure(go.Scatter(x=[1], y=[1], mode="markers", marker={"color": [1]})), "one named colour"),
         (
             go.Figure(go.Scatter(x=[1], y=[1], line={"color": "red"})).add_shape(type="rect", x0=0, x1=1, y0=0, y1=1),

@@ -28,11 +28,13 @@ from leakage_assets.studies.trigger_leakage.followups import (
     dissociation_table,
 )
 from leakage_assets.studies.trigger_leakage.gates import (
+    Labelled,
     change,
     change_table,
     control_estimates,
     gating_headline,
     gating_table,
+    labelled,
     persona_against_triggers,
     pilot_table,
     titration_table,
@@ -166,11 +168,11 @@ def seed_table(cells: pl.DataFrame) -> pl.DataFrame:
     """How much the own rate and the mean bystander rate of a source vary over seeds: recipe, source, statistic, then
     those of ``Estimate``.
     """
-    rows = []
+    rows: list[Labelled] = []
     for (recipe, source), part in cells.group_by("recipe", "source", maintain_order=True):
         for name, kind in (("own_rate", "matched"), ("bystander_rate", "bystander")):
             means = part.filter(pl.col("role_own") == kind).group_by("seed").agg(pl.col("rate").mean())
             by_seed = {int(seed): float(rate) for seed, rate in means.iter_rows()}
             keys = {"recipe": recipe, "source": source, "statistic": name}
             rows += [(keys, e) for e in seed_spread(name, by_seed, bounds=(0.0, 1.0)).estimates()]
-    return estimate_table(rows)
+    return labelled(rows, "recipe", "source", "statistic")

@@ -10,11 +10,11 @@ import polars as pl
 from leakage_assets.statistics.gating import QUESTION, mean_over_questions
 from leakage_assets.statistics.paired import paired_difference
 from leakage_assets.statistics.resampling import Floats
-from leakage_assets.statistics.result import Estimate, StatisticsError, estimate_table, undefined
+from leakage_assets.statistics.result import Estimate, StatisticsError, undefined
 from leakage_assets.studies.trigger_leakage.cells import of_recipe
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS
-from leakage_assets.studies.trigger_leakage.gates import TOGETHER, Labelled, not_run
+from leakage_assets.studies.trigger_leakage.gates import TOGETHER, Labelled, labelled, not_run
 
 EFFECTS = {
     "prompt_effect": ("A", "B", "A - B: what the prompt does"),
@@ -44,7 +44,7 @@ def dissociation_table(plan: TriggerPlan, scores: pl.DataFrame) -> pl.DataFrame:
                 )
             )
         rows += [({"source": source, "statistic": e.name}, e) for e in _effects(plan, grid)]
-    return estimate_table(rows)
+    return labelled(rows, "source", "statistic")
 
 
 def dissociation_headline(plan: TriggerPlan, scores: pl.DataFrame) -> Iterator[Estimate]:
@@ -119,7 +119,7 @@ def declarative_table(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFra
             rows.append(({"source": source, "statistic": name}, mean))
         difference = paired_difference("difference", rewritten, original, unit="prompt", level=plan.level)
         rows.append(({"source": source, "statistic": "difference"}, difference))
-    return estimate_table(rows)
+    return labelled(rows, "source", "statistic")
 
 
 def declarative_headline(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFrame) -> Estimate:

@@ -31,6 +31,10 @@ from leakage_assets.studies.trigger_leakage.design import (
 from leakage_assets.studies.trigger_leakage.panel import DEFINITIONS, Definition
 
 Labelled = tuple[Mapping[str, Any], Estimate]
+NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "seeds"}
+"""Label columns that count."""
+
+ERRORS = {"standard_error", "legacy_se", "legacy_p"}
 
 TOGETHER = "triggers"
 
@@ -52,7 +56,7 @@ def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
                 for pairs_whole in (True, False)[: 2 if label == TOGETHER else 1]:
                     keys = {"recipe": recipe, "definition": definition, "sources": label}
                     rows += _gating_rows(plan, part, sources, definition, pairs_whole, keys)
-    return estimate_table(rows)
+    return labelled(rows, "recipe", "definition", "sources", "shuffled", "matched_cells", "bystander_cells")
 
 
 def _gating_rows(
@@ -147,6 +151,16 @@ def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([(PILOT_SOURCE, PILOT_SEED, *rates, ratio, verdict)], schema=schema, orient="row")
 
 
+def labelled(rows: Sequence[Labelled], *labels: str) -> pl.DataFrame:
+    """Label columns followed by the estimate's fields, also where there are no rows."""
+    types: dict[str, Any] = {name: pl.Int64 if name in NUMBERS else pl.String for name in labels}
+    types |= {name: pl.Float64 for name in labels if name in ERRORS}
+    table = estimate_table(rows)
+    if rows:
+        return table.with_columns(pl.col(name).cast(kind) for name, kind in types.items())
+    return pl.DataFrame(schema=types | table.schema)
+
+
 # ------------------------------------------------------------------ titration and persona
 
 
@@ -162,7 +176,7 @@ def titration_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
         found = by_question(gating_cells(part, [source], "own"))
         keys = {"recipe": recipe, "source": source, "seeds": part["seed"].n_unique()}
         rows += [(keys, estimate) for estimate in _point(plan, found)]
-    return estimate_table(rows)
+    return labelled(rows, "recipe", "source", "seeds")
 
 
 def _point(plan: TriggerPlan, found: tuple[Floats, Floats] | str) -> Iterator[Estimate]:
@@ -188,7 +202,7 @@ def change_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     for before, after in ((low16, high16), (low32, high32)):
         keys = {"source": TITRATED, "from_recipe": before, "to_recipe": after}
         rows += [(keys, estimate) for estimate in change(plan, counts, TITRATED, before, after)]
-    return estimate_table(rows)
+    return labelled(rows, "source", "from_recipe", "to_recipe")
 
 
 def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, after: str) -> tuple[Estimate, Estimate]:

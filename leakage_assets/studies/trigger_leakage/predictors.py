@@ -19,10 +19,10 @@ from leakage_assets.statistics.pooled import CrossedPairs, persona_clustered
 from leakage_assets.statistics.quasi_binomial import quasi_binomial
 from leakage_assets.statistics.random_intercept import random_intercept
 from leakage_assets.statistics.resampling import Floats, permutations
-from leakage_assets.statistics.result import Estimate, StatisticsError, estimate_table
+from leakage_assets.statistics.result import Estimate, StatisticsError
 from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, of_recipe
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
-from leakage_assets.studies.trigger_leakage.gates import Labelled, not_run
+from leakage_assets.studies.trigger_leakage.gates import Labelled, labelled, not_run
 from leakage_assets.studies.trigger_leakage.panel import DEFINITIONS, FAMILIES, MATE, Definition
 
 AXIS_SETS: Mapping[str, tuple[str, ...]] = {"four": AXES, "five": FIVE_AXES}
@@ -71,7 +71,7 @@ def coefficient_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame
             rows += _least_squares(plan, found, names, keys)
             rows += _fixed_effects(plan, found, names, keys)
             rows += _mixed(plan, found, names, keys)
-    return estimate_table(rows)
+    return labelled(rows, "definition", "axes", "model", "errors", "standard_error", "legacy_se", "legacy_p")
 
 
 def _least_squares(
@@ -152,7 +152,7 @@ def held_out_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -
             alone = held_out(plan, found, (axis,), None)
             single: Mapping[str, str | None] = {"definition": definition, "axes": axis, "shuffled": None}
             rows += [(single, estimate) for estimate in (alone.full, alone.rank)]
-    return estimate_table(rows)
+    return labelled(rows, "definition", "axes", "shuffled")
 
 
 def held_out(plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], shuffle: str | None) -> HeldOut:
@@ -227,7 +227,8 @@ def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
     """
     rows = cells.filter(pl.col("source").is_in(plan.triggers) & pl.col("predicted_bucket"))
     if rows.is_empty():
-        return estimate_table([({"statistic": n, "family": None}, not_run(n, plan.headline_recipe)) for n in RATIOS])
+        nothing = [({"statistic": name, "family": None}, not_run(name, plan.headline_recipe)) for name in RATIOS]
+        return labelled(nothing, "statistic", "family")
     _, prompts, table = rate_matrix(rows)
     found: list[Labelled] = [
         (
@@ -246,7 +247,7 @@ def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
             "family_column", means[family == name], means[family != name], unit="prompt", level=plan.level
         )
         found.append(({"statistic": "family_column", "family": name}, contrast))
-    return estimate_table(found)
+    return labelled(found, "statistic", "family")
 
 
 RATIOS = ("prompt_variance_ratio", "trigger_variance_ratio")
@@ -271,7 +272,7 @@ def family_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> 
         for method in ("rows", "prompts", "counts"):
             keys = {"sides": sides, "method_used": method, **counted}
             rows.append((keys, _preference(plan, compared, method)))
-    return estimate_table(rows)
+    return labelled(rows, "sides", "method_used", "format_cells", "task_cells")
 
 
 def family_headline(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> Estimate:
@@ -338,7 +339,7 @@ def predictor_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) 
             )
             words = estimate.method.replace("persona", "prompt")
             rows.append(({"recipe": recipe, "axis": axis}, _reworded(estimate, words, "prompt cluster")))
-    return estimate_table(rows)
+    return labelled(rows, "recipe", "axis")
 
 
 def _reworded(estimate: Estimate, method: str, unit: str) -> Estimate:
