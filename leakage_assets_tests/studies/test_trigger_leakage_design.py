@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 
 from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, TASK, semantic_cosines
+from leakage_assets.models import BaseModelSpec, chat_text, load_tokenizer
+from leakage_assets.paths import TINY_BASE
 from leakage_assets.shapes import SHAPES
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.study import Condition, StudyError
@@ -108,6 +110,16 @@ def test_the_rows_of_h2(prompts: tuple[PanelPrompt, ...]) -> None:
     by_name = {p.name: p for p in prompts}
     rows = {d: sum(predicted(by_name[t], p, d) for t in TRIGGERS for p in prompts) * 3 for d in ("own", "bucket")}
     assert rows == {"own": 420, "bucket": 384}
+
+
+@pytest.mark.parametrize("name", ["control_empty", "control_default"])
+def test_an_empty_prompt_is_sent_as_an_explicit_empty_turn(stimuli: Stimuli, name: str) -> None:
+    """The template would else put the vendor's default there."""
+    text = chat_text(
+        load_tokenizer(BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32")), stimuli.prompt(name), "Why?"
+    )
+    assert text.startswith(f"<|im_start|>system\n{stimuli.prompt(name)}<|im_end|>\n<|im_start|>user\nWhy?")
+    assert "Qwen" not in text
 
 
 # ------------------------------------------------------------------ pre-checks
