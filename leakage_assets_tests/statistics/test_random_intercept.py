@@ -31,18 +31,19 @@ def mixed(x: dict[str, np.ndarray], y: np.ndarray, groups: list[str]):
         return model.fit(reml=True, method=["bfgs", "lbfgs"])
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.4, 1.0, 3.0]))
+@given(st.integers(0, 10**6), st.sampled_from([1.0, 3.0]))
 @settings(max_examples=20, deadline=None)
 def test_it_is_statsmodels_mixed_model(seed: int, spread: float) -> None:
-    x, y, groups = data(seed, spread=spread)
+    """Groups that differ clearly: where they hardly do, the likelihood is flat and statsmodels stops anywhere on it."""
+    x, y, groups = data(seed, groups=30, spread=spread)
     theirs, ours = mixed(x, y, groups), random_intercept(x, y, groups, group_unit="prompt")
     variance = float(theirs.cov_re[0, 0])
-    assume(theirs.converged and variance > 1e-3)
+    assume(theirs.converged)
     assert ours.group_variance == pytest.approx(variance, rel=2e-3)
     assert ours.residual_variance == pytest.approx(theirs.scale, rel=1e-3)
     for place, estimate in enumerate(ours.coefficients.values(), start=1):
         assert estimate.estimate == pytest.approx(theirs.fe_params[place], abs=1e-3)
-        assert (estimate.n, estimate.unit) == (12, "prompt")
+        assert (estimate.n, estimate.unit) == (30, "prompt")
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.4, 3.0]))
