@@ -22,6 +22,8 @@ from leakage_assets.statistics.student import t_estimate, t_interval, t_p
 MIN_QUESTIONS = 4
 MIN_SOURCES = 4
 QUESTION = "question cluster"
+SHARES = (0.0, 1.0)
+"""The range of a rate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +129,8 @@ def gating(
     p = label_shuffle_p(cells, seed=seed, draws=draws, pairs_whole=pairs_whole)
     tested = f"one-sided permutation p, {shuffled}, {draws} draws, seed {seed}"
     return Gating(
-        mean_over_questions(names[0], own, level=level, method=base),
-        mean_over_questions(names[1], others, level=level, method=base),
+        mean_over_questions(names[0], own, level=level, bounds=SHARES, method=base),
+        mean_over_questions(names[1], others, level=level, bounds=SHARES, method=base),
         mean_over_questions(names[2], own - others, level=level, p=p, method=f"difference of {base}; {tested}"),
         ratio_over_questions(names[3], own, others, level=level, p=p, method=f"ratio of {base}; {tested}"),
     )
@@ -141,11 +143,13 @@ def mean_over_questions(
     level: float = 0.95,
     p: float | None = None,
     tested: bool = False,
+    bounds: tuple[float, float] | None = None,
     method: str,
 ) -> Estimate:
     """Mean of (Q,) values with a t interval on Q-1 df; none where the questions do not differ.
 
-    ``tested`` adds the two-sided p of the mean's difference from 0, in place of a given ``p``.
+    ``tested`` adds the two-sided p of the mean's difference from 0, in place of a given ``p``. The interval is cut off
+    at ``bounds``, the range that the mean can have: the t distribution knows of none.
     """
     values = np.asarray(by_question, dtype=np.float64)
     n = len(values)
@@ -157,7 +161,15 @@ def mean_over_questions(
         return with_interval(name, value, reason, level=level, p=p, n=n, unit=QUESTION, method=method)
     error = float(values.std(ddof=1) / np.sqrt(n))
     found = t_estimate(name, value, error, n - 1, level=level, n=n, unit=QUESTION, method=method)
-    return found if tested else replace(found, p=p)
+    return _cut(found if tested else replace(found, p=p), bounds)
+
+
+def _cut(estimate: Estimate, bounds: tuple[float, float] | None) -> Estimate:
+    low, high = estimate.ci_low, estimate.ci_high
+    if bounds is None or low is None or high is None or bounds[0] <= low <= high <= bounds[1]:
+        return estimate
+    method = f"{estimate.method}; clipped to the possible range"
+    return replace(estimate, ci_low=max(bounds[0], low), ci_high=min(bounds[1], high), method=method)
 
 
 def specificity_terms(own: ArrayLike, others: ArrayLike) -> Floats | str:
@@ -183,7 +195,7 @@ def specificity(
     if isinstance(terms, str):
         n = len(np.asarray(own))
         return undefined(name, terms, n=n, unit=QUESTION, method=described)
-    return mean_over_questions(name, terms, level=level, method=described)
+    return mean_over_questions(name, terms, level=level, bounds=(-np.inf, 1.0), method=described)
 
 
 def ratio_over_questions(

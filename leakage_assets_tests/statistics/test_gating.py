@@ -17,6 +17,7 @@ from leakage_assets.statistics.gating import (
     own_against_other_triggers,
     ratio_over_questions,
     shuffle_p,
+    specificity,
 )
 from leakage_assets.statistics.resampling import generator
 from leakage_assets.statistics.result import StatisticsError
@@ -126,6 +127,19 @@ def test_rates_of_zero() -> None:
     nothing = gating(cells(8, own=0.0, others=0.0), seed=1, draws=99)
     assert nothing.ratio.undefined == "no bystander says the marker"
     assert (nothing.difference.estimate, nothing.difference.ci_low, nothing.difference.p) == (0, None, 1)
+
+
+def test_an_interval_of_a_rate_stays_in_its_range_and_says_so() -> None:
+    values = [1.0, 1, 1, 1, 0.4]
+    wide = mean_over_questions("m", values, method="m")
+    cut = mean_over_questions("m", values, bounds=(0.0, 1.0), method="m")
+    assert wide.ci_high > 1 == cut.ci_high and cut.ci_low == wide.ci_low
+    assert cut.method == "m; clipped to the possible range" and wide.method == "m"
+    inside = mean_over_questions("m", [0.4, 0.5, 0.6, 0.5], bounds=(0.0, 1.0), method="m")
+    assert inside.method == "m"
+    gate = specificity("s", [0.2, 0.1, 0.3, 0.2, 0.2], [0.0, 0.0, 0.0, 0.05, 0.0])
+    assert gate.ci_high == 1 and gate.estimate == pytest.approx(0.95)
+    assert specificity("s", [0.0] * 5, [0.1] * 5).undefined == "the own prompt never draws the marker"
 
 
 def test_degenerate_cells() -> None:

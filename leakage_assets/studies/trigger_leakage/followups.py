@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from leakage_assets.statistics.gating import QUESTION, mean_over_questions
+from leakage_assets.statistics.gating import QUESTION, SHARES, mean_over_questions
 from leakage_assets.statistics.paired import paired_difference
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined
@@ -40,7 +40,7 @@ def dissociation_table(plan: TriggerPlan, scores: pl.DataFrame) -> pl.DataFrame:
             rows.append(
                 (
                     {"source": source, "statistic": cell},
-                    mean_over_questions(cell, values, level=plan.level, method=method),
+                    mean_over_questions(cell, values, level=plan.level, bounds=SHARES, method=method),
                 )
             )
         rows += [({"source": source, "statistic": e.name}, e) for e in _effects(plan, grid)]

@@ -10,6 +10,7 @@ import polars as pl
 
 from leakage_assets.statistics.gating import (
     QUESTION,
+    SHARES,
     gating,
     gating_over_sources,
     mean_over_questions,
@@ -187,7 +188,8 @@ def _point(plan: TriggerPlan, found: tuple[Floats, Floats] | str) -> Iterator[Es
         return
     own, others = found
     for name, values in zip(names, (own, others), strict=False):
-        yield mean_over_questions(name, values, level=plan.level, method="mean over cells; t over questions")
+        method = "mean over cells; t over questions"
+        yield mean_over_questions(name, values, level=plan.level, bounds=SHARES, method=method)
     yield specificity(names[2], own, others, level=plan.level)
 
 
