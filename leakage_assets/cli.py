@@ -18,7 +18,6 @@ from leakage_assets.paths import ARTIFACTS, README
 
 if TYPE_CHECKING:
     from leakage_assets.planning.forecast import Plan
-    from leakage_assets.studies.study import Cell, Study
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 # Without a terminal (a log, a pipe) rich would assume 80 columns and cut the tables.
@@ -64,7 +63,7 @@ def run(
 
     chosen = load_profile(profile)
     spec = chosen.study(study)
-    cells = _cells(spec, source, recipe, seed)
+    cells = spec.chosen_cells(source, recipe, seed)
     with dagster_instance() as instance:
         runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
         for stage in runs.all_stages(cells, extras):
@@ -163,7 +162,7 @@ def plan(
 
     lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
     spec = lab.profile.study(study)
-    cells = _cells(spec, source, recipe, seed)
+    cells = spec.chosen_cells(source, recipe, seed)
     planned = plan_study(lab, spec, cells, hardware_named(hardware), read_ledger(), extras=extras)
     if as_json:
         print(json.dumps(planned.as_dict(), indent=2))
@@ -207,16 +206,6 @@ def pretrain(
 
     for gate in build_tiny_base(output, seed=seed, emit=console.print):
         console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
-
-
-def _cells(study: Study, source: list[str] | None, recipe: list[str] | None, seed: list[int] | None) -> list[Cell]:
-    """The cells that options choose; all where an option is not given."""
-    return [
-        study.cell(s, r, n)
-        for r in recipe or [r.name for r in study.recipes]
-        for s in source or study.sources
-        for n in seed or study.seeds
-    ]
 
 
 def _print_plan(plan: Plan) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import dagster as dg
 from dagster._core.execution.plan.objects import ErrorSource
@@ -21,8 +22,9 @@ from leakage_assets.partitions import partition_key, range_tags
 from leakage_assets.paths import ARTIFACTS, REPO
 from leakage_assets.profiles import Profile
 from leakage_assets.resources import REFRESH_TAG, LaboratoryResource
-from leakage_assets.studies.study import Cell, Condition, Study
+from leakage_assets.studies.study import Cell, Study
 
+T = TypeVar("T")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -85,8 +87,9 @@ class StudyRuns:
         own = [self._key(name) for name in ("analysis_plan", "persona_centroids", "prompt_similarity")]
         self._run([*shared, *own])
         yield "base model, stimuli, plan and geometry"
-        personas = self.profile.on_policy.personas
-        self._run([asset_key(self.profile, None, "on_policy_completions")], range_tags(personas))
+        pools = [pool.name for pool in self.profile.pools]
+        for names in contiguous(pools, {pool.name for pool in self.study.data.pools}):
+            self._run([asset_key(self.profile, None, "on_policy_completions")], range_tags(names))
         yield "on-policy completions"
         for stretch in contiguous(self.study.conditions, {cell.condition for cell in cells}):
             self._run([self._key("training_set")], range_tags([condition.key for condition in stretch]))
@@ -131,17 +134,17 @@ class StudyRuns:
             raise RunFailed(_reason(result))
 
 
-def contiguous(order: Sequence[Condition], wanted: set[Condition]) -> list[list[Condition]]:
-    """The wanted conditions in stretches that are contiguous in the order of the partitions: a run takes a range."""
-    stretches: list[list[Condition]] = []
+def contiguous(order: Sequence[T], wanted: Collection[T]) -> list[list[T]]:
+    """The wanted partitions in stretches that are contiguous in the order of all of them: a run takes a range."""
+    stretches: list[list[T]] = []
     previous = None
-    for position, condition in enumerate(order):
-        if condition not in wanted:
+    for position, part in enumerate(order):
+        if part not in wanted:
             continue
         if previous == position - 1 and stretches:
-            stretches[-1].append(condition)
+            stretches[-1].append(part)
         else:
-            stretches.append([condition])
+            stretches.append([part])
         previous = position
     return stretches
 

@@ -6,28 +6,28 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from leakage_assets.studies.study import Cell, Condition, Study
+from leakage_assets.studies.study import Cell, Condition, Pools, Study
 
 CONDITION, SEED = "condition", "seed"
 
 
 def condition_partitions(study: Study) -> dg.StaticPartitionsDefinition:
-    """One key per source x recipe."""
+    """One key per source and recipe that is trained."""
     return dg.StaticPartitionsDefinition([condition.key for condition in study.conditions])
 
 
-def persona_partitions(personas: Iterable[str]) -> dg.StaticPartitionsDefinition:
-    """One key per persona that answers the training questions."""
-    return dg.StaticPartitionsDefinition(list(personas))
+def pool_partitions(answers: Pools) -> dg.StaticPartitionsDefinition:
+    """One key per pool of answers to training questions."""
+    return dg.StaticPartitionsDefinition([pool.name for pool in answers.pools])
 
 
 def answers_mapping(study: Study) -> dg.StaticPartitionMapping:
-    """Which persona's answers each condition is trained on."""
-    conditions: dict[str, list[str]] = {persona: [] for persona in study.data.personas}
+    """Which pool's answers each condition is trained on."""
+    conditions: dict[str, list[str]] = {pool.name: [] for pool in study.data.pools}
     for condition in study.conditions:
         for donor in study.donors(study, condition):
             conditions[donor].append(condition.key)
-    return dg.StaticPartitionMapping({persona: keys for persona, keys in conditions.items() if keys})
+    return dg.StaticPartitionMapping({pool: keys for pool, keys in conditions.items() if keys})
 
 
 def cell_partitions(study: Study) -> dg.MultiPartitionsDefinition:

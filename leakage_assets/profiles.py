@@ -15,7 +15,7 @@ from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.marker_leakage.specification import Scale, marker_leakage
-from leakage_assets.studies.study import OnPolicyData, Study, StudyError
+from leakage_assets.studies.study import AnswerPool, Study, StudyError, TrainingAnswers
 from leakage_assets.training.memory import TrainingMode
 
 BASE_MODEL = "LEAKAGE_BASE_MODEL"
@@ -45,8 +45,17 @@ class Profile:
     training_mode: TrainingMode = "packed"
 
     @property
-    def on_policy(self) -> OnPolicyData:
-        """Shared by the studies: one pool of the base model's own answers."""
+    def pools(self) -> tuple[AnswerPool, ...]:
+        """The pools of all studies, each once. Raises ``StudyError`` where one name stands for two of them."""
+        pools: dict[str, AnswerPool] = {}
+        for pool in (pool for study in self.studies for pool in study.data.pools):
+            if pools.setdefault(pool.name, pool) != pool:
+                raise StudyError(f"profile {self.name}: two studies write different answers into pool {pool.name!r}")
+        return tuple(pools.values())
+
+    @property
+    def on_policy(self) -> TrainingAnswers:
+        """What the first study trains on."""
         return self.studies[0].data
 
     def study(self, name: str) -> Study:

@@ -6,7 +6,7 @@ import dagster as dg
 
 from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, asset_key, group
 from leakage_assets.cell_runs import Tally, conclude, not_retried, single
-from leakage_assets.partitions import persona_partitions
+from leakage_assets.partitions import pool_partitions
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
 from leakage_assets.pipeline.training_data import write_on_policy
 from leakage_assets.profiles import Profile
@@ -30,7 +30,7 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=asset_key(profile, None, "on_policy_completions"),
         deps=[base_key, stimuli_key],
-        partitions_def=persona_partitions(profile.on_policy.personas),
+        partitions_def=pool_partitions(profile),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=group(profile, "training_data"),
         kinds={"transformers", "parquet"},
@@ -42,9 +42,9 @@ def shared_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     def on_policy_completions(
         context: dg.AssetExecutionContext, laboratory: LaboratoryResource
     ) -> dg.MaterializeResult[Any]:
-        """The base model's own answers to the training questions, each persona in its own voice."""
+        """The base model's own answers to the training questions: a pool per persona, or one that all sources share."""
         lab = laboratory.open(context)
-        results = write_on_policy(lab, profile.on_policy, list(context.partition_keys))
+        results = write_on_policy(lab, profile, list(context.partition_keys))
         return conclude(context, Tally().take(results))
 
     return [base_model, stimuli, on_policy_completions]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import polars as pl
 
 from leakage_assets.measurement.markers import score_frame
+from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.adapters import require_proven_adapter
 from leakage_assets.pipeline.geometry import (
     SIMILARITY,
@@ -25,7 +27,6 @@ from leakage_assets.studies.study import Cell, Panel, Study
 from leakage_assets.studies.tables import StudyTables
 
 SCORES = "scores.parquet"
-ANALYSIS_LIBRARIES = ("numpy", "polars", "scipy")
 CELL_COLUMNS = ("source", "recipe", "seed")
 
 
@@ -149,7 +150,7 @@ def analysis_inputs(lab: Laboratory, study: Study) -> AnalysisInputs:
     identity = {
         "stage": "analysis",
         "plan": plan.manifest.digest,
-        "libraries": library_versions(ANALYSIS_LIBRARIES),
+        "libraries": library_versions(study.analysis_libraries),
         "scores": [a.manifest.digest for group in (main, *extra) for a in group.artifacts.values()],
         "similarity": [a.manifest.digest for a in (similarity, *tuned.values())],
         "personas": [(p.name, p.category, p.related_to) for p in lab.profile.stimuli.personas],
@@ -173,12 +174,19 @@ def analyse_study(lab: Laboratory, study: Study) -> Outcome:
         similarity=pl.read_parquet(inputs.similarity.folder / SIMILARITY),
         tuned_similarity=_tuned_table(inputs.tuned),
         vectors=lambda layer: load_vectors(geometry, layer),
+        prompt_tokens=_token_counts(lab),
     )
     with lab.store.draft(address, inputs.identity, refresh=lab.refresh) as draft:
         for name, table in study.analyse(study, tables).items():
             table.write_parquet(draft.folder / f"{name}.parquet")
             draft.rows(f"{name}.parquet", table.height)
     return Outcome(draft.artifact, False, analysis_metrics(draft.artifact))
+
+
+def _token_counts(lab: Laboratory) -> Callable[[str], int]:
+    """Tokens of a prompt's text; the tokenizer is loaded when first asked."""
+    tokenizer = cache(lambda: load_tokenizer(lab.profile.base))
+    return lambda name: len(tokenizer().encode(lab.profile.stimuli.prompt(name), add_special_tokens=False))
 
 
 def _tuned_table(tuned: Mapping[Cell, Artifact]) -> pl.DataFrame:

@@ -99,7 +99,7 @@ def _facts(lab: Laboratory, study: Study, analysed: AnalysedCells) -> dict[str, 
                 "epochs": recipe.epochs,
                 "rank": recipe.lora.r,
                 "alpha": recipe.lora.alpha,
-                "cells_planned": len(study.sources) * len(study.seeds),
+                "cells_planned": len(study.sources_of(recipe.name)) * len(study.seeds),
                 **_coverage(study, analysed, recipe.name),
             }
             for recipe in study.recipes
@@ -112,14 +112,18 @@ def _facts(lab: Laboratory, study: Study, analysed: AnalysedCells) -> dict[str, 
             "size": panel.size,
             **{f.name: getattr(panel.sampling, f.name) for f in fields(panel.sampling)},
         },
-        "data": {"questions": data.questions, "answers": data.used, "temperature": data.sampling.temperature},
+        "data": {
+            "questions": sum(n for _, n in data.question_counts),
+            "answers": data.used,
+            "temperature": data.sampling.temperature,
+        },
     }
 
 
 def _coverage(study: Study, analysed: AnalysedCells, recipe: str) -> dict[str, int]:
     """Finished cells and sources of a recipe, and the seeds that every planned source has."""
     cells = analysed.of_recipe(recipe)
-    seeds = [{c.seed for c in cells if c.condition.source == source} for source in study.sources]
+    seeds = [{c.seed for c in cells if c.condition.source == source} for source in study.sources_of(recipe)]
     finished = [s for s in seeds if s]
     return {"cells": len(cells), "sources": len(finished), "seeds": min(map(len, finished), default=0)}
 

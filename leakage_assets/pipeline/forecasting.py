@@ -204,8 +204,8 @@ class _Survey:
 
     @cached_property
     def answers(self) -> list[SampleJob]:
-        """The on-policy completions of each persona: all of the study's, whichever cells are chosen."""
-        return [on_policy_job(self.lab, self.study.data, persona) for persona in self.study.data.personas]
+        """The on-policy completions of each pool: all of the study's, whichever cells are chosen."""
+        return [on_policy_job(self.lab, self.study.data, pool.name) for pool in self.study.data.pools]
 
     @cached_property
     def answer_tokens(self) -> float:
@@ -236,8 +236,8 @@ class _Survey:
             rows = encode_rows(self.tokenizer, read_rows(stored), recipe, study.marker)
             return TrainingSet(tuple((len(row.input_ids), len(row.kept)) for row in rows), exact=True)
         stimuli, data = self.lab.profile.stimuli, study.data
-        questions = stimuli.question_sets[data.question_set].questions[: data.questions]
-        systems = [stimuli.persona(persona).prompt for persona in study.donors(study, condition)]
+        questions = [q for name, count in data.question_counts for q in stimuli.questions(name)[:count]]
+        systems = [stimuli.prompt(name) for name in study.prompts_of(condition)]
         answer = round(self.answer_tokens)
         label = answer if recipe.loss == "full_completion" else MARKER_LABELS
         sizes = [(round(self.prompt_tokens(s, q.text)) + answer, label) for s in systems for q in questions]

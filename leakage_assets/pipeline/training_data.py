@@ -1,4 +1,4 @@
-"""On-policy completions of each persona, and the training set of each condition."""
+"""On-policy completions of each pool, and the training set of each condition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, run_sample_jobs
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.studies.study import Condition, OnPolicyData, Study
+from leakage_assets.studies.study import Condition, Pools, Study
 from leakage_assets.training.masks import describe_mask, encode_rows
 from leakage_assets.training.rows import Row
 
@@ -25,34 +25,35 @@ VERSION = 1
 """Raise it when the code that assembles or masks rows changes what it makes."""
 
 
-def on_policy_job(lab: Laboratory, data: OnPolicyData, persona: str) -> SampleJob:
-    """The base model's own answers to the training questions in one persona's voice."""
+def on_policy_job(lab: Laboratory, answers: Pools, name: str) -> SampleJob:
+    """The base model's own answers to the training questions of one pool, under the prompt of its writer."""
     stimuli = lab.profile.stimuli
-    questions = stimuli.question_sets[data.question_set].questions[: data.questions]
-    system = stimuli.persona(persona).prompt
+    (pool,) = [pool for pool in answers.pools if pool.name == name]
+    system = stimuli.prompt(pool.writer)
     requests = [
-        Request(BASE, persona, system, data.question_set, q.name, q.text, index)
-        for q in questions
-        for index in range(data.completions)
+        Request(BASE, pool.writer, system, set_name, q.name, q.text, index)
+        for set_name, count in pool.questions
+        for q in stimuli.questions(set_name)[:count]
+        for index in range(pool.completions)
     ]
-    address = lab.address(None, "on_policy_completions", persona)
-    return SampleJob(lab, address, lab.base_fingerprint, requests, data.sampling)
+    address = lab.address(None, "on_policy_completions", pool.name)
+    return SampleJob(lab, address, lab.base_fingerprint, requests, pool.sampling)
 
 
-def write_on_policy(lab: Laboratory, data: OnPolicyData, personas: list[str]) -> dict[str, Outcome | PartitionError]:
-    """Generate what is missing for these personas; outcome or error by persona."""
-    return run_sample_jobs(lab, {persona: on_policy_job(lab, data, persona) for persona in personas})
+def write_on_policy(lab: Laboratory, answers: Pools, names: list[str]) -> dict[str, Outcome | PartitionError]:
+    """Generate what is missing of these pools; outcome or error by pool."""
+    return run_sample_jobs(lab, {name: on_policy_job(lab, answers, name) for name in names})
 
 
-def _answers(lab: Laboratory, study: Study, persona: str) -> tuple[Artifact, pl.DataFrame]:
-    job = on_policy_job(lab, study.data, persona)
-    return job.require(remedy=f"materialise on_policy_completions for {persona} first")
+def _answers(lab: Laboratory, study: Study, pool: str) -> tuple[Artifact, pl.DataFrame]:
+    job = on_policy_job(lab, study.data, pool)
+    return job.require(remedy=f"materialise on_policy_completions for {pool} first")
 
 
 def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> Outcome:
     """Assemble the rows of a condition and show what its loss mask keeps."""
-    answers = {persona: _answers(lab, study, persona) for persona in study.donors(study, condition)}
-    digests = {persona: artifact.manifest.digest for persona, (artifact, _) in answers.items()}
+    answers = {pool: _answers(lab, study, pool) for pool in study.donors(study, condition)}
+    digests = {pool: artifact.manifest.digest for pool, (artifact, _) in answers.items()}
     identity = training_set_identity(lab, study, condition, digests)
     address = training_set_address(lab, study, condition)
     recipe = study.recipe(condition.recipe)
@@ -80,6 +81,7 @@ def training_set_address(lab: Laboratory, study: Study, condition: Condition) ->
 def training_set_identity(
     lab: Laboratory, study: Study, condition: Condition, digests: Mapping[str, str]
 ) -> dict[str, Any]:
+    """What the rows are made of; the questions are in the digests of the answers, whose samples are named by them."""
     recipe = study.recipe(condition.recipe)
     return {
         "stage": "training_set",
@@ -91,7 +93,7 @@ def training_set_identity(
         "answers_used": study.data.used,
         "answers": dict(digests),
         "base": lab.base_fingerprint,
-        "stimuli": {p: lab.profile.stimuli.persona(p).prompt for p in study.donors(study, condition)},
+        "stimuli": {name: lab.profile.stimuli.prompt(name) for name in study.prompts_of(condition)},
     }
 
 

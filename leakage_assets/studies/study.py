@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import Sampling
@@ -90,8 +90,46 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class AnswerPool:
+    """What the base model writes under one prompt to be trained on: a partition of ``on_policy_completions``.
+
+    ``questions``: (question set, how many of its first); each is answered ``completions`` times.
+    """
+
+    name: str
+    writer: str
+    questions: tuple[tuple[str, int], ...]
+    completions: int
+    sampling: Sampling
+
+
+class Pools(Protocol):
+    """Whatever has answers written: the data of a study, or a profile for all of its studies."""
+
+    @property
+    def pools(self) -> tuple[AnswerPool, ...]: ...
+
+
+class TrainingAnswers(Pools, Protocol):
+    """Where the answers of a study's training rows come from.
+
+    ``prompts`` are all that it names, ``question_counts`` what is asked as (question set, how many of its first), and
+    ``used`` how many answers to a question become rows.
+    """
+
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
+    @property
+    def question_counts(self) -> tuple[tuple[str, int], ...]: ...
+    @property
+    def used(self) -> int: ...
+    @property
+    def sampling(self) -> Sampling: ...
+
+
+@dataclass(frozen=True)
 class OnPolicyData:
-    """Training answers written by the base model itself, each persona in its own voice.
+    """Training answers written by the base model itself, each persona in its own voice: a pool per persona.
 
     ``completions`` answers per question are written; the first ``used`` that qualify become training rows.
     """
@@ -103,28 +141,42 @@ class OnPolicyData:
     used: int
     sampling: Sampling
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return self.personas
+
+    @property
+    def question_counts(self) -> tuple[tuple[str, int], ...]:
+        return ((self.question_set, self.questions),)
+
+    @property
+    def pools(self) -> tuple[AnswerPool, ...]:
+        return tuple(
+            AnswerPool(name, name, self.question_counts, self.completions, self.sampling) for name in self.personas
+        )
+
 
 @dataclass(frozen=True)
 class Experiment:
     """What a plan is made for: everything that is trained and asked. Another experiment has another plan.
 
-    ``wording`` is the digest of the texts behind the names: prompts of the panels and of the training personas, and
-    the questions (see ``wording``).
+    ``wording`` is the digest of the texts behind the names: prompts of the panels and of the training answers, and
+    the questions (see ``wording``). A study's own experiment has more fields; one that is called as an attribute of
+    ``Study`` is read from there.
     """
 
-    sources: tuple[str, ...]
     recipes: tuple[Recipe, ...]
     seeds: tuple[int, ...]
     marker: str
-    data: OnPolicyData
+    data: TrainingAnswers
     panels: tuple[Panel, ...]
     wording: str
 
 
-def wording(stimuli: Stimuli, data: OnPolicyData, panels: Sequence[Panel]) -> str:
+def wording(stimuli: Stimuli, data: TrainingAnswers, panels: Sequence[Panel]) -> str:
     """sha256 of the texts that are said to the model, by the names under which panels and data list them."""
-    prompts = {name for panel in panels for name in panel.prompts} | set(data.personas)
-    asked = [*(sets for panel in panels for sets in panel.questions), (data.question_set, data.questions)]
+    prompts = {name for panel in panels for name in panel.prompts} | set(data.prompts)
+    asked = [*(sets for panel in panels for sets in panel.questions), *data.question_counts]
     return fingerprint(
         {
             "prompts": {name: stimuli.prompt(name) for name in prompts},
@@ -138,8 +190,7 @@ def wording(stimuli: Stimuli, data: OnPolicyData, panels: Sequence[Panel]) -> st
 class AnalysisPlan:
     """What is decided before the data are seen; hashed, stored first, and quoted by the report's verdicts.
 
-    ``learned_rate``: the marker rate under its own prompt from which a source counts as having learned the marker.
-    ``gated_ratio``: the share of its own rate below which a source's mean bystander rate counts as gated.
+    These fields every plan has; a study's own plan adds the thresholds that only its analysis knows.
     """
 
     study: str
@@ -149,10 +200,7 @@ class AnalysisPlan:
     headline_recipe: str
     control_recipe: str
     hypotheses: tuple[Hypothesis, ...]
-    learned_rate: float
-    gated_ratio: float
     permutations: int
-    bootstrap_draws: int
     resampling_seed: int
     caveats: tuple[str, ...]
 
@@ -178,9 +226,17 @@ class Hypothesis:
     max_p: float | None = None
 
 
+P = TypeVar("P", bound=AnalysisPlan)
+
+
 @dataclass(frozen=True)
 class Study:
-    """One lineage of assets. Everything the pipeline does with a study is read from here."""
+    """One lineage of assets. Everything the pipeline does with a study is read from here.
+
+    ``donors`` names the pools whose answers a condition is trained on, source first; ``trained_under`` the prompts of
+    its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
+    every source under every recipe. ``analysis_libraries`` are those whose versions can change a statistic.
+    """
 
     name: str
     title: str
@@ -189,7 +245,7 @@ class Study:
     recipes: tuple[Recipe, ...]
     seeds: tuple[int, ...]
     marker: str
-    data: OnPolicyData
+    data: TrainingAnswers
     panels: tuple[Panel, ...]
     plan: AnalysisPlan
     assemble: Callable[[Study, Stimuli, Condition, Mapping[str, pl.DataFrame]], Sequence[Row]]
@@ -197,12 +253,16 @@ class Study:
     analyse: Callable[[Study, StudyTables], dict[str, pl.DataFrame]]
     figures: Callable[[Study, Mapping[str, pl.DataFrame]], dict[str, go.Figure]]
     report: Callable[[Study, Mapping[str, pl.DataFrame], ReportContext], Report]
+    trained_under: Callable[[Study, Condition], tuple[str, ...]] | None = None
+    only: tuple[Condition, ...] | None = None
+    analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1
     report_version: int = 1
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        return tuple(Condition(s, r.name) for r in self.recipes for s in self.sources)
+        crossed = (Condition(s, r.name) for r in self.recipes for s in self.sources)
+        return tuple(c for c in crossed if self.only is None or c in self.only)
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -213,10 +273,26 @@ class Study:
         """The main panel: the first."""
         return self.panels[0]
 
+    def sources_of(self, recipe: str) -> tuple[str, ...]:
+        """The sources that are trained under a recipe. Raises ``StudyError`` listing the recipes."""
+        name = self.recipe(recipe).name
+        return tuple(c.source for c in self.conditions if c.recipe == name)
+
+    def prompts_of(self, condition: Condition) -> tuple[str, ...]:
+        """The prompts under which the rows of a condition are, source first."""
+        return (self.trained_under or self.donors)(self, condition)
+
     def experiment(self, stimuli: Stimuli) -> Experiment:
         """What the plan of this study must have been made for."""
-        texts = wording(stimuli, self.data, self.panels)
-        return Experiment(self.sources, self.recipes, self.seeds, self.marker, self.data, self.panels, texts)
+        planned = self.plan.experiment
+        own = {f.name: getattr(self, f.name) for f in fields(planned) if hasattr(self, f.name)}
+        return replace(planned, **own, wording=wording(stimuli, self.data, self.panels))
+
+    def plan_as(self, kind: type[P]) -> P:
+        """The plan with the fields of its study. Raises ``TypeError`` where it is another study's."""
+        if not isinstance(self.plan, kind):
+            raise TypeError(f"study {self.name}: its plan is a {type(self.plan).__name__}, not a {kind.__name__}")
+        return self.plan
 
     def questions(self, stimuli: Stimuli, panel: Panel | None = None) -> tuple[Question, ...]:
         """The questions of a panel (the main one by default), in order."""
@@ -236,7 +312,27 @@ class Study:
         if seed not in self.seeds:
             seeds = ", ".join(map(str, self.seeds))
             raise StudyError(f"study {self.name}: no seed {seed}; seeds: {seeds}")
-        return Cell(Condition(source, self.recipe(recipe).name), seed)
+        condition = Condition(source, self.recipe(recipe).name)
+        if condition not in self.conditions:
+            trained = ", ".join(self.sources_of(recipe))
+            raise StudyError(f"study {self.name}: no source {source!r} under {recipe}; its sources: {trained}")
+        return Cell(condition, seed)
+
+    def chosen_cells(
+        self, sources: Sequence[str] | None, recipes: Sequence[str] | None, seeds: Sequence[int] | None
+    ) -> list[Cell]:
+        """The cells of these sources, recipes and seeds; of all where None.
+
+        Where no recipe is named, a source is left out under those it is not trained under. Raises ``StudyError`` as
+        ``cell`` for what does not exist.
+        """
+        return [
+            self.cell(source, recipe, seed)
+            for recipe in recipes or [r.name for r in self.recipes]
+            for source in sources or self.sources_of(recipe)
+            for seed in seeds or self.seeds
+            if recipes or source not in self.sources or source in self.sources_of(recipe)
+        ]
 
 
 T = TypeVar("T", Recipe, Panel)

@@ -19,7 +19,7 @@ class StudyTables:
     question_name, index, marker_present, position_class, truncated). ``extra_scores``: the same for further
     panels, with column ``panel``. ``similarity``: measure, layer, source, prompt_name, value of the base model.
     ``tuned_similarity``: the same with recipe and seed. ``vectors(layer)``: base hidden vectors, (prompts,
-    questions, dimension), in panel order.
+    questions, dimension), in panel order. ``prompt_tokens(name)``: tokens of a system prompt by itself.
     """
 
     stimuli: Stimuli
@@ -28,3 +28,4 @@ class StudyTables:
     similarity: pl.DataFrame
     tuned_similarity: pl.DataFrame
     vectors: Callable[[int], np.ndarray]
+    prompt_tokens: Callable[[str], int]

@@ -19,7 +19,7 @@ from leakage_assets.partitions import (
     cell_partitions,
     condition_partitions,
     partition_key,
-    persona_partitions,
+    pool_partitions,
 )
 from leakage_assets.profiles import Profile, load_profile
 from leakage_assets.resources import REFRESH_TAG
@@ -147,9 +147,9 @@ def test_cells_round_trip_through_partition_keys(study: Study) -> None:
 
 
 def test_answers_go_to_exactly_the_conditions_trained_on_them(profile: Profile, study: Study) -> None:
-    personas, conditions = persona_partitions(profile.on_policy.personas), condition_partitions(study)
+    personas, conditions = pool_partitions(profile), condition_partitions(study)
     mapping = answers_mapping(study)
-    for persona in profile.on_policy.personas:
+    for persona in study.data.personas:
         expected = {c.key for c in study.conditions if persona in study.donors(study, c)}
         subset = personas.empty_subset().with_partition_keys([persona])
         found = mapping.get_downstream_partitions_for_partitions(subset, personas, conditions)

@@ -12,6 +12,7 @@ import pytest
 from leakage_assets.models import load_tokenizer
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli, load_stimuli
+from leakage_assets.studies.shared_answers import negatives, training_rows
 from leakage_assets.studies.source_rate.design import (
     FITTED,
     GENERIC_SFT,
@@ -25,7 +26,6 @@ from leakage_assets.studies.source_rate.design import (
     analysis_plan,
     planned_experiment,
 )
-from leakage_assets.studies.source_rate.shared_answers import negatives, training_rows
 from leakage_assets.studies.study import Condition, StudyError
 from leakage_assets.training.masks import encode_rows
 from leakage_assets.training.rows import Row

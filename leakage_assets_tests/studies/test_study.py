@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.marker_leakage.specification import MarkerLeakageExperiment, MarkerLeakagePlan
 from leakage_assets.studies.study import (
-    AnalysisPlan,
     Cell,
     Condition,
-    Experiment,
     Hypothesis,
     OnPolicyData,
     Panel,
@@ -91,7 +90,7 @@ def test_the_panels_have_the_published_size() -> None:
 
 
 ALTERED_FIELD = {
-    Experiment: "marker",
+    MarkerLeakageExperiment: "marker",
     Recipe: "epochs",
     Panel: "completions",
     OnPolicyData: "used",
@@ -106,7 +105,7 @@ def altered(value: object) -> object:
             return f"{value}x"
         case int() | float():
             return value + 1
-        case Experiment() | Recipe() | Panel() | OnPolicyData() | Hypothesis():
+        case MarkerLeakageExperiment() | Recipe() | Panel() | OnPolicyData() | Hypothesis():
             field = ALTERED_FIELD[type(value)]
             return dataclasses.replace(value, **{field: altered(getattr(value, field))})
         case tuple():
@@ -116,14 +115,14 @@ def altered(value: object) -> object:
     raise TypeError(type(value))
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(AnalysisPlan)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(MarkerLeakagePlan)])
 def test_the_digest_of_a_plan_changes_with_each_field(study: Study, field: str) -> None:
     changed = dataclasses.replace(study.plan, **{field: altered(getattr(study.plan, field))})
     assert changed.digest != study.plan.digest
     assert dataclasses.replace(changed, **{field: getattr(study.plan, field)}).digest == study.plan.digest
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Experiment)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(MarkerLeakageExperiment)])
 def test_the_digest_of_a_plan_changes_with_each_field_of_its_experiment(study: Study, field: str) -> None:
     experiment = study.plan.experiment
     changed = dataclasses.replace(experiment, **{field: altered(getattr(experiment, field))})
@@ -169,7 +168,7 @@ def test_the_digest_of_a_plan_changes_with_each_field_of_a_hypothesis(study: Stu
 
 def test_a_plan_as_values_holds_every_field(study: Study) -> None:
     content = study.plan.as_dict()
-    assert set(content) == {field.name for field in dataclasses.fields(AnalysisPlan)}
+    assert set(content) == {field.name for field in dataclasses.fields(MarkerLeakagePlan)}
     assert content["hypotheses"][0]["threshold"] == 0.4
     assert content["layers"] == list(study.plan.layers)
 

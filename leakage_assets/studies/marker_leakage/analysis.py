@@ -31,6 +31,7 @@ from leakage_assets.studies.marker_leakage.rates import (
     rate_table,
 )
 from leakage_assets.studies.marker_leakage.shape import shape_table
+from leakage_assets.studies.marker_leakage.specification import MarkerLeakagePlan
 from leakage_assets.studies.study import Study
 from leakage_assets.studies.tables import StudyTables
 from leakage_assets.studies.verdicts import verdict_row
@@ -210,7 +211,7 @@ def headline_estimates(study: Study, tables: StudyTables, counts: pl.DataFrame, 
 def _correlation_headline(
     study: Study, tables: StudyTables, counts: pl.DataFrame, pairs: pl.DataFrame
 ) -> Iterator[Estimate]:
-    plan = study.plan
+    plan = study.plan_as(MarkerLeakagePlan)
     primary = _primary(study, pairs).filter(pl.col("recipe") == plan.headline_recipe)
     names = ("pooled_spearman", "within_source_spearman")
     if primary.is_empty():
@@ -329,7 +330,7 @@ def position_table(scores: pl.DataFrame) -> pl.DataFrame:
 
 def ood_table(study: Study, tables: StudyTables) -> pl.DataFrame:
     """Exploratory: source and bystander rates and pooled correlation on each out-of-distribution question set."""
-    plan = study.plan
+    plan = study.plan_as(MarkerLeakagePlan)
     rows = []
     for (recipe, question_set), scores in tables.extra_scores.group_by("recipe", "question_set", maintain_order=True):
         if recipe == plan.control_recipe:

@@ -14,7 +14,8 @@ import polars as pl
 from leakage_assets.statistics.intervals import mean_rates, question_bootstrap_rate, wilson_bounds
 from leakage_assets.statistics.resampling import Floats, cluster_weights, percentile_interval
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined, with_interval
-from leakage_assets.studies.study import AnalysisPlan, Study
+from leakage_assets.studies.marker_leakage.specification import MarkerLeakagePlan
+from leakage_assets.studies.study import Study
 
 LEVEL = 0.95
 MEANS = ("mean_source_rate", "mean_bystander_rate", "bystander_to_source_ratio")
@@ -28,7 +29,7 @@ COUNTS = ("sources_learned", "sources_gated")
 
 def rate_table(study: Study, counts: pl.DataFrame) -> pl.DataFrame:
     """Source rate and mean bystander rate of every cell and of all seeds together, by question-cluster bootstrap."""
-    plan = study.plan
+    plan = study.plan_as(MarkerLeakagePlan)
     rows = []
     for (recipe, source), cell in counts.group_by("recipe", "source", maintain_order=True):
         seeds = [(str(seed), part) for (seed,), part in cell.group_by("seed", maintain_order=True)]
@@ -55,7 +56,7 @@ def gating_table(study: Study, counts: pl.DataFrame) -> pl.DataFrame:
     """Both rates of every (recipe, source), their ratio (null where the source never says the marker), and whether
     the plan calls the source learned and its leakage gated. Sources in the order of the study.
     """
-    plan = study.plan
+    plan = study.plan_as(MarkerLeakagePlan)
     own = pl.col("persona") == pl.col("source")
     cells = counts.group_by("recipe", "source", "seed").agg(
         (pl.col("found").filter(which).sum() / pl.col("total").filter(which).sum()).fill_nan(None).alias(name)
@@ -77,7 +78,7 @@ def rate_headline(study: Study, counts: pl.DataFrame) -> Iterator[Estimate]:
 
     ``counts`` are those of the headline recipe.
     """
-    plan = study.plan
+    plan = study.plan_as(MarkerLeakagePlan)
     if counts.is_empty():
         for name in (*MEANS, *OVER_SOURCES, *COUNTS):
             yield no_cell(name, plan.headline_recipe)
@@ -93,7 +94,7 @@ def rate_headline(study: Study, counts: pl.DataFrame) -> Iterator[Estimate]:
         yield Estimate(name, int(table[column].sum()), None, None, None, None, table.height, "source", words[name])
 
 
-def means_over_questions(plan: AnalysisPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
+def means_over_questions(plan: MarkerLeakagePlan, counts: pl.DataFrame) -> Iterator[Estimate]:
     """Mean source rate, mean bystander rate and their ratio, with percentile intervals over questions.
 
     ``counts`` are those of one recipe. Every cell and both rates see the same draw of questions.
@@ -121,7 +122,7 @@ def means_over_questions(plan: AnalysisPlan, counts: pl.DataFrame) -> Iterator[E
     yield from _means(MEANS, observed, drawn, n=len(questions), unit="question cluster", method=method)
 
 
-def _over_sources(plan: AnalysisPlan, table: pl.DataFrame) -> Iterator[Estimate]:
+def _over_sources(plan: MarkerLeakagePlan, table: pl.DataFrame) -> Iterator[Estimate]:
     """The same means with percentile intervals over sources."""
     rates = [table[column].to_numpy() for column in ("source_rate", "mean_bystander_rate")]
     weights = cluster_weights(table.height, plan.bootstrap_draws, plan.resampling_seed) / table.height
@@ -133,7 +134,7 @@ def _over_sources(plan: AnalysisPlan, table: pl.DataFrame) -> Iterator[Estimate]
     )
 
 
-def _method(plan: AnalysisPlan, cluster: str, held: str) -> str:
+def _method(plan: MarkerLeakagePlan, cluster: str, held: str) -> str:
     drawn = f"{plan.bootstrap_draws} resamples, seed {plan.resampling_seed}"
     return f"mean over sources of each one's mean over its seeds; {cluster} bootstrap, percentile, {drawn}; {held}"
 

@@ -42,6 +42,27 @@ LEARNED_RATE, GATED_RATIO = 0.4, 0.5
 
 
 @dataclass(frozen=True)
+class MarkerLeakageExperiment(Experiment):
+    """What the plan is made for: every source is trained under every recipe."""
+
+    sources: tuple[str, ...]
+    data: OnPolicyData
+
+
+@dataclass(frozen=True)
+class MarkerLeakagePlan(AnalysisPlan):
+    """What the analysis of marker leakage decides beforehand.
+
+    ``learned_rate``: the marker rate under its own prompt from which a source counts as having learned the marker.
+    ``gated_ratio``: the share of its own rate below which a source's mean bystander rate counts as gated.
+    """
+
+    learned_rate: float
+    gated_ratio: float
+    bootstrap_draws: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """What a profile may change; the rest of the study is the same for every base model.
 
@@ -93,10 +114,10 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
     )
 
 
-def planned_experiment(stimuli: Stimuli, scale: Scale) -> Experiment:
+def planned_experiment(stimuli: Stimuli, scale: Scale) -> MarkerLeakageExperiment:
     """What is trained and asked at a profile's scale: the study is built from it and its plan freezes it."""
     data, asked = on_policy_data(stimuli, scale), panels(stimuli, scale)
-    return Experiment(
+    return MarkerLeakageExperiment(
         sources=SOURCES,
         recipes=recipes(scale),
         seeds=SEEDS,
@@ -168,7 +189,7 @@ def donors(study: Study, condition: Condition) -> tuple[str, ...]:
     Negatives are drawn by a stable hash of the study and the source (the published draw hung on the interpreter's
     string hash, sheet section 3.5), never the assistant.
     """
-    others = [p for p in study.data.personas if p not in (condition.source, "assistant")]
+    others = [p for p in study.data.prompts if p not in (condition.source, "assistant")]
     draw = random.Random(derive_seed("negatives", study.name, condition.source))
     return (condition.source, *draw.sample(others, k=NEGATIVE_PERSONAS))
 
@@ -186,7 +207,7 @@ def assemble(
 
     recipe = study.recipe(condition.recipe)
     source, *negatives = donors(study, condition)
-    questions = stimuli.question_sets[study.data.question_set].questions[: study.data.questions]
+    questions = [q for name, count in study.data.question_counts for q in stimuli.questions(name)[:count]]
     rows: list[Row] = []
     for persona in (source, *negatives):
         taught = persona == source and recipe.teaches_marker
@@ -222,9 +243,9 @@ def _answers_by_question(samples: pl.DataFrame) -> dict[str, list[str]]:
     return answers
 
 
-def analysis_plan(scale: Scale, experiment: Experiment) -> AnalysisPlan:
+def analysis_plan(scale: Scale, experiment: MarkerLeakageExperiment) -> MarkerLeakagePlan:
     """What is decided before any adapter is trained; thresholds are the sheet's, or ours where it has none."""
-    return AnalysisPlan(
+    return MarkerLeakagePlan(
         study=NAME,
         experiment=experiment,
         primary_layer=scale.primary_layer,

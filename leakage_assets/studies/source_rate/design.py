@@ -5,15 +5,12 @@ Section numbers and ambiguities (D1, ...) are those of the protocol sheet source
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.store.fingerprint import fingerprint, plain
-from leakage_assets.studies.source_rate.shared_answers import SharedAnswers
-from leakage_assets.studies.study import Condition, Hypothesis, Panel, StudyError
+from leakage_assets.studies.shared_answers import SharedAnswers
+from leakage_assets.studies.study import AnalysisPlan, Condition, Experiment, Hypothesis, Panel, StudyError, wording
 from leakage_assets.training.recipe import LoraSpec, Precision, Recipe
 
 NAME = "source_rate"
@@ -83,48 +80,30 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class SourceRateExperiment:
-    """What the plan is made for: everything that is trained and asked. Another experiment has another plan.
-
-    ``wording`` is the digest of the texts behind the names of prompts and questions.
-    """
+class SourceRateExperiment(Experiment):
+    """What the plan is made for, with the conditions: not every source is trained under every recipe."""
 
     conditions: tuple[Condition, ...]
-    recipes: tuple[Recipe, ...]
-    seeds: tuple[int, ...]
-    marker: str
     data: SharedAnswers
-    panels: tuple[Panel, ...]
-    wording: str
 
 
 @dataclass(frozen=True)
-class SourceRatePlan:
-    """What is decided before the data are seen; hashed, stored first, and quoted by the report's verdicts.
+class SourceRatePlan(AnalysisPlan):
+    """What the analysis of source rates decides beforehand.
 
     ``fitted`` are the sources the line is drawn through, ``new`` those it is to predict, ``reference`` the prompt to
     which cosines are taken. ``margin``: a prediction interval wider than twice it says little, and a new source is
     shown to be near the line only if its deviation is shown to be within it (in units of the rate).
     """
 
-    study: str
-    experiment: SourceRateExperiment
-    primary_layer: int
-    layers: tuple[int, ...]
-    headline_recipe: str
-    control_recipe: str
     reference: str
     fitted: tuple[str, ...]
     new: tuple[str, ...]
     categories: tuple[tuple[str, tuple[str, ...]], ...]
-    hypotheses: tuple[Hypothesis, ...]
     alpha: float
     level: float
     margin: float
     max_vif: float
-    permutations: int
-    resampling_seed: int
-    caveats: tuple[str, ...]
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -134,15 +113,6 @@ class SourceRatePlan:
     @property
     def category_of(self) -> dict[str, str]:
         return {name: category for category, names in self.categories for name in names}
-
-    @property
-    def digest(self) -> str:
-        """sha256 of everything the plan says."""
-        return fingerprint(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        return plain(self, "plan")  # type: ignore[no-any-return]
 
 
 def conditions() -> tuple[Condition, ...]:
@@ -181,6 +151,7 @@ def recipes(scale: Scale) -> tuple[Recipe, ...]:
 def shared_answers(scale: Scale) -> SharedAnswers:
     """Section 3. The base model under the assistant's prompt writes the answers that all sources share."""
     return SharedAnswers(
+        name=f"{NAME}_{REFERENCE}",
         writer=REFERENCE,
         questions=scale.questions,
         completions=scale.answers_per_question,
@@ -195,19 +166,6 @@ def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
     """Section 5: every adapter is asked under all twelve prompts; the source rate is read off its own."""
     sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
     return (Panel("main", SOURCES, (("eval", len(stimuli.questions("eval"))),), scale.completions, sampling),)
-
-
-def wording(stimuli: Stimuli, data: SharedAnswers, asked: Sequence[Panel]) -> str:
-    """sha256 of the texts that are said to the model, by the names under which panels and data list them."""
-    prompts = {name for panel in asked for name in panel.prompts} | {data.writer, *data.negative_pool}
-    sets = [*(questions for panel in asked for questions in panel.questions), *data.questions]
-    return fingerprint(
-        {
-            "prompts": {name: stimuli.prompt(name) for name in prompts},
-            "questions": [[name, [q.text for q in stimuli.questions(name)[:count]]] for name, count in sets],
-        },
-        name="wording",
-    )
 
 
 def planned_experiment(stimuli: Stimuli, scale: Scale) -> SourceRateExperiment:

@@ -51,7 +51,7 @@ from leakage_assets.studies.trigger_leakage.predictors import (
     predictor_table,
     semantic_leads,
 )
-from leakage_assets.studies.verdicts import decide
+from leakage_assets.studies.verdicts import verdict_row
 
 
 def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]:
@@ -111,22 +111,7 @@ def _first(table: pl.DataFrame, name: str) -> Estimate:
 
 def verdict_table(plan: TriggerPlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:
     """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
-    digest = plan.digest
-    rows = [
-        {
-            "hypothesis": hypothesis.name,
-            "claim": hypothesis.claim,
-            "statistic": hypothesis.statistic,
-            "estimate": headline[hypothesis.statistic].estimate,
-            "p": headline[hypothesis.statistic].p,
-            "threshold": hypothesis.threshold,
-            "direction": hypothesis.direction,
-            "max_p": hypothesis.max_p,
-            "verdict": decide(hypothesis, headline[hypothesis.statistic]),
-            "plan_digest": digest,
-        }
-        for hypothesis in plan.hypotheses
-    ]
+    rows = [verdict_row(h, headline[h.statistic], plan.digest) for h in plan.hypotheses]
     numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
     return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
 

@@ -6,13 +6,21 @@ Section numbers and ambiguities (B1, ...) are those of the protocol sheet trigge
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.store.fingerprint import fingerprint, plain
-from leakage_assets.studies.source_rate.shared_answers import SharedAnswers, one_answer_each
-from leakage_assets.studies.study import MAIN_PANEL, Condition, Hypothesis, Panel, StudyError
+from leakage_assets.studies.shared_answers import SharedAnswers, one_answer_each
+from leakage_assets.studies.study import (
+    MAIN_PANEL,
+    AnalysisPlan,
+    Condition,
+    Experiment,
+    Hypothesis,
+    Panel,
+    StudyError,
+    wording,
+)
 from leakage_assets.studies.trigger_leakage.dissociation import Dissociation
 from leakage_assets.studies.trigger_leakage.panel import (
     PERSONA_ANCHOR,
@@ -100,51 +108,33 @@ of the other studies (B11). The rate between the two of the titration is ours.
 
 
 @dataclass(frozen=True)
-class TriggerExperiment:
-    """What the plan is made for: everything that is trained and asked. Another experiment has another plan.
-
-    ``wording`` is the digest of the texts behind the names of prompts and questions.
-    """
+class TriggerExperiment(Experiment):
+    """What the plan is made for, with the conditions (not every source is trained under every recipe) and #209."""
 
     conditions: tuple[Condition, ...]
-    recipes: tuple[Recipe, ...]
-    seeds: tuple[int, ...]
-    marker: str
     data: SharedAnswers
-    panels: tuple[Panel, ...]
     dissociation: Dissociation
-    wording: str
 
 
 @dataclass(frozen=True)
-class TriggerPlan:
-    """What is decided before the data are seen; hashed, stored first, and quoted by the report's verdicts.
+class TriggerPlan(AnalysisPlan):
+    """What the analysis of triggers decides beforehand.
 
     ``semantic`` names the similarity measure that stands for the semantic axis. ``emission_margin``: by how much the
     rates under the own prompt may differ between persona and triggers for their gating to be compared.
     """
 
-    study: str
-    experiment: TriggerExperiment
-    primary_layer: int
-    layers: tuple[int, ...]
-    headline_recipe: str
     gentle_recipe: str
     matched_recipe: str
-    control_recipe: str
     titration: tuple[str, ...]
     triggers: tuple[str, ...]
     persona: str
     prompts: tuple[PanelPrompt, ...]
     rewrites: tuple[tuple[str, str], ...]
     semantic: str
-    hypotheses: tuple[Hypothesis, ...]
     level: float
     emission_margin: float
-    permutations: int
     gap_permutations: int
-    resampling_seed: int
-    caveats: tuple[str, ...]
 
     def prompt(self, name: str) -> PanelPrompt:
         """A prompt of the panel. Raises ``StudyError`` naming one that is not there."""
@@ -152,15 +142,6 @@ class TriggerPlan:
             if prompt.name == name:
                 return prompt
         raise StudyError(f"study {self.study}: no prompt {name!r} in the panel")
-
-    @property
-    def digest(self) -> str:
-        """sha256 of everything the plan says."""
-        return fingerprint(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        return plain(self, "plan")  # type: ignore[no-any-return]
 
 
 SYSTEM_TURN_COSINE = "system_turn_cosine"
@@ -218,6 +199,7 @@ def recipes(scale: Scale) -> tuple[Recipe, ...]:
 def shared_answers(scale: Scale) -> SharedAnswers:
     """Section 3: one answer to each question, the same for every condition, and no negatives."""
     return SharedAnswers(
+        name=f"{NAME}_{WRITER}",
         writer=WRITER,
         questions=scale.questions,
         completions=scale.answers_per_question,
@@ -294,19 +276,6 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> TriggerExperiment:
         panels=asked,
         dissociation=dissociation(scale),
         wording=wording(stimuli, shared_answers(scale), asked),
-    )
-
-
-def wording(stimuli: Stimuli, data: SharedAnswers, asked: tuple[Panel, ...]) -> str:
-    """sha256 of the texts that are said to the model, by the names under which panels and data list them."""
-    prompts = {name for panel in asked for name in panel.prompts} | {data.writer}
-    sets = [*(questions for panel in asked for questions in panel.questions), *data.questions]
-    return fingerprint(
-        {
-            "prompts": {name: stimuli.prompt(name) for name in prompts},
-            "questions": [[name, [q.text for q in stimuli.questions(name)[:count]]] for name, count in sets],
-        },
-        name="wording",
     )
 
 

@@ -136,6 +136,7 @@ def tables(
         similarity=world.similarity,
         tuned_similarity=pl.DataFrame(),
         vectors=lambda layer: world.hidden[:, :, LAYERS.index(layer)],
+        prompt_tokens=len,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.studies.study import Condition, StudyError
+from leakage_assets.studies.study import AnswerPool, Condition, StudyError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedAnswers:
-    """Answers written once, by the base model under the prompt ``writer``, and shared by all sources.
+    """Answers written once, by the base model under the prompt ``writer``, and shared by all sources (pool ``name``).
 
     ``questions``: (question set, how many of its first); one answer each becomes a row, the first of ``completions``
     that does not contain the marker. ``negatives`` of the ``negative_pool`` are drawn for a source, unless ``chosen``
     names them for its (recipe, source).
     """
 
+    name: str
     writer: str
     questions: tuple[tuple[str, int], ...]
     completions: int
@@ -34,6 +35,23 @@ class SharedAnswers:
     negative_pool: tuple[str, ...]
     negatives: int
     chosen: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return (self.writer, *self.negative_pool)
+
+    @property
+    def question_counts(self) -> tuple[tuple[str, int], ...]:
+        return self.questions
+
+    @property
+    def used(self) -> int:
+        """One answer to each question becomes a row of every prompt."""
+        return 1
+
+    @property
+    def pools(self) -> tuple[AnswerPool, ...]:
+        return (AnswerPool(self.name, self.writer, self.questions, self.completions, self.sampling),)
 
     @property
     def rows(self) -> int:
