@@ -5,32 +5,20 @@ Plotly is imported where a figure is drawn: the definitions load this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from leakage_assets.statistics.result import Estimate
+from leakage_assets.studies.drawings import Drawing, Tables, draw_all, of_recipe
 from leakage_assets.studies.study import Study
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Tables = Mapping[str, pl.DataFrame]
-
 TOP_BYSTANDERS = 10
 ROLES = {"source": "the source itself", "mean_bystander": "mean bystander"}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One planned figure: its caption (inline markdown), how it is drawn, and what it needs to exist."""
-
-    name: str
-    caption: str
-    draw: Callable[[Study, Tables], go.Figure]
-    needs: str
 
 
 def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
@@ -40,19 +28,10 @@ def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
 
 def drawn_and_left_out(study: Study, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
     """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    from leakage_assets.reporting.figures import MissingRowsError
-
-    drawn: dict[str, go.Figure] = {}
-    left_out: dict[str, str] = {}
-    for drawing in drawings(study):
-        try:
-            drawn[drawing.name] = drawing.draw(study, tables)
-        except MissingRowsError:
-            left_out[drawing.name] = drawing.needs
-    return drawn, left_out
+    return draw_all(drawings(study), study, tables)
 
 
-def drawings(study: Study) -> tuple[Drawing, ...]:
+def drawings(study: Study) -> tuple[Drawing[Study], ...]:
     """The planned figures in reading order."""
     recipe = study.plan.headline_recipe
     headline = f"a finished cell of recipe `{recipe}`"
@@ -99,11 +78,6 @@ def drawings(study: Study) -> tuple[Drawing, ...]:
             headline,
         ),
     )
-
-
-def of_recipe(table: pl.DataFrame, recipe: str, **where: Any) -> pl.DataFrame:
-    """The rows of a recipe. A table of an analysis in which nothing qualified may lack every column."""
-    return table.filter(recipe=recipe, **where) if {"recipe", *where} <= set(table.columns) else table.clear()
 
 
 def estimates(rows: pl.DataFrame, key: str) -> dict[str, Estimate]:

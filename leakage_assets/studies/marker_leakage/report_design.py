@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakage_assets.reporting.report import Block, Bullets, Column, Table
-from leakage_assets.studies.marker_leakage.report_citations import Citations, Row, code_list
+from leakage_assets.reporting.report import Block, Bullets
+from leakage_assets.studies.citations import Citations, code_list
+from leakage_assets.studies.report_parts import layer_list, recipe_table
 
 
 def design(cite: Citations) -> Iterator[Block]:
@@ -23,7 +24,7 @@ def design(cite: Citations) -> Iterator[Block]:
             f"base model's own answers to {fact('data', 'questions')} questions, {fact('data', 'answers')} per "
             f"question and persona, drawn at temperature {fact('data', 'temperature')}.",
             f"**Geometry:** hidden state of the last input token, averaged over the questions, centred on the "
-            f"panel; primary layer {cite.planned('primary_layer')} of {_layer_list(cite)} (block outputs, "
+            f"panel; primary layer {cite.planned('primary_layer')} of {layer_list(cite)} (block outputs, "
             "from zero).",
             f"**Seeds planned:** {fact('coverage', 'seed_names')}.",
             f"**Statistics:** {cite.planned('permutations', spec=',d')} permutations, "
@@ -31,40 +32,5 @@ def design(cite: Citations) -> Iterator[Block]:
             f"{cite.planned('resampling_seed')}.",
         )
     )
-    yield _recipe_table(cite)
+    yield recipe_table(cite)
     yield cite.context.training_row
-
-
-def _layer_list(cite: Citations) -> str:
-    bound = [cite.context.planned("layers", i, value=layer) for i, layer in enumerate(cite.plan.layers)]
-    return ", ".join(map(cite.bind, bound))
-
-
-def _recipe_table(cite: Citations) -> Table:
-    columns = (
-        Column("recipe", "recipe"),
-        Column("loss", "loss on"),
-        Column("tail_target", "tail token", explanation="which token after the answer carries loss as well"),
-        Column("teaches_marker", "taught", explanation="whether the source's rows end with the marker"),
-        Column("lora", "rank, alpha"),
-        Column("learning_rate", "rate", ".0e", "peak learning rate"),
-        Column("epochs", "epochs", "d"),
-        Column("finished", "cells", explanation="finished cells in the analysis, of those planned"),
-    )
-    rows = []
-    for name in cite.facts["recipes"]:
-        row: Row = {
-            c.key: cite.context.fact("recipes", name, c.key, spec=c.format)
-            for c in columns
-            if c.key in cite.facts["recipes"][name]
-        }
-        rank, alpha, cells, planned = (
-            cite.fact("recipes", name, key) for key in ("rank", "alpha", "cells", "cells_planned")
-        )
-        words: Row = {
-            "recipe": f"`{name}`{cite.role(name)}",
-            "lora": f"{rank}, {alpha}",
-            "finished": f"{cells} of {planned}",
-        }
-        rows.append(row | words)
-    return Table("Recipes and the cells that are finished.", columns, tuple(rows))

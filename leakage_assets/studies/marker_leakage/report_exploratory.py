@@ -7,7 +7,8 @@ from typing import Any
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.statistics.layers import POOLED
-from leakage_assets.studies.marker_leakage.report_citations import HEADLINE, RATE, RHO, Citations, Row, source_name
+from leakage_assets.studies.citations import RATE, RHO, Citations, Row
+from leakage_assets.studies.marker_leakage.labels import HEADLINE, source_name
 
 
 def categories(cite: Citations) -> Table:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from leakage_assets.paths import DATA
 from leakage_assets.reporting.report import ABSENT, ArtifactFile, Block, Bound, Column, Paragraph, Table
 from leakage_assets.statistics.layers import POOLED
+from leakage_assets.studies.citations import RHO, Citations, Row
 from leakage_assets.studies.context import PUBLISHED
-from leakage_assets.studies.marker_leakage.report_citations import RHO, Citations, Row, source_name
+from leakage_assets.studies.marker_leakage.labels import source_name
 from leakage_assets.studies.marker_leakage.report_results import source_row
 
 PUBLISHED_FILE = "marker_leakage.json"

@@ -11,7 +11,8 @@ import polars as pl
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table, table_from_frame
 from leakage_assets.statistics.layers import POOLED
-from leakage_assets.studies.marker_leakage.report_citations import RATE, RHO, Citations, Row, source_name
+from leakage_assets.studies.citations import RATE, RHO, Citations, Row
+from leakage_assets.studies.marker_leakage.labels import source_name
 
 
 def geometry(cite: Citations) -> Iterator[Block]:

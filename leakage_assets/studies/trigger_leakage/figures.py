@@ -5,13 +5,12 @@ Plotly is imported where a figure is drawn: the definitions load this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK
+from leakage_assets.studies.drawings import Drawing, Tables, draw_all
 from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, JS
 from leakage_assets.studies.trigger_leakage.design import TITRATED, TriggerPlan
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS
@@ -20,8 +19,6 @@ from leakage_assets.studies.trigger_leakage.panel import FAMILIES, NO_FAMILY, PE
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-Tables = Mapping[str, pl.DataFrame]
 
 AXIS_NAMES = {
     SEMANTIC: "semantic cosine",
@@ -46,16 +43,6 @@ CELL_NAMES = {
 FAMILY_ORDER = (*FAMILIES, NO_FAMILY, PERSONA)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """One planned figure: its caption (inline markdown), how it is drawn, and what it needs to exist."""
-
-    name: str
-    caption: str
-    draw: Callable[[TriggerPlan, Tables], go.Figure]
-    needs: str
-
-
 def figures(plan: TriggerPlan, tables: Tables) -> dict[str, go.Figure]:
     """Every figure that the finished cells allow, by name."""
     return drawn_and_left_out(plan, tables)[0]
@@ -63,19 +50,10 @@ def figures(plan: TriggerPlan, tables: Tables) -> dict[str, go.Figure]:
 
 def drawn_and_left_out(plan: TriggerPlan, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
     """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    from leakage_assets.reporting.figures import MissingRowsError
-
-    drawn: dict[str, go.Figure] = {}
-    left_out: dict[str, str] = {}
-    for drawing in drawings(plan):
-        try:
-            drawn[drawing.name] = drawing.draw(plan, tables)
-        except MissingRowsError:
-            left_out[drawing.name] = drawing.needs
-    return drawn, left_out
+    return draw_all(drawings(plan), plan, tables)
 
 
-def drawings(plan: TriggerPlan) -> tuple[Drawing, ...]:
+def drawings(plan: TriggerPlan) -> tuple[Drawing[TriggerPlan], ...]:
     """The planned figures in reading order."""
     recipe = plan.headline_recipe
     headline = f"a finished cell of recipe `{recipe}`"

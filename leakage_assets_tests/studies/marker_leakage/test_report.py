@@ -14,7 +14,8 @@ from leakage_assets.reporting.lint import lint_html
 from leakage_assets.reporting.report import Caveat, Paragraph, Table
 from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.marker_leakage.figures import drawn_and_left_out
-from leakage_assets.studies.marker_leakage.report import confidence_level, report
+from leakage_assets.studies.marker_leakage.report import report
+from leakage_assets.studies.report_parts import confidence_level
 from leakage_assets_tests.finished_study import EVERYTHING, HEADLINE, SEEDS, finish, unfinished_laboratory
 from leakage_assets_tests.small_study import the_study
 

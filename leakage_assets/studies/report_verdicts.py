@@ -1,4 +1,4 @@
-"""Section Verdicts of the report of marker leakage: the frozen plan's hypotheses and the headline statistics."""
+"""Section Verdicts of a report: the frozen plan's hypotheses and the headline statistics."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from leakage_assets.reporting.report import Block, Column, Paragraph, Table
-from leakage_assets.studies.marker_leakage.report_citations import HEADLINE, RATE, Citations, Row
+from leakage_assets.studies.citations import RATE, Citations, Row
 
 DIRECTIONS = {"greater": "above", "at_least": "at least", "less": "below", "at_most": "at most"}
+BY_PERMUTATION = "by permutation: at least one over the number of permutations and one"
 
 
-def plan_verdicts(cite: Citations) -> Iterator[Block]:
+def plan_verdicts(cite: Citations, *, p: str = BY_PERMUTATION) -> Iterator[Block]:
+    """The hypotheses with their verdicts, and every headline statistic; ``p`` explains how its column came about."""
     digest = cite.tables["verdicts"]["plan_digest"][0]
     stored, scored = cite.fact("plan", "stored"), cite.fact("plan", "first_scores")
     order = (
@@ -37,7 +39,7 @@ def plan_verdicts(cite: Citations) -> Iterator[Block]:
     if cite.facts["plan"]["changes"]:
         yield Paragraph(plan_changed(cite))
     yield Table("The plan's hypotheses.", tuple(columns), tuple(rows))
-    yield _headline_table(cite)
+    yield _headline_table(cite, p)
     defined = cite.tables["headline"].drop_nulls("estimate")["statistic"]
     if not defined.len():
         return
@@ -45,7 +47,7 @@ def plan_verdicts(cite: Citations) -> Iterator[Block]:
         "How each of them is computed.",
         (Column("label", "statistic"), Column("method", "method")),
         tuple(
-            {"label": HEADLINE[name][0], "method": cite.bound("headline", "method", "", statistic=name)}
+            {"label": cite.labels[name][0], "method": cite.bound("headline", "method", "", statistic=name)}
             for name in defined
         ),
     )
@@ -62,7 +64,7 @@ def plan_changed(cite: Citations) -> str:
 
 def _verdict_row(cite: Citations, row: Mapping[str, Any]) -> Row:
     name = {"hypothesis": row["hypothesis"]}
-    label, spec = HEADLINE[row["statistic"]]
+    label, spec = cite.labels[row["statistic"]]
     return {
         "hypothesis": cite.bound("verdicts", "hypothesis", "", **name),
         "claim": cite.bound("verdicts", "claim", "", **name),
@@ -74,21 +76,21 @@ def _verdict_row(cite: Citations, row: Mapping[str, Any]) -> Row:
     }
 
 
-def _headline_table(cite: Citations) -> Table:
+def _headline_table(cite: Citations, p: str) -> Table:
     columns = [
         Column("label", "statistic"),
         Column("status", "status", explanation="planned: decides a hypothesis of the plan; exploratory: none names it"),
         Column("estimate", "estimate"),
         Column("ci_low", "low", explanation="lower end of the interval"),
         Column("ci_high", "high", explanation="upper end of the interval"),
-        Column("p", "p", explanation="by permutation: at least one over the number of permutations and one"),
+        Column("p", "p", explanation=p),
         Column("n", "n"),
         Column("unit", "counts", explanation="what n counts: the unit that varies independently"),
         Column("undefined", "why not defined"),
     ]
     rows = []
     for name in cite.tables["headline"]["statistic"]:
-        label, spec = HEADLINE[name]
+        label, spec = cite.labels[name]
         numbers = {"estimate": spec, "ci_low": spec, "ci_high": spec, "p": "p", "n": "d"}
         specs = {"status": "", **numbers, "unit": "", "undefined": ""}
         bound: Row = {key: cite.bound("headline", key, form, statistic=name) for key, form in specs.items()}
@@ -99,7 +101,7 @@ def _headline_table(cite: Citations) -> Table:
 def rule_in_words(cite: Citations, row: Mapping[str, Any]) -> str:
     """The plan's threshold in words."""
     name = {"hypothesis": row["hypothesis"]}
-    spec = ".0%" if HEADLINE[row["statistic"]][1] == RATE else ".2g"
+    spec = ".0%" if cite.labels[row["statistic"]][1] == RATE else ".2g"
     rule = f"{DIRECTIONS[row['direction']]} {cite.cell('verdicts', 'threshold', spec, **name)}"
     if row["max_p"] is None:
         return rule

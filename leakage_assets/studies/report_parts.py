@@ -1,0 +1,250 @@
+"""What the reports of all studies share: how sure they are, what they do not show, recipes, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from leakage_assets.reporting.report import (
+    Block,
+    Bullets,
+    Caveat,
+    Claim,
+    Column,
+    Confidence,
+    FigureBlock,
+    Level,
+    Paragraph,
+    Report,
+    SampleBlock,
+    Section,
+    Table,
+)
+from leakage_assets.studies.citations import Citations, Row, code_list
+from leakage_assets.studies.context import ReportContext
+from leakage_assets.studies.drawings import Drawing, S, Tables, draw_all
+from leakage_assets.studies.report_verdicts import plan_changed, rule_in_words
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from leakage_assets.studies.study import Study
+
+
+def citations(
+    study: Study,
+    tables: Tables,
+    context: ReportContext,
+    *,
+    planned: Sequence[Drawing[S]],
+    subject: S,
+    labels: Mapping[str, tuple[str, str]],
+) -> Citations:
+    """What a report is written from, with its planned figures drawn for the subject (the study or its plan)."""
+    drawn, left_out = draw_all(planned, subject, tables)
+    figures = {d.name: FigureBlock(d.name, drawn[d.name], d.caption) for d in planned if d.name in drawn}
+    return Citations(study, tables, context, figures, left_out, labels)
+
+
+def write_up(
+    cite: Citations,
+    title: Callable[[Citations], str],
+    tldr: Callable[[Citations], tuple[str, ...]],
+    summary: Callable[[Citations], tuple[Claim, ...]],
+    sections: Callable[[Citations], Iterator[Section]],
+) -> Report:
+    """The report whose parts these functions write; confidence and caveats follow from the verdicts and the facts."""
+    level = confidence_level(
+        cite.tables["verdicts"],
+        sources=cite.facts["recipes"][cite.recipe]["sources"],
+        sources_planned=cite.facts["coverage"]["sources_planned"],
+        seeds=cite.seeds,
+    )
+    # Placeholders are numbered as they are bound, so in this order.
+    heading, short, claims = title(cite), tldr(cite), summary(cite)
+    return Report(
+        title=heading,
+        question=cite.study.question,
+        confidence=Confidence(level, _confidence_reason(cite), cite.seeds),
+        tldr=short,
+        summary=claims,
+        sections=tuple(sections(cite)),
+        caveats=tuple(_caveats(cite)),
+        provenance=cite.context.provenance,
+        bindings=cite.bindings,
+    )
+
+
+# ------------------------------------------------------------------ how sure, and what is not shown
+
+
+def confidence_level(verdicts: pl.DataFrame, *, sources: int, sources_planned: int, seeds: int) -> Level:
+    """How sure the title may be. HIGH needs every hypothesis decided, every planned source and several seeds.
+
+    LOW: a planned source is missing, or the first hypothesis (the title's claim) is undecided. MODERATE: one seed,
+    or another hypothesis is undecided.
+    """
+    decided = (verdicts["verdict"] != "undecided").to_list()
+    if sources < sources_planned or not decided[0]:
+        return "LOW"
+    return "HIGH" if seeds > 1 and all(decided) else "MODERATE"
+
+
+def _confidence_reason(cite: Citations) -> str:
+    reasons = []
+    recipe = cite.facts["recipes"][cite.recipe]
+    if recipe["sources"] < cite.facts["coverage"]["sources_planned"]:
+        finished, planned = cite.fact("recipes", cite.recipe, "sources"), cite.fact("coverage", "sources_planned")
+        reasons.append(f"{finished} of {planned} planned sources are finished, which caps it at LOW")
+    if cite.seeds == 1:
+        reasons.append("one seed, which caps it at MODERATE")
+    undecided = cite.tables["verdicts"].filter(verdict="undecided").height
+    if undecided:
+        names = ", ".join(
+            cite.cell("verdicts", "hypothesis", "", hypothesis=name)
+            for name in cite.tables["verdicts"].filter(verdict="undecided")["hypothesis"]
+        )
+        reasons.append(f"undecided: {names}")
+    return "; ".join(reasons) or "every hypothesis is decided on all planned sources and several seeds"
+
+
+def _caveats(cite: Citations) -> Iterator[Caveat]:
+    if cite.seeds == 1:
+        yield Caveat("critical", "One seed: nothing here shows how much another training run would differ.")
+    recipe, coverage = cite.facts["recipes"][cite.recipe], cite.facts["coverage"]
+    if recipe["sources"] < coverage["sources_planned"]:
+        finished, planned = cite.fact("recipes", cite.recipe, "sources"), cite.fact("coverage", "sources_planned")
+        yield Caveat("critical", f"Only {finished} of {planned} planned sources are in the headline.")
+    if not cite.facts["plan"]["came_first"]:
+        yield Caveat(
+            "critical", "The analysis plan was stored after the first scores: the verdicts are not pre-registered."
+        )
+    if cite.facts["plan"]["changes"]:
+        yield Caveat("major" if cite.facts["plan"]["came_first"] else "critical", plan_changed(cite))
+    if not cite.facts["recipes"][cite.plan.control_recipe]["cells"]:
+        yield Caveat("major", "The control recipe was not run, so a base rate of the marker is not ruled out.")
+    for position, text in enumerate(cite.plan.caveats):
+        yield Caveat("major", cite.bind(cite.context.planned("caveats", position, value=text)))
+
+
+# ------------------------------------------------------------------ the top
+
+
+def coverage(cite: Citations) -> str:
+    recipe = ("recipes", cite.recipe)
+    return (
+        f"**Coverage:** {cite.fact('coverage', 'cells')} of {cite.fact('coverage', 'cells_planned')} cells; "
+        f"of the headline recipe `{cite.recipe}` {cite.fact(*recipe, 'sources')} of "
+        f"{cite.fact('coverage', 'sources_planned')} sources and {cite.fact(*recipe, 'seeds')} of "
+        f"{cite.fact('coverage', 'seeds_planned')} seeds."
+    )
+
+
+def warnings(cite: Citations) -> Iterator[str]:
+    if cite.facts["base"]["bundled"]:
+        yield (
+            "**Scale:** the base model is the bundled tiny one, trained on a synthetic world. The pipeline and the "
+            "statistics are real; the effect sizes say nothing about large models."
+        )
+
+
+def verdict_line(cite: Citations, row: Mapping[str, Any]) -> str:
+    """A hypothesis with its verdict, and what was planned beside what was found."""
+    name = {"hypothesis": row["hypothesis"]}
+    bound, verdict = (cite.cell("verdicts", column, "", **name) for column in ("hypothesis", "verdict"))
+    label = cite.labels[row["statistic"]][0]
+    if row["estimate"] is None:
+        reason = cite.headline(row["statistic"], "undefined", "")
+        return f"{bound} **{verdict}**: {label}, planned {rule_in_words(cite, row)} ({reason})."
+    return f"{bound} **{verdict}**: {label} is {cite.headline(row['statistic'])}, planned {rule_in_words(cite, row)}."
+
+
+def cells_to_finish(cite: Citations) -> Iterator[str]:
+    """Next steps: which recipes are not finished."""
+    recipes = cite.facts["recipes"]
+    cells = f"of {cite.fact('recipes', cite.recipe, 'cells_planned')} cells of the headline recipe"
+    if recipes[cite.recipe]["cells"] < recipes[cite.recipe]["cells_planned"]:
+        yield f"Finish recipe `{cite.recipe}`: {cite.fact('recipes', cite.recipe, 'cells')} {cells} are there."
+    if not recipes[cite.plan.control_recipe]["cells"]:
+        yield f"Run the control recipe `{cite.plan.control_recipe}`: it tells the base rate of the marker."
+    special = {cite.recipe, cite.plan.control_recipe}
+    others = [name for name in recipes if not recipes[name]["cells"] and name not in special]
+    if others:
+        yield f"Run the other recipes: {code_list(others)}."
+
+
+def interval_or_none(cite: Citations, statistic: str) -> str:
+    if cite.tables["headline"].filter(statistic=statistic)["ci_low"].item() is None:
+        return "no interval"
+    level = cite.headline(statistic, "ci_level", ".0%")
+    low, high = (cite.headline(statistic, column) for column in ("ci_low", "ci_high"))
+    return f"{level} interval {low} to {high}"
+
+
+def sample_size(cite: Citations, statistic: str) -> str:
+    return f"n = {cite.headline(statistic, 'n', 'd')} {cite.headline(statistic, 'unit', '')}s"
+
+
+def value(cite: Citations, statistic: str) -> float | None:
+    """A headline estimate, to decide on words."""
+    found: float | None = cite.tables["headline"].filter(statistic=statistic)["estimate"].item()
+    return found
+
+
+def verdict(cite: Citations, position: int) -> str:
+    """The verdict on the plan's hypothesis at a position, to decide on words."""
+    return str(cite.tables["verdicts"]["verdict"][position])
+
+
+# ------------------------------------------------------------------ sections
+
+
+def layer_list(cite: Citations) -> str:
+    bound = [cite.context.planned("layers", i, value=layer) for i, layer in enumerate(cite.plan.layers)]
+    return ", ".join(map(cite.bind, bound))
+
+
+def recipe_table(cite: Citations) -> Table:
+    columns = (
+        Column("recipe", "recipe"),
+        Column("loss", "loss on"),
+        Column("tail_target", "tail token", explanation="which token after the answer carries loss as well"),
+        Column("teaches_marker", "taught", explanation="whether the source's rows end with the marker"),
+        Column("lora", "rank, alpha"),
+        Column("learning_rate", "rate", ".0e", "peak learning rate"),
+        Column("epochs", "epochs", "d"),
+        Column("finished", "cells", explanation="finished cells in the analysis, of those planned"),
+    )
+    rows = []
+    for name in cite.facts["recipes"]:
+        row: Row = {
+            c.key: cite.context.fact("recipes", name, c.key, spec=c.format)
+            for c in columns
+            if c.key in cite.facts["recipes"][name]
+        }
+        rank, alpha, cells, planned = (
+            cite.fact("recipes", name, key) for key in ("rank", "alpha", "cells", "cells_planned")
+        )
+        words: Row = {
+            "recipe": f"`{name}`{cite.role(name)}",
+            "lora": f"{rank}, {alpha}",
+            "finished": f"{cells} of {planned}",
+        }
+        rows.append(row | words)
+    return Table("Recipes and the cells that are finished.", columns, tuple(rows))
+
+
+def closing_sections(cite: Citations) -> Iterator[Section]:
+    """The figures that could not be drawn, and completions as they were said."""
+    if cite.left_out:
+        missing = tuple(f"`{name}` needs {needs}." for name, needs in cite.left_out.items())
+        yield Section("Figures left out", (Bullets(missing),))
+    yield Section("Completions", tuple(_completions(cite)))
+
+
+def _completions(cite: Citations) -> Iterator[Block]:
+    yield Paragraph(
+        "Drawn by a derived seed, not chosen: of the source and of bystanders, with the marker and without, as far "
+        "as each kind occurs. Model text is shown as it was written."
+    )
+    yield SampleBlock("Completions with the marker highlighted.", cite.context.samples, (cite.study.marker,))
