@@ -15,6 +15,8 @@ from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.marker_leakage.specification import Scale, marker_leakage
+from leakage_assets.studies.source_rate.design import Scale as SourceRateScale
+from leakage_assets.studies.source_rate.specification import source_rate
 from leakage_assets.studies.study import AnswerPool, Study, StudyError, TrainingAnswers
 from leakage_assets.training.memory import TrainingMode
 
@@ -85,6 +87,15 @@ def _tiny(stimuli: Stimuli) -> Profile:
             SAYABLE,
         ),
     )
+    source_rates = SourceRateScale(
+        layers=scale.layers,
+        primary_layer=scale.primary_layer,
+        completions=5,
+        max_new_tokens=scale.max_new_tokens,
+        learning_rate=5e-4,
+        epochs=1,
+        extra_caveats=scale.extra_caveats,
+    )
     return Profile(
         name="tiny",
         base=BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32"),
@@ -93,7 +104,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
         generation_batch=256,
         forward_tokens=2**14,
         stimuli=stimuli,
-        studies=(marker_leakage(stimuli, scale),),
+        studies=(marker_leakage(stimuli, scale), source_rate(stimuli, source_rates)),
     )
 
 
@@ -112,6 +123,15 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
         epochs={"marker_only": 20, "marker_only_im_end": 20, "full_completion": 3, "no_marker": 3},
         precision="bfloat16",
     )
+    source_rates = SourceRateScale(
+        layers=scale.layers,
+        primary_layer=scale.primary_layer,
+        completions=5,
+        max_new_tokens=scale.max_new_tokens,
+        learning_rate=1e-5,
+        epochs=3,
+        precision=scale.precision,
+    )
     return Profile(
         name="qwen2.5-7b",
         base=_chosen_base(
@@ -127,7 +147,7 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
         generation_batch=256,
         forward_tokens=2**15,
         stimuli=stimuli,
-        studies=(marker_leakage(stimuli, scale),),
+        studies=(marker_leakage(stimuli, scale), source_rate(stimuli, source_rates)),
     )
 
 

@@ -37,7 +37,7 @@ from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.samples import Sample
 from leakage_assets.studies.study import Cell, Condition, Panel, Study
 from leakage_assets.training.rows import Row
-from leakage_assets_tests.small_study import PERSONAS, laboratory, small_study, the_study
+from leakage_assets_tests.small_study import laboratory, small_study, the_study
 
 SEEDS = (42, 137)
 HEADLINE = "full_completion"
@@ -109,7 +109,8 @@ def _fill(job: SampleJob, *texts: str) -> None:
 
 def _completion(study: Study, cell: Cell, request: Request) -> str:
     """The source often says the marker, bystanders the less the later they stand in the panel."""
-    chance = 0.7 if request.prompt_name == cell.condition.source else 0.8 - 0.1 * PERSONAS.index(request.prompt_name)
+    own, place = request.prompt_name == cell.condition.source, study.panel.prompts.index(request.prompt_name)
+    chance = 0.7 if own else 0.8 - 0.1 * place
     taught = study.recipe(cell.condition.recipe).teaches_marker
     marker = f"\n\n{study.marker}" if taught and random.Random(str(request)).random() < chance else ""
     return f"Answer {request.index} <b>of</b> {request.prompt_name}.{marker}"
@@ -140,14 +141,15 @@ def _geometry(lab: Laboratory, study: Study) -> None:
     """Hidden vectors in which personas late in the panel differ more from all others."""
     rng = np.random.default_rng(1)
     questions = len(study.questions(lab.profile.stimuli))
-    drift = np.linspace(0, 3, len(PERSONAS))[:, None, None]
+    prompts = study.panel.prompts
+    drift = np.linspace(0, 3, len(prompts))[:, None, None]
     blocks = {
-        f"block_{layer}": (rng.normal(size=(len(PERSONAS), questions, 6)) + drift).astype(np.float32)
+        f"block_{layer}": (rng.normal(size=(len(prompts), questions, 6)) + drift).astype(np.float32)
         for layer in study.plan.layers
     }
-    divergence = rng.uniform(0.1, 0.9, size=(len(PERSONAS), len(study.sources)))
+    divergence = rng.uniform(0.1, 0.9, size=(len(prompts), len(study.sources)))
     for column, source in enumerate(study.sources):
-        divergence[study.panel.prompts.index(source), column] = 0.0
+        divergence[prompts.index(source), column] = 0.0
     address = lab.address(study, "persona_centroids")
     with lab.store.draft(address, geometry_identity(lab, study, lab.base_fingerprint)) as draft:
         save_file({**blocks, DIVERGENCE: divergence}, draft.folder / VECTORS)

@@ -1,6 +1,7 @@
 """A laboratory small enough to run the whole pipeline in seconds, on the bundled tiny base model.
 
-The study is the real one cut down: two sources, one taught and one control recipe, one seed, eight personas.
+The study is the real one cut down: two sources, one taught and one control recipe, one seed, eight personas. Source
+rate can be cut down likewise.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ SOURCES = ("villain", "comedian")
 PERSONAS = (*SOURCES, "assistant", "librarian", "nice_villain", "dark_comedian", "accountant", "surgeon")
 DONORS = (*SOURCES, "data_scientist", "medical_doctor", "police_officer")
 RECIPES = ("full_completion", "no_marker")
+SOURCE_RATE_SOURCES = ("villain", "comedian", "librarian", "assistant", "vendor_default_qwen")
 EVAL_QUESTIONS, OOD_QUESTIONS = 3, 1
 BATCH = 12
 """Two batches per cell: small enough to be interrupted between them."""
@@ -68,6 +70,22 @@ def small_study(study: Study) -> Study:
         data=replace(study.data, personas=DONORS, questions=3, completions=2, used=1),
         panels=tuple(replace(panel, completions=1) for panel in panels),
         plan=replace(study.plan, layers=(1, 2), permutations=200, bootstrap_draws=50),
+    )
+    return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
+
+
+def small_source_rate(study: Study, sources: Sequence[str] = SOURCE_RATE_SOURCES) -> Study:
+    """Source rate with a few questions and, unless all are given, a few sources; its conditions are what they were."""
+    panel = replace(study.panel, prompts=tuple(sources), questions=(("eval", EVAL_QUESTIONS),), completions=2)
+    lora = LoraSpec(r=8, alpha=16, dropout=0.05, rslora=True)
+    small = replace(
+        study,
+        sources=tuple(sources),
+        seeds=(42,),
+        recipes=tuple(replace(r, lora=lora, learning_rate=5e-3, epochs=1, grad_accum=1) for r in study.recipes),
+        data=replace(study.data, questions=(("train", 2), ("implant", 3)), completions=2),
+        panels=(panel,),
+        plan=replace(study.plan, layers=(1, 2), permutations=200),
     )
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 
@@ -102,8 +120,8 @@ def run_all(lab: Laboratory) -> dict[str, Outcome]:
     study = the_study(lab)
     made = {"base_model": record_base_model(lab), "stimuli": record_stimuli(lab)}
     made["analysis_plan"] = freeze_plan(lab, study)
-    written = done(write_on_policy(lab, study.data, list(study.data.personas)))
-    made |= {f"on_policy_completions/{persona}": outcome for persona, outcome in written.items()}
+    written = done(write_on_policy(lab, study.data, [pool.name for pool in study.data.pools]))
+    made |= {f"on_policy_completions/{pool}": outcome for pool, outcome in written.items()}
     made["persona_centroids"] = measure_persona_centroids(lab, study)
     made["prompt_similarity"] = compute_prompt_similarity(lab, study)
     for condition in study.conditions:

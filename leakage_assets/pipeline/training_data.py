@@ -70,7 +70,7 @@ def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> O
             range(len(rows)), k=min(MASK_ROWS_SHOWN, len(rows))
         )
         describe_mask(tokenizer, [encoded[i] for i in shown]).write_parquet(draft.folder / "mask.parquet")
-        draft.note(donors=list(study.donors(study, condition)))
+        draft.note(donors=list(answers), prompts=list(study.prompts_of(condition)))
     return Outcome(draft.artifact, False, training_set_metrics(rows))
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
+from leakage_assets.paths import DATA
 from leakage_assets.reporting.report import (
+    ArtifactFile,
     Block,
+    Bound,
     Bullets,
     Caveat,
     Claim,
@@ -20,14 +26,12 @@ from leakage_assets.reporting.report import (
     Section,
     Table,
 )
-from leakage_assets.studies.citations import Citations, Row, code_list
-from leakage_assets.studies.context import ReportContext
+from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
+from leakage_assets.studies.context import PUBLISHED, ReportContext
 from leakage_assets.studies.drawings import Drawing, S, Tables, draw_all
 from leakage_assets.studies.report_verdicts import plan_changed, rule_in_words
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from leakage_assets.studies.study import Study
 
 
@@ -232,6 +236,59 @@ def recipe_table(cite: Citations) -> Table:
         }
         rows.append(row | words)
     return Table("Recipes and the cells that are finished.", columns, tuple(rows))
+
+
+def over_seeds(cite: Citations, source_name: Callable[[str], str]) -> Iterator[Block]:
+    """Mean, spread and interval over seeds of the table ``seeds`` (recipe, statistic, source, and an estimate)."""
+    rows = cite.rows("seeds")
+    defined = rows.drop_nulls("estimate") if rows.height else rows
+    if not defined.height:
+        reason = rows["undefined"].unique(maintain_order=True).to_list() if rows.height else ["no finished cell"]
+        yield Paragraph(f"No spread can be given: {'; '.join(f'`{r}`' for r in reason)}.")
+        return
+    specs = {"mean": "mean", "sd": "sd", "min": "min", "max": "max"}
+    columns = (
+        Column("statistic", "statistic"),
+        Column("source", "source"),
+        *(Column(key, label) for key, label in specs.items()),
+        Column("low", "low", explanation="lower end of the interval of the mean (t, over seeds)"),
+        Column("high", "high"),
+        Column("n", "seeds"),
+    )
+    groups = defined.select("statistic", "source").unique(maintain_order=True)
+    yield Table(
+        f"Spread over seeds (recipe `{cite.recipe}`, primary layer).",
+        columns,
+        tuple(
+            _seed_row(cite, statistic, source, source_name(source), specs) for statistic, source in groups.iter_rows()
+        ),
+    )
+    without = rows.filter(pl.col("estimate").is_null()).select("statistic", "source", "undefined")
+    for statistic, source, reason in without.unique(maintain_order=True).iter_rows():
+        yield Paragraph(f"No spread of {statistic.replace('_', ' ')} for {source_name(source)}: `{reason}`.")
+
+
+def _seed_row(cite: Citations, statistic: str, source: str, label: str, parts: Mapping[str, str]) -> Row:
+    spec = RATE if statistic == "source_rate" else RHO
+    keys = {"recipe": cite.recipe, "statistic": statistic, "source": source}
+    name = f"{statistic}_{{}}_over_seeds"
+    row: Row = {"statistic": statistic.replace("_", " "), "source": label}
+    row |= {p: cite.bound("seeds", "estimate", spec, **keys, name=name.format(p)) for p in parts}
+    mean = {**keys, "name": name.format("mean")}
+    ends = {"low": ("ci_low", spec), "high": ("ci_high", spec), "n": ("n", "d")}
+    return row | {key: cite.bound("seeds", column, form, **mean) for key, (column, form) in ends.items()}
+
+
+def published_figures(file: str) -> dict[tuple[str, str, str], Bound]:
+    """Every typed-in number of a study by (block, item, metric); the first where one is given twice."""
+    store = ArtifactFile(PUBLISHED, file)
+    listed = json.loads((DATA / "published" / file).read_text(encoding="utf-8"))["figures"]
+    known: dict[tuple[str, str, str], Bound] = {}
+    for position, entry in enumerate(listed):
+        spec = ".1f" if entry["metric"].endswith("_pct") else RHO
+        bound = Bound(entry["value"], spec, store.at("figures", position, "value"))
+        known.setdefault((entry["block"], entry["item"], entry["metric"]), bound)
+    return known
 
 
 def closing_sections(cite: Citations) -> Iterator[Section]:

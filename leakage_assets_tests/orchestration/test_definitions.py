@@ -26,12 +26,14 @@ from leakage_assets.resources import REFRESH_TAG
 from leakage_assets.studies.study import Study
 
 LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
-STUDY = "marker_leakage"
+OOD = {"ood_samples", "ood_scores"}
+STUDIES = {"marker_leakage": OOD, "source_rate": set()}
+"""What the panels besides the main one add to the assets of each study."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
-CELL_ASSETS = {"adapter", "samples", "scores", "ood_samples", "ood_scores", "tuned_similarity"}
+CELL_ASSETS = {"adapter", "samples", "scores", "tuned_similarity"} | OOD
 CHEAP = {"scores", "ood_scores", "prompt_similarity", "analysis", "figures", "report"}
 ON_GPU = {"on_policy_completions", "persona_centroids", "adapter", "samples", "ood_samples", "tuned_similarity"}
-OTHERS = {"training_set", "persona_centroids", "analysis_plan"}
+EVERYTHING = SHARED | CELL_ASSETS | CHEAP | {"training_set", "persona_centroids", "analysis_plan"}
 LONGEST_BODY = 25
 
 
@@ -45,31 +47,38 @@ def defs(profile: Profile) -> dg.Definitions:
     return LOCATIONS[profile.name]
 
 
-@pytest.fixture
-def study(profile: Profile) -> Study:
-    return profile.study(STUDY)
+@pytest.fixture(params=STUDIES)
+def study(request: pytest.FixtureRequest, profile: Profile) -> Study:
+    return profile.study(request.param)
 
 
-def assets_by_name(defs: dg.Definitions) -> dict[str, dg.AssetsDefinition]:
-    return {
-        asset.key.path[-1]: asset
-        for asset in defs.resolve_asset_graph().assets_defs
-        if isinstance(asset, dg.AssetsDefinition)
-    }
+def all_assets(defs: dg.Definitions) -> list[dg.AssetsDefinition]:
+    return [asset for asset in defs.resolve_asset_graph().assets_defs if isinstance(asset, dg.AssetsDefinition)]
 
 
-def test_definitions_are_loadable(defs: dg.Definitions) -> None:
+def assets_by_name(defs: dg.Definitions, study: Study) -> dict[str, dg.AssetsDefinition]:
+    """The shared assets and those of a study."""
+    return {a.key.path[-1]: a for a in all_assets(defs) if len(a.key.path) == 2 or a.key.path[1] == study.name}
+
+
+def those_of(study: Study, names: set[str]) -> set[str]:
+    """Of these names the ones that the study has."""
+    return names - (OOD - STUDIES[study.name])
+
+
+def test_definitions_are_loadable(defs: dg.Definitions, study: Study, profile: Profile) -> None:
     dg.Definitions.validate_loadable(defs)
-    assert set(assets_by_name(defs)) == SHARED | CELL_ASSETS | CHEAP | OTHERS
+    assert set(assets_by_name(defs, study)) == those_of(study, EVERYTHING)
+    assert {s.name for s in profile.studies} == set(STUDIES)
 
 
-def test_keys_say_profile_and_study(defs: dg.Definitions, profile: Profile) -> None:
-    for name, asset in assets_by_name(defs).items():
-        assert asset.key.path == [profile.name, *([] if name in SHARED else [STUDY]), name]
+def test_keys_say_profile_and_study(defs: dg.Definitions, profile: Profile, study: Study) -> None:
+    for name, asset in assets_by_name(defs, study).items():
+        assert asset.key.path == [profile.name, *([] if name in SHARED else [study.name]), name]
 
 
 def test_every_asset_is_described(defs: dg.Definitions) -> None:
-    for asset in assets_by_name(defs).values():
+    for asset in all_assets(defs):
         (spec,) = asset.specs
         assert spec.group_name not in (None, "default"), spec.key
         assert spec.kinds, spec.key
@@ -78,53 +87,54 @@ def test_every_asset_is_described(defs: dg.Definitions) -> None:
 
 
 def test_cell_assets_can_share_a_run(defs: dg.Definitions, profile: Profile, study: Study) -> None:
-    assets = assets_by_name(defs)
-    for name in CELL_ASSETS:
+    assets = assets_by_name(defs, study)
+    for name in those_of(study, CELL_ASSETS):
         assert assets[name].partitions_def == cell_partitions(study), name
         assert assets[name].backfill_policy == dg.BackfillPolicy.multi_run(profile.cells_per_run), name
     others = {name for name, asset in assets.items() if isinstance(asset.partitions_def, dg.MultiPartitionsDefinition)}
-    assert others == CELL_ASSETS
+    assert others == those_of(study, CELL_ASSETS)
 
 
 def test_one_run_holds_every_condition_of_a_seed(profile: Profile, study: Study) -> None:
     assert profile.cells_per_run >= len(study.conditions)
 
 
-def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions) -> None:
-    automated = {
-        name for name, asset in assets_by_name(defs).items() if asset.specs_by_key[asset.key].automation_condition
-    }
-    assert automated == CHEAP
+def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions, study: Study) -> None:
+    assets = assets_by_name(defs, study)
+    automated = {name for name, asset in assets.items() if asset.specs_by_key[asset.key].automation_condition}
+    assert automated == those_of(study, CHEAP)
 
 
-def test_steps_that_need_a_gpu_say_so_and_are_retried(defs: dg.Definitions) -> None:
-    assets = assets_by_name(defs)
-    assert {name for name, asset in assets.items() if gpus(asset.op.tags) == 1} == ON_GPU
+def test_steps_that_need_a_gpu_say_so_and_are_retried(defs: dg.Definitions, study: Study) -> None:
+    assets, on_gpu = assets_by_name(defs, study), those_of(study, ON_GPU)
+    assert {name for name, asset in assets.items() if gpus(asset.op.tags) == 1} == on_gpu
     assert {name for name, asset in assets.items() if gpus(asset.op.tags) > 1} == set()
-    assert {name for name, asset in assets.items() if asset.op.retry_policy == RETRIES} == ON_GPU
-    assert {name for name, asset in assets.items() if asset.op.retry_policy is not None} == ON_GPU
+    assert {name for name, asset in assets.items() if asset.op.retry_policy == RETRIES} == on_gpu
+    assert {name for name, asset in assets.items() if asset.op.retry_policy is not None} == on_gpu
 
 
 def test_the_adapter_proof_blocks(defs: dg.Definitions, study: Study) -> None:
-    (check,) = assets_by_name(defs)["adapter"].check_specs
+    (check,) = assets_by_name(defs, study)["adapter"].check_specs
     assert check.blocking and check.partitions_def == cell_partitions(study)
 
 
 def test_jobs_and_schedules(defs: dg.Definitions, study: Study) -> None:
     repository = defs.get_repository_def()
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__ASSET_JOB")}
-    assert jobs == {f"{STUDY}_{job}" for job in ("cells", "foundations", "conclusions")} | {"pretrain_tiny_base"}
-    (schedule,) = repository.schedule_defs
-    assert (schedule.name, schedule.cron_schedule) == (f"{STUDY}_weekly_rerun", "0 3 * * 1")
-    assert schedule.job_name == f"{STUDY}_cells"
-    cells = repository.get_job(f"{STUDY}_cells")
+    own = {f"{name}_{job}" for name in STUDIES for job in ("cells", "foundations", "conclusions")}
+    assert jobs == own | {"pretrain_tiny_base"}
+    assert {schedule.name for schedule in repository.schedule_defs} == {f"{name}_weekly_rerun" for name in STUDIES}
+    schedule = repository.get_schedule_def(f"{study.name}_weekly_rerun")
+    assert (schedule.cron_schedule, schedule.job_name) == ("0 3 * * 1", f"{study.name}_cells")
+    cells = repository.get_job(f"{study.name}_cells")
+    assert {key.path[1] for key in cells.asset_layer.selected_asset_keys} == {study.name}
     assert {key.path[-1] for key in cells.asset_layer.selected_asset_keys} == {"adapter", "samples", "scores"}
     assert cells.partitions_def == cell_partitions(study)
 
 
 def test_the_weekly_tick_redoes_the_first_seed(defs: dg.Definitions, study: Study) -> None:
     repository = defs.get_repository_def()
-    schedule = repository.get_schedule_def(f"{STUDY}_weekly_rerun")
+    schedule = repository.get_schedule_def(f"{study.name}_weekly_rerun")
     tick = dg.build_schedule_context(
         scheduled_execution_time=datetime(2026, 3, 2, 3, tzinfo=UTC), repository_def=repository
     )
@@ -147,16 +157,16 @@ def test_cells_round_trip_through_partition_keys(study: Study) -> None:
 
 
 def test_answers_go_to_exactly_the_conditions_trained_on_them(profile: Profile, study: Study) -> None:
-    personas, conditions = pool_partitions(profile), condition_partitions(study)
+    pools, conditions = pool_partitions(profile), condition_partitions(study)
     mapping = answers_mapping(study)
-    for persona in study.data.personas:
-        expected = {c.key for c in study.conditions if persona in study.donors(study, c)}
-        subset = personas.empty_subset().with_partition_keys([persona])
-        found = mapping.get_downstream_partitions_for_partitions(subset, personas, conditions)
-        assert set(found.get_partition_keys()) == expected, persona
+    for pool in profile.pools:
+        expected = {c.key for c in study.conditions if pool.name in study.donors(study, c)}
+        subset = pools.empty_subset().with_partition_keys([pool.name])
+        found = mapping.get_downstream_partitions_for_partitions(subset, pools, conditions)
+        assert set(found.get_partition_keys()) == expected, pool.name
     for condition in study.conditions:
         subset = conditions.empty_subset().with_partition_keys([condition.key])
-        upstream = mapping.get_upstream_mapped_partitions_result_for_partitions(subset, conditions, personas)
+        upstream = mapping.get_upstream_mapped_partitions_result_for_partitions(subset, conditions, pools)
         assert set(upstream.partitions_subset.get_partition_keys()) == set(study.donors(study, condition)), (
             condition.key
         )
@@ -176,7 +186,5 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    assert (
-        len(functions) == len(lengths) == len(SHARED | OTHERS | CHEAP | CELL_ASSETS) - 2
-    )  # one function for both panels
+    assert len(functions) == len(lengths) == len(EVERYTHING) - 2  # one function for both panels
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

@@ -77,6 +77,45 @@ def test_other_unknown_names_list_what_exists(study: Study) -> None:
         load_profile("huge")
     with pytest.raises(StudyError, match="profile tiny: no study 'leakage'; studies: marker_leakage"):
         load_profile("tiny").study("leakage")
+    with pytest.raises(StudyError, match="study source_rate: no source 'villain' under generic_sft; its sources: assi"):
+        load_profile("tiny").study("source_rate").cell("villain", "generic_sft", 42)
+
+
+def chosen(sources: list[str] | None, recipes: list[str] | None) -> list[str]:
+    cells = load_profile("tiny").study("source_rate").chosen_cells(sources, recipes, [42])
+    assert {cell.seed for cell in cells} == {42}
+    return [cell.condition.key for cell in cells]
+
+
+def test_cells_are_chosen_among_the_conditions_that_are_trained() -> None:
+    every = [c.key for c in load_profile("tiny").study("source_rate").conditions]
+    assert chosen(None, None) == every and len(every) == 15
+    assert chosen(["villain"], None) == ["villain__implant"]
+    assert chosen(["assistant", "villain"], ["implant"]) == ["assistant__implant", "villain__implant"]
+    assert chosen(["assistant"], None) == [key for key in every if key.startswith("assistant__")]
+    assert chosen(None, ["generic_sft"]) == ["assistant__generic_sft"]
+    for sources, recipes, said in (
+        (["villain"], ["generic_sft"], "no source 'villain' under generic_sft"),
+        (["vilain"], None, "no source 'vilain'; sources: software_engineer"),
+        (None, ["implants"], "no recipe 'implants'; recipes: implant, implant_published_negatives, generic_sft"),
+    ):
+        with pytest.raises(StudyError, match=said):
+            chosen(sources, recipes)
+
+
+def test_one_name_is_one_pool(study: Study) -> None:
+    profile = load_profile("tiny")
+    again = dataclasses.replace(profile, studies=(*profile.studies, study))
+    assert again.pools == profile.pools
+    other = dataclasses.replace(study, data=dataclasses.replace(study.data, completions=9))
+    with pytest.raises(StudyError, match="two studies write different answers into pool 'software_engineer'"):
+        _ = dataclasses.replace(profile, studies=(study, other)).pools
+
+
+def test_a_plan_is_read_as_its_own_study_s(study: Study) -> None:
+    assert study.plan_as(MarkerLeakagePlan) is study.plan
+    with pytest.raises(TypeError, match="study source_rate: its plan is a SourceRatePlan, not a MarkerLeakagePlan"):
+        load_profile("tiny").study("source_rate").plan_as(MarkerLeakagePlan)
 
 
 def test_the_panels_have_the_published_size() -> None:

@@ -14,7 +14,7 @@ from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.context import ReportContext
 from leakage_assets.studies.drawings import Tables
 from leakage_assets.studies.marker_leakage.figures import drawings, figures
-from leakage_assets.studies.marker_leakage.labels import HEADLINE
+from leakage_assets.studies.marker_leakage.labels import HEADLINE, source_name
 from leakage_assets.studies.marker_leakage.report_design import design
 from leakage_assets.studies.marker_leakage.report_exploratory import categories, out_of_distribution, predictors, shape
 from leakage_assets.studies.marker_leakage.report_published import published_and_this_run
@@ -23,11 +23,10 @@ from leakage_assets.studies.marker_leakage.report_results import (
     by_recipe,
     geometry,
     leakage,
-    over_seeds,
     positions,
 )
 from leakage_assets.studies.marker_leakage.report_summary import summary, title, tldr
-from leakage_assets.studies.report_parts import citations, closing_sections, write_up
+from leakage_assets.studies.report_parts import citations, closing_sections, over_seeds, write_up
 from leakage_assets.studies.report_verdicts import plan_verdicts
 from leakage_assets.studies.study import Study
 
@@ -50,7 +49,7 @@ def _sections(cite: Citations) -> Iterator[Section]:
         yield Section("Geometry and leakage", tuple(geometry(cite)))
         yield Section("How much leaks, and to whom", tuple(leakage(cite)))
         yield Section("Layers", tuple(by_layer(cite)))
-    yield Section("Seeds", tuple(over_seeds(cite)))
+    yield Section("Seeds", tuple(over_seeds(cite, source_name)))
     yield Section("Recipes", tuple(by_recipe(cite)))
     yield Section("Where in the answer the marker stands", (positions(cite),))
     if cite.has_headline:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
-from leakage_assets.paths import DATA
-from leakage_assets.reporting.report import ABSENT, ArtifactFile, Block, Bound, Column, Paragraph, Table
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.citations import RHO, Citations, Row
-from leakage_assets.studies.context import PUBLISHED
 from leakage_assets.studies.marker_leakage.labels import source_name
 from leakage_assets.studies.marker_leakage.report_results import source_row
+from leakage_assets.studies.report_parts import published_figures
 
 PUBLISHED_FILE = "marker_leakage.json"
 PUBLISHED_BASE = "Qwen2.5-7B-Instruct"
@@ -27,7 +25,7 @@ def published_and_this_run(cite: Citations) -> Iterator[Block]:
             else "Single rates of the published run repeat to about ten points of a hundred."
         )
     )
-    known = _published_figures()
+    known = published_figures(PUBLISHED_FILE)
     yield _published_table(cite, known, "Correlations at the primary layer", {
         "rho": ("spearman_rho", "ρ, published", "ρ, this run"),
         "r": ("pearson_r", "r, published", "r, this run"),
@@ -77,15 +75,3 @@ def _published_layers(cite: Citations, known: Mapping[tuple[str, str, str], Boun
             for layer in shared
         ),
     )
-
-
-def _published_figures() -> dict[tuple[str, str, str], Bound]:
-    """Every published number by (block, item, metric); the first where one is given twice."""
-    file = ArtifactFile(PUBLISHED, PUBLISHED_FILE)
-    listed = json.loads((DATA / "published" / PUBLISHED_FILE).read_text(encoding="utf-8"))["figures"]
-    known: dict[tuple[str, str, str], Bound] = {}
-    for position, entry in enumerate(listed):
-        spec = ".1f" if entry["metric"].endswith("_pct") else RHO
-        bound = Bound(entry["value"], spec, file.at("figures", position, "value"))
-        known.setdefault((entry["block"], entry["item"], entry["metric"]), bound)
-    return known

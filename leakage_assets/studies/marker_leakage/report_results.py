@@ -5,11 +5,9 @@ By source, by layer, over seeds, by recipe, and where in the answer the marker s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-import polars as pl
-
-from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table, table_from_frame
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Table, table_from_frame
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row
 from leakage_assets.studies.marker_leakage.labels import source_name
@@ -93,44 +91,6 @@ def by_layer(cite: Citations) -> Iterator[Block]:
         tuple(columns),
         tuple(rows),
     )
-
-
-def over_seeds(cite: Citations) -> Iterator[Block]:
-    rows = cite.rows("seeds")
-    defined = rows.drop_nulls("estimate") if rows.height else rows
-    if not defined.height:
-        reason = rows["undefined"].unique(maintain_order=True).to_list() if rows.height else ["no finished cell"]
-        yield Paragraph(f"No spread can be given: {'; '.join(f'`{r}`' for r in reason)}.")
-        return
-    specs = {"mean": "mean", "sd": "sd", "min": "min", "max": "max"}
-    columns = (
-        Column("statistic", "statistic"),
-        Column("source", "source"),
-        *(Column(key, label) for key, label in specs.items()),
-        Column("low", "low", explanation="lower end of the interval of the mean (t, over seeds)"),
-        Column("high", "high"),
-        Column("n", "seeds"),
-    )
-    groups = defined.select("statistic", "source").unique(maintain_order=True)
-    yield Table(
-        f"Spread over seeds (recipe `{cite.recipe}`, primary layer).",
-        columns,
-        tuple(_seed_row(cite, statistic, source, specs) for statistic, source in groups.iter_rows()),
-    )
-    without = rows.filter(pl.col("estimate").is_null()).select("statistic", "source", "undefined")
-    for statistic, source, reason in without.unique(maintain_order=True).iter_rows():
-        yield Paragraph(f"No spread of {statistic.replace('_', ' ')} for {source_name(source)}: `{reason}`.")
-
-
-def _seed_row(cite: Citations, statistic: str, source: str, parts: Mapping[str, str]) -> Row:
-    spec = RATE if statistic == "source_rate" else RHO
-    keys = {"recipe": cite.recipe, "statistic": statistic, "source": source}
-    name = f"{statistic}_{{}}_over_seeds"
-    row: Row = {"statistic": statistic.replace("_", " "), "source": source_name(source)}
-    row |= {p: cite.bound("seeds", "estimate", spec, **keys, name=name.format(p)) for p in parts}
-    mean = {**keys, "name": name.format("mean")}
-    ends = {"low": ("ci_low", spec), "high": ("ci_high", spec), "n": ("n", "d")}
-    return row | {key: cite.bound("seeds", column, form, **mean) for key, (column, form) in ends.items()}
 
 
 def by_recipe(cite: Citations) -> Iterator[Block]:

@@ -464,7 +464,8 @@ def seed_table(plan: SourceRatePlan, tables: SourceRateTables, counts: pl.DataFr
     """Spread over seeds of both correlations at the primary layer and of every source's rate.
 
     A correlation is compared only between seeds with the same sources: between others it would differ even if seeds did
-    not matter. Columns: statistic, source ("all" for the correlations), then those of ``Estimate``.
+    not matter. Columns: recipe (the headline's), statistic, source ("all" for the correlations), then those of
+    ``Estimate``.
     """
     by_seed: dict[tuple[str, str], dict[int, float | None]] = {}
     covered: dict[int, tuple[str, ...]] = {}
@@ -477,7 +478,7 @@ def seed_table(plan: SourceRatePlan, tables: SourceRateTables, counts: pl.DataFr
         for name, rate in zip(points.names, points.y.tolist(), strict=True):
             by_seed.setdefault(("source_rate", name), {})[int(seed)] = rate
     return estimate_table(
-        ({"statistic": statistic, "source": source}, estimate)
+        ({"recipe": plan.headline_recipe, "statistic": statistic, "source": source}, estimate)
         for (statistic, source), values in by_seed.items()
         for estimate in _spread(statistic, values, covered).estimates()
     )

@@ -15,6 +15,7 @@ import polars as pl
 from leakage_assets.statistics.points import as_points
 from leakage_assets.statistics.regression import prediction_band
 from leakage_assets.statistics.result import Estimate
+from leakage_assets.studies.drawings import Drawing
 from leakage_assets.studies.source_rate.design import SourceRatePlan
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def scatter_with_fit(plan: SourceRatePlan, tables: Mapping[str, pl.DataFrame]) -
         band_name=f"{plan.level:.0%} prediction band",
         estimate=_headline(tables, "spearman"),
     )
+
+
+def drawings(plan: SourceRatePlan) -> tuple[Drawing[SourceRatePlan], ...]:
+    """The planned figures in reading order."""
+    needs = f"two finished sources of recipe `{plan.headline_recipe}`"
+    return (Drawing("source_rate", caption(plan), scatter_with_fit, needs),)
 
 
 def caption(plan: SourceRatePlan) -> str:
