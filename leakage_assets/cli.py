@@ -87,9 +87,8 @@ def show(
     lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
     spec = lab.profile.study(study)
     tables = analysis_tables(require_analysis(lab, spec))
-    console.print(
-        _table("What leaked", tables["headline"], ("statistic", "estimate", "ci_low", "ci_high", "p", "n", "unit"))
-    )
+    columns = ("statistic", "estimate", "ci_low", "ci_high", "p", "n", "unit")
+    console.print(_table(f"{spec.title}: headline", tables["headline"], columns))
     console.print(_table("Against the frozen plan", tables["verdicts"], ("hypothesis", "claim", "verdict")))
     console.print(f"report: {stable_report(lab, spec)}", soft_wrap=True)
 
