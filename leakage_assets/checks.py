@@ -1,10 +1,11 @@
-"""Asset checks: the adapter proof, which blocks everything downstream of an unproven adapter."""
+"""Asset checks: the adapter proof, which blocks everything downstream of an unproven adapter, and a study's own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import dagster as dg
+import polars as pl
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
@@ -15,6 +16,7 @@ from leakage_assets.pipeline.adapters import ProofFailed
 from leakage_assets.studies.study import Study
 
 PROOF = "adapter_proof"
+PRECHECKS = "prechecks_pass"
 
 
 def proof_spec(adapter: dg.AssetKey, study: Study) -> dg.AssetCheckSpec:
@@ -26,6 +28,28 @@ def proof_spec(adapter: dg.AssetKey, study: Study) -> dg.AssetCheckSpec:
         partitions_def=cell_partitions(study),
         description="The adapter is applied, is the one asked for, has the rsLoRA scale, and its log-probabilities "
         "agree with PEFT's within twice the noise floor without adapter.",
+    )
+
+
+def precheck_spec(prechecks: dg.AssetKey) -> dg.AssetCheckSpec:
+    """Every check of the study before training; one that blocks stops the run."""
+    return dg.AssetCheckSpec(
+        PRECHECKS,
+        asset=prechecks,
+        blocking=True,
+        description="What the study asks of its prompts and of the base model before anything is trained.",
+    )
+
+
+def precheck_result(checks: pl.DataFrame) -> dg.AssetCheckResult:
+    """Passed where all are ok; a warning is shown and stops nothing."""
+    lines = [f"| {c['name']} | {c['outcome']} | {c['detail']} |" for c in checks.iter_rows(named=True)]
+    blocked = (checks["outcome"] == "block").any()
+    return dg.AssetCheckResult(
+        check_name=PRECHECKS,
+        passed=bool((checks["outcome"] == "ok").all()),
+        severity=dg.AssetCheckSeverity.ERROR if blocked else dg.AssetCheckSeverity.WARN,
+        metadata={"checks": dg.MetadataValue.md("\n".join(["| check | outcome | |", "|---|---|---|", *lines]))},
     )
 
 

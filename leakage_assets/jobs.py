@@ -7,6 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from leakage_assets.assets.common import asset_key
+from leakage_assets.assets.study_assets import foundation_names
 from leakage_assets.partitions import cell_partitions
 from leakage_assets.paths import REPO
 from leakage_assets.profiles import Profile
@@ -37,7 +38,7 @@ def conclusions_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinit
 def foundations_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
     """What every cell needs and no partition has: base model, stimuli, plan, geometry of the base."""
     keys = [asset_key(profile, None, name) for name in ("base_model", "stimuli")]
-    keys += [asset_key(profile, study, name) for name in ("analysis_plan", "persona_centroids", "prompt_similarity")]
+    keys += [asset_key(profile, study, name) for name in foundation_names(study)]
     return dg.define_asset_job(
         f"{study.name}_foundations",
         selection=dg.AssetSelection.assets(*keys),

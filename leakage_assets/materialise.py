@@ -15,6 +15,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from leakage_assets.assets import shared_assets, study_assets
 from leakage_assets.assets.common import asset_key
+from leakage_assets.assets.study_assets import foundation_names
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.executor.leases import held
 from leakage_assets.executor.tags import gpus
@@ -84,7 +85,7 @@ class StudyRuns:
     def foundations(self, cells: Sequence[Cell]) -> Iterator[str]:
         """Base model, stimuli, plan, geometry, on-policy answers and training sets."""
         shared = [asset_key(self.profile, None, name) for name in ("base_model", "stimuli")]
-        own = [self._key(name) for name in ("analysis_plan", "persona_centroids", "prompt_similarity")]
+        own = [self._key(name) for name in foundation_names(self.study)]
         self._run([*shared, *own])
         yield "base model, stimuli, plan and geometry"
         pools = [pool.name for pool in self.profile.pools]

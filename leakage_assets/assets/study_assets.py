@@ -6,15 +6,23 @@ import dagster as dg
 
 from leakage_assets.assets.conclusion_assets import conclusion_assets
 from leakage_assets.assets.geometry_assets import geometry_assets
+from leakage_assets.assets.precheck_assets import precheck_assets
 from leakage_assets.assets.sample_assets import sample_assets
 from leakage_assets.assets.training_assets import training_assets
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 
 
+def foundation_names(study: Study) -> list[str]:
+    """The assets of a study that every cell needs and no partition has."""
+    names = ["analysis_plan", "persona_centroids", "prompt_similarity"]
+    return names if study.prechecks is None else [*names, "prechecks"]
+
+
 def study_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
     """All assets of a study; a new study needs no code here."""
     return [
+        *precheck_assets(profile, study),
         *training_assets(profile, study),
         *sample_assets(profile, study),
         *geometry_assets(profile, study),

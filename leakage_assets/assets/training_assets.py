@@ -10,6 +10,7 @@ from leakage_assets.cell_runs import Tally, conclude, not_retried
 from leakage_assets.checks import log_proofs, proof_spec
 from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
 from leakage_assets.pipeline.adapters import make_adapter
+from leakage_assets.pipeline.prechecks import require_prechecks
 from leakage_assets.pipeline.training_data import build_training_set
 from leakage_assets.profiles import Profile
 from leakage_assets.resources import LaboratoryResource
@@ -20,10 +21,11 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
     """``training_set`` per condition and ``adapter`` per cell."""
     training_key, adapter_key = asset_key(profile, study, "training_set"), asset_key(profile, study, "adapter")
     answers = dg.AssetDep(asset_key(profile, None, "on_policy_completions"), partition_mapping=answers_mapping(study))
+    before = [] if study.prechecks is None else [asset_key(profile, study, "prechecks")]
 
     @dg.asset(
         key=training_key,
-        deps=[answers, asset_key(profile, None, "stimuli")],
+        deps=[answers, asset_key(profile, None, "stimuli"), *before],
         partitions_def=condition_partitions(study),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=group(profile, "training_data"),
@@ -33,6 +35,7 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
     def training_set(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
         """Rows of a condition, positives and negatives, with the loss mask shown token by token."""
         lab = laboratory.open(context)
+        require_prechecks(lab, study)
         tally = Tally().attempt(
             context.partition_keys, lambda key: build_training_set(lab, study, Condition.parse(key))
         )

@@ -16,6 +16,7 @@ from leakage_assets.pipeline.adapters import adapter_address, require_proven_ada
 from leakage_assets.pipeline.conclusions import sample_job
 from leakage_assets.pipeline.geometry import find_tuned_similarity, require_persona_centroids
 from leakage_assets.pipeline.laboratory import Laboratory
+from leakage_assets.pipeline.prechecks import base_job
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests
 from leakage_assets.pipeline.training_data import on_policy_job, read_rows, require_training_set
 from leakage_assets.planning import reference
@@ -88,6 +89,7 @@ def plan_study(
     survey = _Survey(lab, study, tuple(cells), hardware)
     panels = study.panels if extras else study.panels[:1]
     stages = [
+        *([survey.base_samples()] if study.silent_prompts else []),
         survey.on_policy(),
         survey.adapters(),
         survey.proofs(),
@@ -218,6 +220,14 @@ class _Survey:
         work = self.sampled(*self.lengths(missing), self.answer_tokens, 0)
         done = planned - len(missing)
         return Stage("on_policy_completions", "completions", planned, done, "sampling base", work, "estimate")
+
+    def base_samples(self) -> Stage:
+        """What the checks before training ask of the base model."""
+        job = base_job(self.lab, self.study)
+        missing = self.missing(job)
+        tokens = self.completion_tokens([job], job.sampling, "samples of the base model")
+        work, planned = self.sampled(*self.lengths(missing), tokens, 0), len(job.requests)
+        return Stage("prechecks", "completions", planned, planned - len(missing), "sampling base", work, "estimate")
 
     def missing(self, job: SampleJob) -> Sequence[Request]:
         """The requests of a job whose samples are not stored; all of them where the store is damaged."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from leakage_assets.reporting.report import Report
     from leakage_assets.studies.context import ReportContext
+    from leakage_assets.studies.prechecks import Precheck, PrecheckInputs
     from leakage_assets.studies.tables import StudyTables
     from leakage_assets.training.rows import Row
 
@@ -235,7 +236,9 @@ class Study:
 
     ``donors`` names the pools whose answers a condition is trained on, source first; ``trained_under`` the prompts of
     its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
-    every source under every recipe. ``analysis_libraries`` are those whose versions can change a statistic.
+    every source under every recipe. ``prechecks`` must pass before anything is trained; for them the base model is
+    asked the main panel under the ``silent_prompts``. ``analysis_libraries`` are those whose versions can change a
+    statistic.
     """
 
     name: str
@@ -254,6 +257,8 @@ class Study:
     figures: Callable[[Study, Mapping[str, pl.DataFrame]], dict[str, go.Figure]]
     report: Callable[[Study, Mapping[str, pl.DataFrame], ReportContext], Report]
     trained_under: Callable[[Study, Condition], tuple[str, ...]] | None = None
+    prechecks: Callable[[Study, PrecheckInputs], Sequence[Precheck]] | None = None
+    silent_prompts: tuple[str, ...] = ()
     only: tuple[Condition, ...] | None = None
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1

@@ -27,13 +27,16 @@ from leakage_assets.studies.study import Study
 
 LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
 OOD = {"ood_samples", "ood_scores"}
-STUDIES = {"marker_leakage": OOD, "source_rate": set()}
-"""What the panels besides the main one add to the assets of each study."""
+STUDIES = {"marker_leakage": OOD, "source_rate": {"prechecks"}}
+"""What each study has besides what all have."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
 CELL_ASSETS = {"adapter", "samples", "scores", "tuned_similarity"} | OOD
 CHEAP = {"scores", "ood_scores", "prompt_similarity", "analysis", "figures", "report"}
-ON_GPU = {"on_policy_completions", "persona_centroids", "adapter", "samples", "ood_samples", "tuned_similarity"}
-EVERYTHING = SHARED | CELL_ASSETS | CHEAP | {"training_set", "persona_centroids", "analysis_plan"}
+ON_GPU = {
+    "on_policy_completions", "persona_centroids", "prechecks", "adapter", "samples", "ood_samples", "tuned_similarity",
+}  # fmt: skip
+OPTIONAL = set().union(*STUDIES.values())
+EVERYTHING = SHARED | CELL_ASSETS | CHEAP | {"training_set", "persona_centroids", "analysis_plan", "prechecks"}
 LONGEST_BODY = 25
 
 
@@ -63,7 +66,7 @@ def assets_by_name(defs: dg.Definitions, study: Study) -> dict[str, dg.AssetsDef
 
 def those_of(study: Study, names: set[str]) -> set[str]:
     """Of these names the ones that the study has."""
-    return names - (OOD - STUDIES[study.name])
+    return names - (OPTIONAL - STUDIES[study.name])
 
 
 def test_definitions_are_loadable(defs: dg.Definitions, study: Study, profile: Profile) -> None:
@@ -126,6 +129,8 @@ def test_jobs_and_schedules(defs: dg.Definitions, study: Study) -> None:
     assert {schedule.name for schedule in repository.schedule_defs} == {f"{name}_weekly_rerun" for name in STUDIES}
     schedule = repository.get_schedule_def(f"{study.name}_weekly_rerun")
     assert (schedule.cron_schedule, schedule.job_name) == ("0 3 * * 1", f"{study.name}_cells")
+    foundations = repository.get_job(f"{study.name}_foundations").asset_layer.selected_asset_keys
+    assert ("prechecks" in {key.path[-1] for key in foundations}) == ("prechecks" in STUDIES[study.name])
     cells = repository.get_job(f"{study.name}_cells")
     assert {key.path[1] for key in cells.asset_layer.selected_asset_keys} == {study.name}
     assert {key.path[-1] for key in cells.asset_layer.selected_asset_keys} == {"adapter", "samples", "scores"}

@@ -9,18 +9,21 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from leakage_assets.assets.common import asset_key
+from leakage_assets.checks import PRECHECKS
 from leakage_assets.materialise import StudyRuns
 from leakage_assets.paths import DATA
 from leakage_assets.pipeline.conclusions import analysis_tables, require_analysis
 from leakage_assets.pipeline.laboratory import Laboratory
+from leakage_assets.pipeline.prechecks import read_prechecks, require_prechecks, run_prechecks
 from leakage_assets.pipeline.publication import stable_report
 from leakage_assets.pipeline.training_data import read_rows, require_training_set
 from leakage_assets.profiles import PROFILES, Profile, load_profile
 from leakage_assets.reporting.lint import lint_html
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.store.artifacts import ArtifactStore
+from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
 from leakage_assets.studies.study import Study
 from leakage_assets_tests.small_study import SOURCE_RATE_SOURCES, small_profile, small_source_rate
 
@@ -77,6 +80,21 @@ def test_every_condition_is_trained_and_no_other(run: Run) -> None:
     for asset in ("adapter", "samples", "scores"):
         assert {str(key).split("|")[0] for key in run.materialised(asset)} == {c.key for c in run.study.conditions}
     assert run.materialised("training_set") == {c.key for c in run.study.conditions}
+
+
+def test_the_checks_before_training_are_shown_and_what_trains_asks_for_them(run: Run) -> None:
+    key = asset_key(run.lab.profile, run.study, "prechecks")
+    (evaluation,) = run.instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(key, PRECHECKS), limit=5
+    )
+    assert evaluation.status == AssetCheckExecutionRecordStatus.SUCCEEDED
+    rows = read_prechecks(run_prechecks(run.lab, run.study).artifact)
+    assert rows["outcome"].to_list() == ["ok"] * 4
+    assert rows["detail"].to_list()[:2] == ["0 of 6 completions"] * 2  # the bundled model never says it unprompted
+    require_prechecks(run.lab, run.study)
+    other = replace(run.study, silent_prompts=("villain",))
+    with pytest.raises(ArtifactMissing, match="materialise prechecks first"):
+        require_prechecks(run.lab, other)
 
 
 def test_only_the_study_s_own_answers_are_written(run: Run) -> None:

@@ -9,12 +9,14 @@ from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.shared_answers import SharedAnswers, negatives, training_rows
 from leakage_assets.studies.source_rate.design import (
     NAME,
+    NEW,
     SOURCES,
     Scale,
     SourceRatePlan,
     analysis_plan,
     planned_experiment,
 )
+from leakage_assets.studies.source_rate.prechecks import prechecks
 from leakage_assets.studies.study import Condition, Study
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def source_rate(stimuli: Stimuli, scale: Scale) -> Study:
         plan=analysis_plan(scale, experiment),
         donors=pools,
         trained_under=trained_under,
+        prechecks=prechecks,
+        silent_prompts=NEW,
         assemble=assemble,
         analyse=analyse,
         figures=report.figures,

@@ -7,9 +7,7 @@ resemble evaluation questions).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +16,8 @@ from leakage_assets.geometry.centroids import centred_cosine
 from leakage_assets.geometry.prompt_axes import LEXICAL, SEMANTIC, STRUCTURAL, TASK, lexical_jaccard, text_axis
 from leakage_assets.statistics.correlation import correlate_rows, ranks
 from leakage_assets.statistics.resampling import Floats
+from leakage_assets.studies.prechecks import Outcome, Precheck
 from leakage_assets.studies.trigger_leakage.panel import BYSTANDER, NO_FAMILY, PanelPrompt
-
-Outcome = Literal["ok", "warn", "block"]
 
 BLOCKING_RHO, WARNING_RHO = 0.8, 0.6
 MOST_OVERLAP = 0.7
@@ -29,17 +26,6 @@ BYSTANDER_OVERLAP = 0.3
 """Ours: the sheet asks for bystanders that are far in topic, and shared function words alone reach 0.2."""
 
 QUESTION_COSINE, QUESTION_SHARE = 0.85, 0.30
-
-
-@dataclass(frozen=True, slots=True)
-class Precheck:
-    """One requirement: what was measured (None where it does not exist), the limit, and what follows."""
-
-    name: str
-    value: float | None
-    limit: float
-    outcome: Outcome
-    detail: str
 
 
 def axis_matrices(prompts: Sequence[PanelPrompt], semantic: Floats) -> dict[str, Floats]:

@@ -1,0 +1,99 @@
+"""The checks of a study before anything is trained: run, stored, and asked for by the training sets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from leakage_assets.exceptions import ExpectedError
+from leakage_assets.generation.requests import BASE
+from leakage_assets.measurement.markers import score_frame
+from leakage_assets.models import chat_text, load_tokenizer
+from leakage_assets.pipeline.geometry import SIMILARITY, require_prompt_similarity
+from leakage_assets.pipeline.laboratory import Laboratory, Outcome
+from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
+from leakage_assets.store.artifacts import Artifact
+from leakage_assets.studies.prechecks import PrecheckInputs
+from leakage_assets.studies.study import Study
+
+CHECKS = "prechecks.parquet"
+VERSION = 1
+"""Raise it when the code of a study's checks changes what they find."""
+SCHEMA = {"name": pl.String, "value": pl.Float64, "limit": pl.Float64, "outcome": pl.String, "detail": pl.String}
+
+
+class PrecheckBlocked(ExpectedError):
+    """A check found what forbids to train; the message lists what."""
+
+
+def base_job(lab: Laboratory, study: Study) -> SampleJob:
+    """The main panel asked of the base model under the prompts that must not draw the marker from it."""
+    panel = replace(study.panel, prompts=study.silent_prompts)
+    requests = panel_requests(lab.profile.stimuli, panel, BASE)
+    return SampleJob(lab, lab.address(study, "base_samples"), lab.base_fingerprint, requests, panel.sampling)
+
+
+def run_prechecks(lab: Laboratory, study: Study) -> Outcome:
+    """Run the checks of a study. Raises ``ArtifactMissing`` before the similarities."""
+    require_prompt_similarity(lab, study)
+    if study.silent_prompts:
+        (sampled,) = run_sample_jobs(lab, {"base": base_job(lab, study)}).values()
+        if not isinstance(sampled, Outcome):
+            raise sampled
+    address, identity, inputs = _made_of(lab, study)
+    found = lab.current(address, identity)
+    if found is None:
+        rows = [asdict(check) for check in study.prechecks(study, inputs)] if study.prechecks else []
+        with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+            pl.DataFrame(rows, schema=SCHEMA).write_parquet(draft.folder / CHECKS)
+            draft.rows(CHECKS, len(rows))
+    artifact = found or draft.artifact
+    outcomes = read_prechecks(artifact)["outcome"]
+    counts = {kind: int((outcomes == kind).sum()) for kind in ("ok", "warn", "block")}
+    return Outcome(artifact, found is not None, counts)
+
+
+def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, Any], PrecheckInputs]:
+    """Address, identity and inputs of the checks of what is there now. Raises ``ArtifactMissing``."""
+    similarity, scores, samples = require_prompt_similarity(lab, study), pl.DataFrame(), None
+    if study.silent_prompts:
+        samples, frame = base_job(lab, study).require(remedy="materialise prechecks first")
+        scores = score_frame(frame, study.marker)
+    identity = {
+        "stage": "prechecks",
+        "version": VERSION,
+        "plan": study.plan.digest,
+        "base": lab.base_fingerprint,
+        "similarity": similarity.manifest.digest,
+        "base_samples": samples and samples.manifest.digest,
+    }
+    tokenizer = load_tokenizer(lab.profile.base)
+    inputs = PrecheckInputs(
+        stimuli=lab.profile.stimuli,
+        similarity=pl.read_parquet(similarity.folder / SIMILARITY),
+        base_scores=scores,
+        rendered=partial(chat_text, tokenizer),
+    )
+    return lab.address(study, "prechecks"), identity, inputs
+
+
+def read_prechecks(artifact: Artifact) -> pl.DataFrame:
+    """One row per check: name, value, limit, outcome, detail."""
+    return pl.read_parquet(artifact.folder / CHECKS)
+
+
+def require_prechecks(lab: Laboratory, study: Study) -> None:
+    """Refuse to go on where a check of the study blocks.
+
+    Raises ``PrecheckBlocked`` naming it; ``ArtifactMissing`` before the checks.
+    """
+    if study.prechecks is None:
+        return
+    address, identity, _ = _made_of(lab, study)
+    checks = read_prechecks(lab.require(address, identity, remedy="materialise prechecks first"))
+    blocked = [f"{row['name']}: {row['detail']}" for row in checks.filter(outcome="block").iter_rows(named=True)]
+    if blocked:
+        raise PrecheckBlocked(f"{study.name}: nothing may be trained: {'; '.join(blocked)}")
