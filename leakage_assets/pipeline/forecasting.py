@@ -357,7 +357,7 @@ class _Survey:
         seeds = Counter(cell.seed for cell in self.cells)
         runs = sum(-(-count // self.lab.profile.cells_per_run) for count in seeds.values())
         panels = [name for name in left if name.endswith("samples")]
-        engines = ("on_policy_completions" in left) + runs * (("adapter" in left) + len(panels))
+        engines = len({"on_policy_completions", "prechecks"} & left) + runs * (("adapter" in left) + len(panels))
         bases = engines + ("persona_centroids" in left) + runs * ("tuned_similarity" in left)
         # Each panel is also scored.
         starts = {
