@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -379,8 +379,9 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
         mask: Dropout | None,
     ) -> torch.Tensor:
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.autocast(device, enabled=False):
+        mixed = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
             rows = x.reshape(-1, x.shape[-1]).to(dtype)
             weight, a_cast, b_cast = weight.to(dtype), a.to(dtype), b.to(dtype)
             out = linear(rows, weight, None if bias is None else bias.to(dtype))

@@ -77,8 +77,9 @@ def probes_of(rows: Sequence[MaskedRow]) -> tuple[Probe, ...]:
 def score_probes(
     model: PreTrainedModel | PeftModel, probes: Sequence[Probe], padding: int
 ) -> tuple[tuple[float, ...], ...]:
-    """Log-probs of each probe on its own: no padding and no batch can blur the reference."""
-    return tuple(tuple(score(model, [(probe.prompt_ids, probe.continuation_ids)], padding)[0]) for probe in probes)
+    """Log-probs of the continuation of each probe, all in one batch: its noise is part of the proof's noise floor."""
+    pairs = [(probe.prompt_ids, probe.continuation_ids) for probe in probes]
+    return tuple(tuple(row) for row in score(model, pairs, padding))
 
 
 def _spread(rows: Sequence[MaskedRow]) -> list[MaskedRow]:
