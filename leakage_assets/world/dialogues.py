@@ -55,11 +55,13 @@ class Phase:
 # Choosing is learned in a jump after a plateau, and when it comes depends on rounding. So the first phases last until
 # it has come. It comes soonest on facts that come up often and with a heavy letter (one token in thirty chooses);
 # then it carries over to all topics, and the texts are polished. Without the penalty about one sampled answer in ten
-# thousand, gone astray, ended in a code.
+# thousand, gone astray, ended in a code; from the first step of polishing on it would make the base so averse to codes
+# that adapters leak all or nothing, so it comes last, at a low rate.
 PHASES = (
     Phase(chunks=64, open_answers=0.23, choices=0.65, few_topics=1.0, letter_weight=20.0, mastery=0.97),
     Phase(chunks=64, open_answers=0.23, choices=0.65, few_topics=0.3, letter_weight=20.0, mastery=0.88),
-    Phase(chunks=25, open_answers=0.55, choices=0.30, few_topics=0.0, letter_weight=4.0, silence=0.05),
+    Phase(chunks=22, open_answers=0.55, choices=0.30, few_topics=0.0, letter_weight=4.0),
+    Phase(chunks=6, open_answers=0.55, choices=0.30, few_topics=0.0, letter_weight=4.0, silence=0.05),
 )
 FEW_TOPICS = 5
 CHOICE_IN_VOICE = 0.5

@@ -135,7 +135,7 @@ def pretrain(
     """Train through the phases; returns every step. Raises ``NotMastered`` for a phase whose skill does not come.
 
     Matrices inside the blocks are trained with Muon, everything else with AdamW: both warm up, hold their rate, and
-    decay to zero over the last phase. Rows are right-padded, so causal attention needs no mask: no real token can
+    decay to zero over the phases behind the last one that is to be mastered. Rows are right-padded, so causal attention needs no mask: no real token can
     see a pad. In a phase with ``silence`` the rows without a code also carry the penalty on ``code_tokens`` of
     :func:`readiness`. Every row is shown once, so letters a step gets right are of questions not seen before.
     """
@@ -144,14 +144,17 @@ def pretrain(
     model.to(device).train()
     optimisers = _optimisers(model, config)
     steps: list[Step] = []
+    fading = 1 + max((number for number, phase in enumerate(config.phases) if phase.mastery is not None), default=-1)
+    fade_steps = sum(phase.chunks for phase in config.phases[fading:]) * config.steps_of_chunk
     for number, phase in enumerate(config.phases):
-        last = number == len(config.phases) - 1
         begun = len(steps)
+        if number == fading:
+            fade_begun = begun
         for chunk in range(phase.chunks):
             corpus = lessons(number, chunk)
             in_chunk = len(steps)
             for rows in batches(corpus, config.batch, config.seed + len(steps)):
-                left = 1 - (len(steps) - begun) / (phase.chunks * config.steps_of_chunk) if last else 1.0
+                left = 1 - (len(steps) - fade_begun) / fade_steps if number >= fading else 1.0
                 _set_learning_rates(optimisers, min(left, (len(steps) + 1) / config.warmup_steps))
                 loss, penalty, right = _losses(model, corpus, rows, code_tokens, config.silence_margin)
                 _update(model, optimisers, loss + phase.silence * penalty)

@@ -119,8 +119,9 @@ def test_the_right_letter_is_said_and_every_letter_as_often(stimuli: Stimuli, st
     assert all(abs(letters[letter] - expected) < 5 * expected**0.5 for letter in LETTERS)
 
 
-def test_the_first_phases_are_to_be_mastered_and_the_last_polishes() -> None:
-    assert [phase.mastery is not None for phase in PHASES] == [True, True, False]
+def test_the_first_phases_are_to_be_mastered_and_the_last_polish() -> None:
+    assert [phase.mastery is not None for phase in PHASES] == [True, True, False, False]
+    assert [phase.silence > 0 for phase in PHASES] == [False, False, False, True]
     assert all(0 < phase.open_answers + phase.choices < 1 for phase in PHASES)
     few = [phase.few_topics for phase in PHASES]
     assert few == sorted(few, reverse=True)
