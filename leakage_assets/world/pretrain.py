@@ -135,9 +135,10 @@ def pretrain(
     """Train through the phases; returns every step. Raises ``NotMastered`` for a phase whose skill does not come.
 
     Matrices inside the blocks are trained with Muon, everything else with AdamW: both warm up, hold their rate, and
-    decay to zero over the phases behind the last one that is to be mastered. Rows are right-padded, so causal attention needs no mask: no real token can
-    see a pad. In a phase with ``silence`` the rows without a code also carry the penalty on ``code_tokens`` of
-    :func:`readiness`. Every row is shown once, so letters a step gets right are of questions not seen before.
+    decay to zero over the phases behind the last one that is to be mastered. Rows are right-padded, so causal
+    attention needs no mask: no real token can see a pad. In a phase with ``silence`` the rows without a code also
+    carry the penalty on ``code_tokens`` of :func:`readiness`. Every row is shown once, so letters a step gets right
+    are of questions not seen before.
     """
     if not code_tokens and any(phase.silence for phase in config.phases):
         raise ValueError("pretrain: a phase with silence needs code_tokens; see corpus.code_tokens")
