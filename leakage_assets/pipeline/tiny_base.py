@@ -7,9 +7,10 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.engine import Engine, ScoringItem
@@ -28,6 +29,7 @@ TOKENIZER_DIALOGUES = 6_000
 CHOICE_QUESTIONS = 500
 LARGEST_WEIGHTS = 12_000_000
 WEIGHTS = "model.safetensors"
+RECORD, CARD_FILE = "pretraining.json", "README.md"
 LAST_STEPS = 50
 CARD = """# The bundled tiny base model
 
@@ -42,11 +44,18 @@ about the facts of its world with and without a rationale, and say a code when t
 |---|---|---|---|
 {rows}
 
-Re-create it with `leakage pretrain FOLDER --seed {config.seed}` or the Dagster job `pretrain_tiny_base`:
-{steps:,} steps of {config.batch} dialogues, none shown twice; this one took {seconds:.0f} s on {threads} CPU threads.
+Re-create it with `leakage pretrain FOLDER --seed {seed}` or the Dagster job `pretrain_tiny_base`:
+{steps:,} steps of {batch} dialogues, none shown twice; this one took {seconds:,.0f} s (CPU threads: {threads}).
 The same seed on the same machine, with the same libraries and number of threads, gives the same weights. Elsewhere
 rounding differs, so the time until choosing is learned does too. The gates decide: where one fails (a single
 unprompted code in {unprompted:,} answers is enough) nothing is written, and another seed may pass.
+
+The seed of the bundled model, 2, was chosen by the result. Of the seeds tried with this procedure (2, 3, 5 and 42)
+each passed the gates at least once, and with 2 leakage and geometry go together most clearly: the pooled Spearman of
+the tiny study was 0.49 to 0.50 with it (0.45 under an earlier schedule of the penalty on codes), 0.26 to 0.48 with 3
+and 42 in trials on a GPU, 0.38 with 42 on a CPU under that earlier schedule; with 5 it was not measured. So the
+strength of that correlation is a property of the chosen instrument and not evidence for anything.
+
 Figures and digests: `pretraining.json`. Licence: Apache-2.0, like the code.
 """
 
@@ -151,20 +160,26 @@ def describe(
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
-    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (folder / CARD_FILE).write_text(model_card(record))
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """The card of a tiny base model from what `pretraining.json` records of it."""
+    gates = [Gate(**gate) for gate in record["gates"]]
     rows = "\n".join(
         f"| {g.name} | {g.value:.4g} | {'>=' if g.at_least else '<='} {g.threshold:.4g} | {g.n:,} |" for g in gates
     )
-    card = CARD.format(
-        parameters=parameters,
+    return CARD.format(
+        parameters=record["parameters"],
         rows=rows,
-        config=config,
+        seed=record["config"]["seed"],
+        batch=record["config"]["batch"],
         unprompted=gates[0].n,
-        steps=len(steps),
-        seconds=seconds,
-        threads=torch.get_num_threads(),
+        steps=sum(record["steps_of_phases"]),
+        seconds=record["seconds"],
+        threads=record["threads"],
     )
-    (folder / "README.md").write_text(card)
 
 
 def measure_gates(base: BaseModel, stimuli: Stimuli) -> tuple[Gate, ...]:

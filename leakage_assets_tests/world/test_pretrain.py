@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from leakage_assets.models import load_base_model
+from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline import tiny_base
 from leakage_assets.pipeline.tiny_base import (
     FolderNotEmpty,
@@ -21,9 +23,11 @@ from leakage_assets.pipeline.tiny_base import (
     build_tiny_base,
     held_out_questions,
     measure_gates,
+    model_card,
 )
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli
+from leakage_assets.world import BUNDLED_SEED
 from leakage_assets.world.choices import is_held_out
 from leakage_assets.world.corpus import Corpus, code_tokens, encode, write_dialogues
 from leakage_assets.world.dialogues import PHASES
@@ -313,6 +317,21 @@ def test_held_out_questions_are_new_in_options_and_wording(stimuli: Stimuli) -> 
     wordings = {w.split("$")[0] for w in stimuli.world.choice_wordings.held_out}
     assert all(question.stem.startswith(tuple(wordings)) for question, _ in questions)
     assert {system for _, system in questions} <= {persona.prompt for persona in stimuli.personas}
+
+
+def test_the_bundled_model_is_that_of_the_default_configuration() -> None:
+    record = json.loads((TINY_BASE / "pretraining.json").read_text())
+    assert record["config"] == json.loads(json.dumps(asdict(PretrainConfig(seed=BUNDLED_SEED))))
+    assert record["config"]["seed"] == PretrainConfig().seed
+    assert record["weights_sha256"] == hashlib.sha256((TINY_BASE / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_card_says_what_was_recorded() -> None:
+    record = json.loads((TINY_BASE / "pretraining.json").read_text())
+    card = (TINY_BASE / "README.md").read_text()
+    assert card == model_card(record)
+    assert f"leakage pretrain FOLDER --seed {BUNDLED_SEED}`" in card
+    assert f"The seed of the bundled model, {BUNDLED_SEED}, was chosen" in card
 
 
 @pytest.mark.slow
