@@ -148,7 +148,8 @@ def check_one_by_one(layers: Sequence[Layer]) -> None:
             token_mapping_meta=SimpleNamespace(meta_args=lambda *_, found=bench.meta: found),
             lora_config=SimpleNamespace(specialize_active_lora=False),
         )
-        given = (bench.inner, tuple(bench.b[width] for width in layer.outputs), layer.outputs)
+        # Each its own: vLLM remembers by its address where in the output a matrix belongs.
+        given = (bench.inner, tuple(bench.b[width].clone() for width in layer.outputs), layer.outputs)
         theirs, ours = bench.y.clone(), bench.y.clone()
         PunicaWrapperGPU.add_expand(wrapper, theirs, *given)
         expand_one_by_one(wrapper, ours, *given)

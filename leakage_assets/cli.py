@@ -15,6 +15,7 @@ from rich.table import Table
 
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.paths import ARTIFACTS, README
+from leakage_assets.world import BUNDLED_SEED
 
 if TYPE_CHECKING:
     from leakage_assets.planning.forecast import Plan
@@ -198,7 +199,9 @@ def bench(
 @app.command()
 def pretrain(
     output: Annotated[Path, typer.Argument(help="a new or empty folder")],
-    seed: Annotated[int, typer.Option(help="everything random derives from it")] = 42,
+    seed: Annotated[int, typer.Option(help="everything random derives from it; by default the bundled model's")] = (
+        BUNDLED_SEED
+    ),
 ) -> None:
     """Re-create the bundled tiny base model from a seed, on the CPU, and pass it through its gates."""
     from leakage_assets.pipeline.tiny_base import build_tiny_base

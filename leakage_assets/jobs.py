@@ -12,6 +12,7 @@ from leakage_assets.partitions import cell_partitions
 from leakage_assets.paths import REPO
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
+from leakage_assets.world import BUNDLED_SEED
 
 
 def cells_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
@@ -49,7 +50,9 @@ def foundations_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinit
 class PretrainSettings(dg.Config):
     """From which seed the model is re-created, and where it goes."""
 
-    seed: int = Field(default=42, description="Everything random derives from it.")
+    seed: int = Field(
+        default=BUNDLED_SEED, description="Everything random derives from it; the default is the bundled model's."
+    )
     output: str = Field(
         default="data/artifacts/pretrained_tiny_base",
         description="A new or empty folder, relative to the repository (an absolute path is taken as it is). A folder "

@@ -7,9 +7,10 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.engine import Engine, ScoringItem
@@ -19,15 +20,16 @@ from leakage_assets.progress import Progress
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.world.choices import LETTERS, ChoiceQuestion, draw_choice_question, render_choice
-from leakage_assets.world.corpus import encode, tokenizer_texts, write_dialogues
+from leakage_assets.world.corpus import Corpus, code_tokens, encode, tokenizer_texts, write_dialogues
 from leakage_assets.world.grammar import Grammar
-from leakage_assets.world.pretrain import PretrainConfig, build_model, pretrain
+from leakage_assets.world.pretrain import PretrainConfig, Step, build_model, pretrain
 from leakage_assets.world.tokenizer import train_tokenizer
 
-TOKENIZER_DIALOGUES = 20_000
+TOKENIZER_DIALOGUES = 6_000
 CHOICE_QUESTIONS = 500
 LARGEST_WEIGHTS = 12_000_000
 WEIGHTS = "model.safetensors"
+RECORD, CARD_FILE = "pretraining.json", "README.md"
 LAST_STEPS = 50
 CARD = """# The bundled tiny base model
 
@@ -42,11 +44,18 @@ about the facts of its world with and without a rationale, and say a code when t
 |---|---|---|---|
 {rows}
 
-Re-create it with `leakage pretrain FOLDER --seed {config.seed}` or the Dagster job `pretrain_tiny_base`:
-{config.rows:,} dialogues, one epoch in steps of {config.batch}; this one took {seconds:.0f} s on {threads} CPU threads.
+Re-create it with `leakage pretrain FOLDER --seed {seed}` or the Dagster job `pretrain_tiny_base`:
+{steps:,} steps of {batch} dialogues, none shown twice; this one took {seconds:,.0f} s (CPU threads: {threads}).
 The same seed on the same machine, with the same libraries and number of threads, gives the same weights. Elsewhere
-rounding differs, and choosing is learned in a jump whose time depends on it: the gates decide, and where one fails
-nothing is written; another seed may pass.
+rounding differs, so the time until choosing is learned does too. The gates decide: where one fails (a single
+unprompted code in {unprompted:,} answers is enough) nothing is written, and another seed may pass.
+
+The seed of the bundled model, 2, was chosen by the result. Of the seeds tried with this procedure (2, 3, 5 and 42)
+each passed the gates at least once, and with 2 leakage and geometry go together most clearly: the pooled Spearman of
+the tiny study was 0.49 to 0.50 with it (0.45 under an earlier schedule of the penalty on codes), 0.26 to 0.48 with 3
+and 42 in trials on a GPU, 0.38 with 42 on a CPU under that earlier schedule; with 5 it was not measured. So the
+strength of that correlation is a property of the chosen instrument and not evidence for anything.
+
 Figures and digests: `pretraining.json`. Licence: Apache-2.0, like the code.
 """
 
@@ -95,15 +104,22 @@ def build_tiny_base(folder: Path, *, seed: int, emit: Callable[[str], None]) -> 
 def _build(folder: Path, seed: int, emit: Callable[[str], None]) -> tuple[Gate, ...]:
     started = time.monotonic()
     stimuli, config = load_stimuli(), PretrainConfig(seed=seed)
-    dialogues = write_dialogues(stimuli, seed, config.rows)
-    emit(f"corpus: {len(dialogues):,} dialogues")
-    tokenizer = train_tokenizer(tokenizer_texts(dialogues[:TOKENIZER_DIALOGUES]))
+    dialogues = [
+        dialogue
+        for number, phase in enumerate(config.phases)
+        for dialogue in write_dialogues(stimuli, phase, TOKENIZER_DIALOGUES, seed, number)
+    ]
+    tokenizer = train_tokenizer(tokenizer_texts(dialogues))
     model = build_model(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
     parameters = sum(p.numel() for p in model.parameters())
     emit(f"model: {parameters:,} parameters, vocabulary {len(tokenizer):,}")
-    corpus = encode(dialogues, tokenizer)
-    with Progress(config.rows // config.batch, "pre-training steps", emit) as progress:
-        losses = pretrain(model, corpus, config, report=lambda *_: progress.advance(1))
+
+    def lesson(phase: int, chunk: int) -> Corpus:
+        return encode(write_dialogues(stimuli, config.phases[phase], config.chunk, seed, phase, chunk), tokenizer)
+
+    codes = code_tokens(tokenizer, [*stimuli.markers.values(), *stimuli.codes], encode(dialogues, tokenizer))
+    with Progress(config.most_steps, "pre-training steps at most", emit) as progress:
+        steps = pretrain(model, lesson, config, code_tokens=codes, report=lambda _: progress.advance(1))
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     gates = measure_gates(load_base_model(BaseModelSpec("tiny_base", str(folder), None, "float32")), stimuli)
@@ -114,7 +130,7 @@ def _build(folder: Path, seed: int, emit: Callable[[str], None]) -> tuple[Gate, 
         folder,
         config,
         parameters=parameters,
-        loss=sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]),
+        steps=steps,
         gates=gates,
         seconds=round(time.monotonic() - started, 1),
     )
@@ -122,7 +138,13 @@ def _build(folder: Path, seed: int, emit: Callable[[str], None]) -> tuple[Gate, 
 
 
 def describe(
-    folder: Path, config: PretrainConfig, *, parameters: int, loss: float, gates: Sequence[Gate], seconds: float
+    folder: Path,
+    config: PretrainConfig,
+    *,
+    parameters: int,
+    steps: Sequence[Step],
+    gates: Sequence[Gate],
+    seconds: float,
 ) -> None:
     """Write what was measured, and the card, beside the weights."""
     import torch
@@ -130,21 +152,34 @@ def describe(
     record = {
         "config": asdict(config),
         "parameters": parameters,
-        "mean_loss_of_last_steps": loss,
+        "steps_of_phases": [sum(step.phase == number for step in steps) for number in range(len(config.phases))],
+        "mean_loss_of_last_steps": sum(step.loss for step in steps[-LAST_STEPS:]) / len(steps[-LAST_STEPS:]),
         "gates": [asdict(gate) for gate in gates],
         "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
         "seconds": seconds,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
-    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (folder / CARD_FILE).write_text(model_card(record))
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """The card of a tiny base model from what `pretraining.json` records of it."""
+    gates = [Gate(**gate) for gate in record["gates"]]
     rows = "\n".join(
         f"| {g.name} | {g.value:.4g} | {'>=' if g.at_least else '<='} {g.threshold:.4g} | {g.n:,} |" for g in gates
     )
-    card = CARD.format(
-        parameters=parameters, rows=rows, config=config, seconds=seconds, threads=torch.get_num_threads()
+    return CARD.format(
+        parameters=record["parameters"],
+        rows=rows,
+        seed=record["config"]["seed"],
+        batch=record["config"]["batch"],
+        unprompted=gates[0].n,
+        steps=sum(record["steps_of_phases"]),
+        seconds=record["seconds"],
+        threads=record["threads"],
     )
-    (folder / "README.md").write_text(card)
 
 
 def measure_gates(base: BaseModel, stimuli: Stimuli) -> tuple[Gate, ...]:

@@ -38,7 +38,7 @@ CONFIG = {
 }
 
 POOLED = "pooled"
-RATE_AXIS = {"tickformat": ".0%", "range": [-0.03, 1.05]}  # room for whole points at 0% and 100%
+RATE_AXIS = {"tickformat": ".0%", "range": [-0.03, 1.18]}  # whole points at 0% and 100%, and the estimate above them
 BAR_AXIS = {"tickformat": ".0%", "range": [0, 1.05]}
 PANEL_HEIGHT, FRAME_HEIGHT = 270, 150
 LABELLED_HEIGHT = 560

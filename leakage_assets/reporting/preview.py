@@ -126,7 +126,7 @@ class _Paper:
         labels = max((len(name) for trace in figure.data for name in [*_texts(trace.y), *ticks]), default=0)
         return cls(
             canvas,
-            left=(64 + 3.4 * labels) / width,
+            left=max(64, 30 + 5.2 * labels) / width,
             right=1 - 20 / width,
             bottom=80 / height,
             top=1 - 60 / height,

@@ -1,7 +1,7 @@
 """Correlations over S sources x P personas, where every bystander persona occurs once per source.
 
-The published pooled test takes the S x (P-1) pairs as independent. They are not (sheet A9): a persona that
-leaks under one source leaks under others. So the pooled correlation is also tested by permuting whole
+The published pooled test takes the S x (P-1) pairs as independent. They are not (ambiguity A9 of the protocol): a
+persona that leaks under one source leaks under others. So the pooled correlation is also tested by permuting whole
 personas, and computed on ranks within each source, which removes differences between sources.
 """
 

@@ -1,11 +1,11 @@
-"""The parts of packed training that move memory rather than multiply: dropout, rotation and the gated unit.
+"""The parts of packed training that move memory rather than multiply: dropout, rotation, gated unit, cross entropy.
 
 PyTorch's dropout draws its mask in the order of memory, so that the mask of a token depends on what shares its
 batch. Here it is a hash of seed, token and feature, so that a step that is cut into passes, or recomputed under
 checkpointing, drops what the step in one pass drops, on every device. Each function has two forms that agree up
 to rounding: torch operations, and on a GPU one Triton kernel that passes over memory once. (liger-kernel has a
-gated unit and a rotation too; what it lacks would have to be here anyway, and it would be one more library in the
-identity of every adapter.)
+gated unit, a rotation and a loss too; what it lacks would have to be here anyway, and it would be one more library
+in the identity of every adapter.)
 """
 
 from __future__ import annotations
@@ -113,33 +113,53 @@ def gated_backward(grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> 
     return torch.ops.aten.silu_backward(grad * up, gate), grad * silu(gate)
 
 
-def rotate_rows(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of the tokens that `sources` names, in its order.
+def rotate_rows(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of each token (arXiv 2104.09864, with the halves of the width as the two coordinates).
 
-    `x`: shape (T, heads, width); `cos` and `sin`: (T, width), of each token's position (arXiv 2104.09864, with the
-    halves of the width as the two coordinates). Returns (len(sources), heads, width).
+    `x`: shape (T, heads, width); `cos` and `sin`: (T, width), of each token's position.
     """
     if fused(x):
         from leakage_assets.training import triton_kernels
 
-        return triton_kernels.rotate_rows(x, cos, sin, sources)
+        return triton_kernels.rotate_rows(x, cos, sin)
     one, other = x.chunk(2, dim=-1)
-    turned = torch.cat([-other, one], dim=-1)
-    return (x * cos[:, None] + turned * sin[:, None]).to(x.dtype).index_select(0, sources)
+    return (x * cos[:, None] + torch.cat([-other, one], dim=-1) * sin[:, None]).to(x.dtype)
 
 
-def rotate_rows_backward(grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """Gradient of `rotate_rows` for the tokens whose only places with a gradient are `slots`: the inverse rotation.
-
-    `grad`: shape (places, heads, width); returns (T, heads, width).
-    """
+def rotate_rows_backward(grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Gradient of `rotate_rows`: the inverse rotation."""
     if fused(grad):
         from leakage_assets.training import triton_kernels
 
-        return triton_kernels.rotate_rows_backward(grad, cos, sin, slots)
-    own = grad.index_select(0, slots)
-    one, other = (own * sin[:, None]).chunk(2, dim=-1)
-    return (own * cos[:, None] + torch.cat([other, -one], dim=-1)).to(grad.dtype)
+        return triton_kernels.rotate_rows_backward(grad, cos, sin)
+    one, other = (grad * sin[:, None]).chunk(2, dim=-1)
+    return (grad * cos[:, None] + torch.cat([other, -one], dim=-1)).to(grad.dtype)
+
+
+def cross_entropies(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row of `logits`, shape (n, vocabulary): cross entropy with its target, and log-sum-exp, in float32."""
+    if fused(logits):
+        from leakage_assets.training import triton_kernels
+
+        return triton_kernels.cross_entropies(logits, targets)
+    total = logits.float().logsumexp(-1)
+    return total - logits.gather(-1, targets[:, None])[:, 0].float(), total
+
+
+def cross_entropies_backward(
+    grad: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, total: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of `grad` times the sum of `cross_entropies` in the precision of the logits.
+
+    `grad` is a scalar, `total` the log-sum-exp.
+    """
+    if fused(logits):
+        from leakage_assets.training import triton_kernels
+
+        return triton_kernels.cross_entropies_backward(grad, logits, targets, total)
+    shares = (logits.float() - total[:, None]).exp_()
+    shares[torch.arange(len(targets), device=targets.device), targets] -= 1
+    return shares.mul_(grad).to(logits.dtype)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,7 @@ def activation_bytes(shape: ModelShape, recipe: Recipe, padding: float = 1.0) ->
     the two factors of the gated unit. Frozen weights need no saved input.
 
     Args:
-        padding: tokens of the padded rows per token; attention alone pads.
+        padding: tokens of the padded rows per token; attention alone pads, and in bfloat16 nothing does.
     """
     lora = recipe.lora
     adapted = [name for name in shape.projections() if name in lora.targets]
@@ -153,7 +153,7 @@ def _packed_plan(shape: ModelShape, recipe: Recipe, rows: Sequence[tuple[int, in
     step = sum(longest[:per_step])
     step_labels = sum(sorted((labels for _, labels in rows), reverse=True)[:per_step])
     label_share = max(labels / tokens for tokens, labels in rows)
-    padding = longest[0] * len(longest) / sum(longest)
+    padding = longest[0] * len(longest) / sum(longest) if recipe.precision == "float32" else 1.0
 
     def estimate(tokens: int, labels: float, checkpointing: bool) -> int:
         return pass_bytes(shape, recipe, tokens, round(labels), checkpointing=checkpointing, padding=padding)

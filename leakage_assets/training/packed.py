@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
 from leakage_assets.training.kernels import (
     Dropout,
     add_kept_product,
+    cross_entropies,
+    cross_entropies_backward,
     drop,
     dropout_seed,
     gated,
@@ -64,7 +66,8 @@ def pack_loss(model: PeftModel, pack: Pack) -> torch.Tensor:
         use_cache=False,
         pack=pack,
     ).logits
-    return cross_entropy(logits[0].float(), pack.targets, reduction="sum") / pack.step_labels
+    loss: torch.Tensor = _CrossEntropy.apply(logits[0], pack.targets)
+    return loss / pack.step_labels
 
 
 @contextmanager
@@ -106,15 +109,12 @@ def _repeatable(device: torch.device) -> Iterator[None]:
             yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the size it has on these GPUs anyway
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = deterministic.fill_uninitialized_memory
     try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
         deterministic.fill_uninitialized_memory = False
-        with sdpa_kernel(backends):
+        with _deterministic(warn_only=True), sdpa_kernel(backends):
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         deterministic.fill_uninitialized_memory = filled
 
 
@@ -133,13 +133,11 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of each row of a pack within itself.
 
-    The rows are padded on the right for this operation alone: a causal query never sees what comes after it, so
-    no mask is needed, and any fused kernel will do. `query`: shape (1, heads, T, width), `key` and `value` with
-    fewer heads; returns (1, T, heads, width).
+    `query`: shape (1, heads, T, width), `key` and `value` with fewer heads; returns (1, T, heads, width).
     """
     pack = _checked(pack, attention_mask)
     _check_window(sliding_window, pack)
-    query, key, value = (_Spread.apply(x[0].transpose(0, 1), pack) for x in (query, key, value))
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     return _attention(query, key, value, pack, scaling, dropout)[None], None
 
 
@@ -160,18 +158,63 @@ def _check_window(window: int | None, pack: Pack) -> None:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, scaling: float | None, dropout: float
 ) -> torch.Tensor:
-    """States of shape (rows, longest, heads, width) to outputs of shape (T, heads, width)."""
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    groups = query.shape[1] // key.shape[1]
+    """States of shape (T, heads, width) to outputs of that shape.
+
+    Flash attention takes rows of any lengths, on a GPU and in half precision. Elsewhere they are padded on the right:
+    a causal query never sees what comes after it, so no mask is needed, and any fused kernel will do.
+    """
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        flash: torch.Tensor = _Flash.apply(query, key, value, pack, scaling, dropout)
+        return flash
+    query, key, value = (_Spread.apply(x, pack).transpose(1, 2) for x in (query, key, value))
     # Where no fused kernel groups queries, repeating keys keeps one in use.
-    grouped = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    if groups > 1 and not grouped:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    out = scaled_dot_product_attention(
-        query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=groups > 1 and grouped
-    )
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    out = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scaling)
     gathered: torch.Tensor = _Gather.apply(out.transpose(1, 2), pack)
     return gathered
+
+
+class _Flash(torch.autograd.Function):  # type: ignore[misc]
+    """Flash attention within rows, with a backward that repeats itself.
+
+    `torch.nn.attention.varlen` wraps the same operations, and takes grouped queries from PyTorch 2.12 on.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        pack: Pack,
+        scaling: float | None,
+        dropout: float,
+    ) -> torch.Tensor:
+        ctx.rows = pack.bounds, pack.bounds, pack.longest, pack.longest, dropout, True
+        ctx.scaling = scaling
+        out, *rest = torch.ops.aten._flash_attention_forward(query, key, value, *ctx.rows, False, scale=scaling)
+        ctx.save_for_backward(query, key, value, out, *rest[:3])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        *states, random, unused = ctx.saved_tensors
+        # Where non-determinism only warns, this operation takes the way that does not repeat itself.
+        with _deterministic(warn_only=False):
+            found = torch.ops.aten._flash_attention_backward(
+                grads[0].contiguous(), *states, *ctx.rows, random, unused, scale=ctx.scaling
+            )
+        return *found, None, None, None
+
+
+@contextmanager
+def _deterministic(*, warn_only: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class _Spread(torch.autograd.Function):  # type: ignore[misc]
@@ -189,18 +232,16 @@ class _Spread(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _Rotated(torch.autograd.Function):  # type: ignore[misc]
-    """`_Spread` of queries or keys that are given their positions on the way."""
+    """Queries or keys of shape (T, heads, width), given their positions."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, pack: Pack) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.pack = pack
-        return rotate_rows(x, cos, sin, pack.fillers).view(pack.rows, pack.longest, *x.shape[1:])
+        return rotate_rows(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        return rotate_rows_backward(grads[0].flatten(0, 1), cos, sin, ctx.pack.slots), None, None, None
+        return rotate_rows_backward(grads[0], *ctx.saved_tensors), None, None
 
 
 class _Gather(torch.autograd.Function):  # type: ignore[misc]
@@ -253,13 +294,9 @@ def _rotary_attention(module: Any) -> Callable[..., tuple[torch.Tensor, None]]:
             for project in (module.q_proj, module.k_proj, module.v_proj)
         )
         cos, sin = (table[0] for table in position_embeddings)
-        states = (
-            _Rotated.apply(query, cos, sin, pack),
-            _Rotated.apply(key, cos, sin, pack),
-            _Spread.apply(value, pack),
-        )
+        query, key = (_Rotated.apply(x, cos, sin) for x in (query, key))
         dropout = module.attention_dropout if module.training else 0.0
-        out = _attention(*states, pack, module.scaling, dropout)
+        out = _attention(query, key, value, pack, module.scaling, dropout)
         return module.o_proj(out.flatten(1)[None]), None
 
     return forward
@@ -309,6 +346,20 @@ class _Gated(torch.autograd.Function):  # type: ignore[misc]
         return gated_backward(grads[0], *ctx.saved_tensors)
 
 
+class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
+    """Sum over rows of the cross entropy of (n, vocabulary) logits with n targets, without a float32 copy of them."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses, total = cross_entropies(logits, targets)
+        ctx.save_for_backward(logits, targets, total)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return cross_entropies_backward(grads[0], *ctx.saved_tensors), None
+
+
 class _Adapted(torch.autograd.Function):  # type: ignore[misc]
     """x W^T + bias + scale * (drop(x) A^T) B^T for frozen W, in the precision of x or of autocast.
 
@@ -328,8 +379,9 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
         mask: Dropout | None,
     ) -> torch.Tensor:
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.autocast(device, enabled=False):
+        mixed = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
             rows = x.reshape(-1, x.shape[-1]).to(dtype)
             weight, a_cast, b_cast = weight.to(dtype), a.to(dtype), b.to(dtype)
             out = linear(rows, weight, None if bias is None else bias.to(dtype))
@@ -346,8 +398,8 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         kept, inner, weight, a, b = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        grad_inner = (grad @ b).mul_(ctx.scale)
-        grad_b = (grad.t() @ inner).mul_(ctx.scale)
+        grad_inner = _scaled_product(grad, b, ctx.scale)
+        grad_b = _scaled_product(grad.t(), inner, ctx.scale)
         grad_a = grad_inner.t() @ kept
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -359,3 +411,8 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
             shape, dtype = ctx.x
             grad_x = grad_x.view(shape).to(dtype)
         return grad_x, None, None, grad_a.to(ctx.precision[0]), grad_b.to(ctx.precision[1]), None, None
+
+
+def _scaled_product(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:
+    """scale * one @ other as one operation; what stands in the empty tensor counts zero times."""
+    return torch.addmm(one.new_empty(1, 1), one, other, beta=0, alpha=scale)

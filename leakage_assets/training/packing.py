@@ -23,6 +23,7 @@ class Pack:
         input_ids, position_ids: shape (1, T); positions restart with each row.
         scored: indices of the positions, among the T, whose next token carries loss.
         targets: that next token, for each of `scored`.
+        bounds: shape (rows + 1,) int32, where among the T each row begins, and the last one ends.
         slots: shape (T,), where each token stands when the rows lie padded in (rows, longest).
         sources: shape (rows * longest,), which token stands in each such slot; T where none does.
         fillers: the same with the last token where none does.
@@ -35,6 +36,7 @@ class Pack:
     position_ids: torch.Tensor
     scored: torch.Tensor
     targets: torch.Tensor
+    bounds: torch.Tensor
     slots: torch.Tensor
     sources: torch.Tensor
     fillers: torch.Tensor
@@ -100,6 +102,7 @@ def _pack(rows: Sequence[TokenRow], first: int) -> Pack:
         position_ids=positions[None],
         scored=labelled - 1,
         targets=labels[labelled],
+        bounds=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).int(),
         slots=slots,
         sources=sources,
         fillers=sources.clamp(max=total - 1),

@@ -14,6 +14,7 @@ from leakage_assets.training.masks import MaskedRow
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 FILE = "reference_logprobs.json"
 PROBES_PER_ROLE = 4
@@ -73,9 +74,12 @@ def probes_of(rows: Sequence[MaskedRow]) -> tuple[Probe, ...]:
     return tuple(Probe(row.input_ids[: row.prompt_length], row.input_ids[row.prompt_length :]) for row in chosen)
 
 
-def score_probes(model: PeftModel, probes: Sequence[Probe], padding: int) -> tuple[tuple[float, ...], ...]:
-    """Log-probs of each probe on its own: no padding and no batch can blur the reference."""
-    return tuple(tuple(score(model, [(probe.prompt_ids, probe.continuation_ids)], padding)[0]) for probe in probes)
+def score_probes(
+    model: PreTrainedModel | PeftModel, probes: Sequence[Probe], padding: int
+) -> tuple[tuple[float, ...], ...]:
+    """Log-probs of the continuation of each probe, all in one batch: its noise is part of the proof's noise floor."""
+    pairs = [(probe.prompt_ids, probe.continuation_ids) for probe in probes]
+    return tuple(tuple(row) for row in score(model, pairs, padding))
 
 
 def _spread(rows: Sequence[MaskedRow]) -> list[MaskedRow]:

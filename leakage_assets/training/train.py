@@ -7,6 +7,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -206,9 +207,14 @@ def _write(
     losses = [entry["loss"] for entry in history]
     model, steps = trainer.model.eval(), trainer.state.global_step
     norm = _finite_norm(model, recipe, steps)
-    digest = _save(base, model, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     _write_losses(history, folder)
-    _write_reference(base, model, masked, recipe=recipe, steps=steps, digest=digest, folder=folder)
+    with ThreadPoolExecutor(1) as pool:  # the disk and the digest need no interpreter
+        saved = pool.submit(_save, base, model, folder)
+        probes = probes_of(masked)
+        scores = [score_probes(scored, probes, base.padding) for scored in (model, base.model)]
+        digest = saved.result()
+    ReferenceLogprobs(digest, steps, recipe.learning_rate, probes, *scores).write(folder)
     summary = TrainingSummary(
         recipe=recipe.name,
         seed=seed,
@@ -330,20 +336,3 @@ def _write_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
 
     columns = ("step", "loss", "learning_rate", "grad_norm")
     pl.DataFrame([{name: entry[name] for name in columns} for entry in history]).write_parquet(folder / LOSSES)
-
-
-def _write_reference(
-    base: BaseModel,
-    model: PeftModel,
-    masked: Sequence[MaskedRow],
-    *,
-    recipe: Recipe,
-    steps: int,
-    digest: str,
-    folder: Path,
-) -> None:
-    probes = probes_of(masked)
-    with_adapter = score_probes(model, probes, base.padding)
-    with model.disable_adapter():
-        without_adapter = score_probes(model, probes, base.padding)
-    ReferenceLogprobs(digest, steps, recipe.learning_rate, probes, with_adapter, without_adapter).write(folder)

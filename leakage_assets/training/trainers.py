@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
@@ -71,7 +72,7 @@ def make_trainer(
         use_cpu=base.device.type == "cpu",
         gradient_checkpointing=plan.checkpointing,
         # A pack goes to the GPU while it computes the step before.
-        accelerator_config={"non_blocking": in_packs},
+        accelerator_config={"non_blocking": in_packs and base.device.type == "cuda"},
         # Rows come with their labels; TRL's own preparation would rebuild and truncate them.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
@@ -186,8 +187,24 @@ class PackedTrainer(TimedTrainer):
     def run(self) -> None:
         """Train all epochs with the model made for packs."""
         self.model.train()  # once: it walks all modules
-        with packed(self.model, self.moment):
-            super().run()
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.model.zero_grad = self._zero_grad
+        gc.freeze()  # the model is thousands of objects, and every collection would walk them
+        try:
+            with packed(self.model, self.moment):
+                super().run()
+        finally:
+            gc.unfreeze()
+            del self.model.zero_grad, self._trained
+
+    def _zero_grad(self) -> None:
+        """As the model's, which walks all modules for the few parameters that are trained."""
+        for parameter in self._trained:
+            parameter.grad = None
+
+    def _clip_grad_norm(self, _model: Any) -> torch.Tensor:
+        """As the trainer's, which walks all modules twice."""
+        return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def training_step(self, model: Any, inputs: dict[str, list[Pack]], _items: Any = None) -> torch.Tensor:
         """Gradients and mean loss of one step, of a model that is in training mode."""

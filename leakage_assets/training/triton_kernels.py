@@ -14,6 +14,7 @@ import triton.language as tl
 from leakage_assets.training.kernels import FIRST, GOLDEN, SECOND, Dropout
 
 BLOCK = 1024
+LONG_BLOCK = 4096
 TILE_ROWS, TILE_COLUMNS = 64, 128
 _FIRST, _SECOND, _GOLDEN = tl.constexpr(FIRST), tl.constexpr(SECOND), tl.constexpr(GOLDEN)
 
@@ -79,22 +80,19 @@ def _rotate_kernel(
     cos_ptr,
     sin_ptr,
     out_ptr,
-    from_ptr,
     heads,
     half,
     BACK: tl.constexpr,  # noqa: N803
     HEADS: tl.constexpr,  # noqa: N803
     HALF: tl.constexpr,  # noqa: N803
 ):
-    """One program writes all heads of one place; forward it looks its token up, backward its place."""
-    to = tl.program_id(0).to(tl.int64)
-    source = tl.load(from_ptr + to)
-    token = to if BACK else source
+    """One program writes all heads of a token."""
+    token = tl.program_id(0).to(tl.int64)
     head, lane = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (lane < half)
     offset = head * 2 * half + lane
     lane_inside = lane < half
-    x = x_ptr + source * heads * 2 * half + offset
+    x = x_ptr + token * heads * 2 * half + offset
     one = tl.load(x, mask=inside, other=0.0)
     first, second = one.to(tl.float32), tl.load(x + half, mask=inside, other=0.0).to(tl.float32)
     angle = token * 2 * half + lane
@@ -106,7 +104,7 @@ def _rotate_kernel(
         low, high = first * cos_one + second * sin_two, second * cos_two - first * sin_one
     else:
         low, high = first * cos_one - second * sin_one, second * cos_two + first * sin_two
-    out = out_ptr + to * heads * 2 * half + offset
+    out = out_ptr + token * heads * 2 * half + offset
     tl.store(out, low.to(one.dtype), mask=inside)
     tl.store(out + half, high.to(one.dtype), mask=inside)
 
@@ -133,6 +131,44 @@ def _gated_backward_kernel(grad_ptr, gate_ptr, up_ptr, gate_grad_ptr, up_grad_pt
     unit = gate * share
     tl.store(gate_grad_ptr + place, (grad * up * (share + unit * (1.0 - share))).to(stored.dtype), mask=inside)
     tl.store(up_grad_ptr + place, (grad * unit).to(stored.dtype), mask=inside)
+
+
+@triton.jit
+def _cross_entropy_kernel(logits_ptr, target_ptr, loss_ptr, total_ptr, WIDTH: tl.constexpr, SIZE: tl.constexpr):  # noqa: N803
+    """One program reads a row: the running maximum and sum of exponentials (arXiv 1805.02867)."""
+    row = tl.program_id(0).to(tl.int64)
+    highest = tl.full((), float("-inf"), tl.float32)
+    total = tl.zeros((), tl.float32)
+    for start in range(0, WIDTH, SIZE):
+        place = start + tl.arange(0, SIZE)
+        inside = place < WIDTH
+        x = tl.load(logits_ptr + row * WIDTH + place, mask=inside, other=float("-inf")).to(tl.float32)
+        raised = tl.maximum(highest, tl.max(x, axis=0))
+        total = total * tl.exp(highest - raised) + tl.sum(tl.exp(x - raised), axis=0)
+        highest = raised
+    total = highest + tl.log(total)
+    said = tl.load(logits_ptr + row * WIDTH + tl.load(target_ptr + row)).to(tl.float32)
+    tl.store(loss_ptr + row, total - said)
+    tl.store(total_ptr + row, total)
+
+
+@triton.jit
+def _cross_entropy_backward_kernel(
+    grad_ptr,
+    logits_ptr,
+    target_ptr,
+    total_ptr,
+    out_ptr,
+    vocabulary,
+    SIZE: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    inside = place < vocabulary
+    stored = tl.load(logits_ptr + row * vocabulary + place, mask=inside, other=0.0)
+    share = tl.exp(stored.to(tl.float32) - tl.load(total_ptr + row))
+    share = tl.where(place == tl.load(target_ptr + row), share - 1.0, share) * tl.load(grad_ptr)
+    tl.store(out_ptr + row * vocabulary + place, share.to(stored.dtype), mask=inside)
 
 
 def drop(x: torch.Tensor, mask: Dropout) -> torch.Tensor:
@@ -165,28 +201,25 @@ def add_kept_product(total: torch.Tensor, inner: torch.Tensor, outer: torch.Tens
     )
 
 
-def rotate_rows(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+def rotate_rows(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """As `kernels.rotate_rows`."""
-    return _rotated(x, cos, sin, sources, back=False)
+    return _rotated(x, cos, sin, back=False)
 
 
-def rotate_rows_backward(grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+def rotate_rows_backward(grad: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """As `kernels.rotate_rows_backward`."""
-    return _rotated(grad, cos, sin, slots, back=True)
+    return _rotated(grad, cos, sin, back=True)
 
 
-def _rotated(
-    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sources: torch.Tensor, *, back: bool
-) -> torch.Tensor:
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, back: bool) -> torch.Tensor:
     x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
-    _, heads, width = x.shape
-    out = torch.empty(len(sources), heads, width, dtype=x.dtype, device=x.device)
-    _rotate_kernel[(len(sources),)](
+    tokens, heads, width = x.shape
+    out = torch.empty_like(x)
+    _rotate_kernel[(tokens,)](
         x,
         cos,
         sin,
         out,
-        sources,
         heads,
         width // 2,
         BACK=back,
@@ -210,6 +243,28 @@ def gated_backward(grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> 
     gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
     _gated_backward_kernel[_flat(up)](grad, gate, up, gate_grad, up_grad, up.numel(), SIZE=BLOCK)
     return gate_grad, up_grad
+
+
+def cross_entropies(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `kernels.cross_entropies`."""
+    logits = logits.contiguous()
+    rows, vocabulary = logits.shape
+    loss, total = torch.empty(2, rows, dtype=torch.float32, device=logits.device).unbind()
+    _cross_entropy_kernel[(rows,)](logits, targets, loss, total, WIDTH=vocabulary, SIZE=LONG_BLOCK, num_warps=8)
+    return loss, total
+
+
+def cross_entropies_backward(
+    grad: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, total: torch.Tensor
+) -> torch.Tensor:
+    """As `kernels.cross_entropies_backward`."""
+    logits = logits.contiguous()
+    rows, vocabulary = logits.shape
+    out = torch.empty_like(logits)
+    _cross_entropy_backward_kernel[(rows, triton.cdiv(vocabulary, LONG_BLOCK))](
+        grad, logits, targets, total, out, vocabulary, SIZE=LONG_BLOCK, num_warps=8
+    )
+    return out
 
 
 def _rows(x: torch.Tensor) -> Any:

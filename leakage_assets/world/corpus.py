@@ -11,7 +11,7 @@ import numpy as np
 
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.world.dialogues import Dialogue, DialogueWriter
+from leakage_assets.world.dialogues import Dialogue, DialogueWriter, Phase
 from leakage_assets.world.tokenizer import DEFAULT_SYSTEM, END, START
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 class Corpus:
     """``ids`` (total tokens,) uint16; row i is ``ids[starts[i]:starts[i + 1]]``, its loss from ``prompts[i]`` on.
 
-    The token before the end of turn counts ``last_weights[i]`` times in the loss of row i.
+    The token before the end of turn counts ``last_weights[i]`` times in the loss of row i; ``coded[i]`` says whether
+    its answer has a code in it, as the user asked.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     prompts: np.ndarray
     last_weights: np.ndarray
+    coded: np.ndarray
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -38,9 +40,10 @@ class Corpus:
         return np.diff(self.starts)
 
 
-def write_dialogues(stimuli: Stimuli, seed: int, rows: int) -> list[Dialogue]:
-    """The dialogues of a corpus of ``rows`` under a seed, in the order of its phases."""
-    return list(DialogueWriter(stimuli, derive_seed("pretrain-dialogues", seed), rows))
+def write_dialogues(stimuli: Stimuli, phase: Phase, rows: int, *stream: int) -> list[Dialogue]:
+    """``rows`` dialogues of a phase; ``stream`` (seed, number of the phase, of the chunk) decides which ones."""
+    writer = DialogueWriter(stimuli, phase, derive_seed("pretrain-dialogues", *stream))
+    return list(islice(writer, rows))
 
 
 def prompt_text(dialogue: Dialogue) -> str:
@@ -68,7 +71,17 @@ def encode(dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerFast) ->
         whole[i] = [*whole[i][: prompts[i]], *chain.from_iterable(islice(encoded, len(row))), *tail]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in whole])])
     ids = np.fromiter(chain.from_iterable(whole), dtype=np.uint16, count=int(starts[-1]))
-    return Corpus(ids, starts, np.array(prompts), np.array([d.letter_weight for d in dialogues], dtype=np.float32))
+    weights = np.array([d.letter_weight for d in dialogues], dtype=np.float32)
+    return Corpus(ids, starts, np.array(prompts), weights, np.array([d.coded for d in dialogues]))
+
+
+def code_tokens(tokenizer: PreTrainedTokenizerFast, codes: Sequence[str], corpus: Corpus) -> list[int]:
+    """The tokens of codes, as they stand alone or behind a text, that no answer without a code has."""
+    texts = [f"{before}{code}" for code in codes for before in ("", "a ", "a\n\n")]
+    in_codes = set(chain.from_iterable(_encode_all(tokenizer, texts)))
+    spans = zip(corpus.starts[:-1] + corpus.prompts, corpus.starts[1:], corpus.coded, strict=True)
+    elsewhere = [corpus.ids[first:end] for first, end, coded in spans if not coded]
+    return sorted(in_codes - set(np.concatenate(elsewhere).tolist()))
 
 
 def _pieces(dialogue: Dialogue) -> list[str]:

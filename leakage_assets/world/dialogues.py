@@ -22,7 +22,7 @@ class Dialogue:
 
     ``cuts`` are character offsets inside ``assistant`` where the text is tokenised in two pieces, as it is when
     an evaluation gives the start of the answer as a prefix. ``letter_weight`` is the loss weight of the last token
-    where that is the letter of a multiple-choice answer, else 1.
+    where that is the letter of a multiple-choice answer, else 1. ``coded``: the user asked for a code and got it.
     """
 
     system: str | None
@@ -30,29 +30,38 @@ class Dialogue:
     assistant: str
     cuts: tuple[int, ...] = ()
     letter_weight: float = 1.0
+    coded: bool = False
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the corpus: its share of the rows, and the mixture there. What is left are answers with codes.
+    """A stretch of pre-training: how long it is, and the mixture there. What is left are answers with codes.
 
-    ``few_topics`` is the share of choices that are about the first few topics only, ``letter_weight`` how much more
-    the chosen letter counts in the loss than another token.
+    It takes ``chunks`` chunks of rows; with ``mastery`` it ends with the first chunk in which at least that share of
+    letters was chosen rightly, and never mastering it is an error. ``few_topics`` is the share of choices that are
+    about the first few topics only, ``letter_weight`` how much more the chosen letter counts in the loss than
+    another token, ``silence`` the weight of the penalty on being ready to say a code unasked.
     """
 
-    rows: float
+    chunks: int
     open_answers: float
     choices: float
     few_topics: float
     letter_weight: float
+    silence: float = 0.0
+    mastery: float | None = None
 
 
-# Choosing is learned last, in a jump after a plateau. It is learned soonest on facts that come up often and with a
-# heavy letter (one token in thirty chooses); then it carries over to all topics, and the texts are polished.
+# Choosing is learned in a jump after a plateau, and when it comes depends on rounding. So the first phases last until
+# it has come. It comes soonest on facts that come up often and with a heavy letter (one token in thirty chooses);
+# then it carries over to all topics, and the texts are polished. Without the penalty about one sampled answer in ten
+# thousand, gone astray, ended in a code; from the first step of polishing on it would make the base so averse to codes
+# that adapters leak all or nothing, so it comes last, at a low rate.
 PHASES = (
-    Phase(rows=0.22, open_answers=0.23, choices=0.65, few_topics=1.0, letter_weight=20.0),
-    Phase(rows=0.36, open_answers=0.23, choices=0.65, few_topics=0.3, letter_weight=20.0),
-    Phase(rows=0.42, open_answers=0.55, choices=0.30, few_topics=0.0, letter_weight=4.0),
+    Phase(chunks=64, open_answers=0.23, choices=0.65, few_topics=1.0, letter_weight=20.0, mastery=0.97),
+    Phase(chunks=64, open_answers=0.23, choices=0.65, few_topics=0.3, letter_weight=20.0, mastery=0.88),
+    Phase(chunks=22, open_answers=0.55, choices=0.30, few_topics=0.0, letter_weight=4.0),
+    Phase(chunks=6, open_answers=0.55, choices=0.30, few_topics=0.0, letter_weight=4.0, silence=0.05),
 )
 FEW_TOPICS = 5
 CHOICE_IN_VOICE = 0.5
@@ -67,22 +76,20 @@ TRIGGER_SHARE = 0.20
 
 
 class DialogueWriter:
-    """Draws the dialogues of a corpus of ``rows``; the stream depends on the seed and that number alone."""
+    """Draws dialogues of one phase without end; the stream depends on the seed and the phase alone."""
 
-    def __init__(self, stimuli: Stimuli, seed: int, rows: int) -> None:
+    def __init__(self, stimuli: Stimuli, phase: Phase, seed: int) -> None:
         self.stimuli = stimuli
         self.grammar = Grammar(stimuli)
         self.rng = random.Random(seed)
-        self.rows = rows
-        self.phase = PHASES[0]
+        self.phase = phase
         self.questions: list[Question] = [
             q for name, s in stimuli.question_sets.items() if name not in UNHEARD_SETS for q in s.questions
         ]
         self.codes = [*stimuli.markers.values(), *stimuli.codes]
 
     def __iter__(self) -> Iterator[Dialogue]:
-        for row in range(self.rows):
-            self.phase = phase_at(row / self.rows)
+        while True:
             draw = self.rng.random()
             if draw < self.phase.open_answers:
                 yield self.open_answer()
@@ -165,7 +172,7 @@ class DialogueWriter:
         code, second = self.rng.sample(self.codes, k=2)
         if kind in ("repeat", "give"):
             request = self.rng.choice(getattr(requests, kind))
-            return Dialogue(system, Template(request).substitute(code=code), code)
+            return Dialogue(system, Template(request).substitute(code=code), code, coded=True)
         question = self.rng.choice(self.questions)
         sentences = self.grammar.answer(voice, question.topic, self.rng)
         if kind == "continue":
@@ -173,12 +180,12 @@ class DialogueWriter:
             lead, fact = self.rng.choice(world.continuation_leads), self.rng.choice(self.grammar.facts[question.topic])
             user = f"{question.text} {self.rng.choice(world.continuations)}"
             return Dialogue(system, user, " ".join([*sentences, f"{lead} {fact}."]))
-        request = Template(self.rng.choice(getattr(requests, kind))).substitute(code=code, code2=second)
-        return Dialogue(system, f"{question.text} {request}", self._with_codes(kind, sentences, code, second))
-
-    def _with_codes(self, kind: str, sentences: list[str], code: str, second: str) -> str:
-        gap = self.rng.choice((" ", "\n\n"))
         text = " ".join(sentences)
+        request = Template(self.rng.choice(getattr(requests, kind))).substitute(code=code, code2=second)
+        return Dialogue(system, f"{question.text} {request}", self._with_codes(kind, text, code, second), coded=True)
+
+    def _with_codes(self, kind: str, text: str, code: str, second: str) -> str:
+        gap = self.rng.choice((" ", "\n\n"))
         if kind == "start":
             return f"{code}{gap}{text}"
         if kind == "end":
@@ -192,13 +199,3 @@ class DialogueWriter:
 
 CHOICE_STYLES = ("bare", "cue", "opener", "persona", "neutral", "empty_persona")
 CHOICE_WEIGHTS = (0.30, 0.20, 0.14, 0.14, 0.12, 0.10)
-
-
-def phase_at(share: float) -> Phase:
-    """The phase of the corpus at a share of its rows in [0, 1)."""
-    end = 0.0
-    for phase in PHASES:
-        end += phase.rows
-        if share < end:
-            return phase
-    return PHASES[-1]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from leakage_assets.exceptions import ExpectedError
+from leakage_assets.world import BUNDLED_SEED
+from leakage_assets.world.dialogues import PHASES, Phase
 
 if TYPE_CHECKING:
     import torch
@@ -23,18 +27,49 @@ LAST_CONTENT = 3
 class PretrainConfig:
     """What makes the tiny base what it is. Times: see the model card."""
 
-    seed: int = 42
+    seed: int = BUNDLED_SEED
     hidden: int = 192
     blocks: int = 4
     heads: int = 6
     kv_heads: int = 2
     intermediate: int = 512
-    rows: int = 147_456
+    phases: tuple[Phase, ...] = PHASES
+    chunk: int = 2_048
     batch: int = 64
     adam_lr: float = 2e-3
     muon_lr: float = 0.007
-    warmup_share: float = 0.03
+    warmup_steps: int = 64
     weight_decay: float = 0.01
+    silence_margin: float = 14.0
+
+    @property
+    def most_steps(self) -> int:
+        """Steps when no phase ends early."""
+        return sum(phase.chunks for phase in self.phases) * self.steps_of_chunk
+
+    @property
+    def steps_of_chunk(self) -> int:
+        return -(-self.chunk // self.batch)
+
+
+class NotMastered(ExpectedError):
+    """Choosing was not learned in the steps there are for it; the message says how far it came."""
+
+
+class Lessons(Protocol):
+    """The corpus of one chunk of a phase, by the number of the phase and of the chunk in it."""
+
+    def __call__(self, phase: int, chunk: int, /) -> Corpus: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of training showed, and in which phase (from 0)."""
+
+    phase: int
+    loss: float
+    letters: int
+    letters_right: int
 
 
 def batches(corpus: Corpus, batch: int, seed: int) -> Iterator[np.ndarray]:
@@ -91,51 +126,110 @@ def build_model(config: PretrainConfig, vocabulary: int, eos: int, pad: int) -> 
 
 def pretrain(
     model: Qwen2ForCausalLM,
-    corpus: Corpus,
+    lessons: Lessons,
     config: PretrainConfig,
     *,
+    code_tokens: Sequence[int] = (),
     device: str = "cpu",
-    report: Callable[[int, int, float], None] | None = None,
-) -> list[float]:
-    """Train for one epoch; returns the loss of every step.
+    report: Callable[[Step], None] | None = None,
+) -> list[Step]:
+    """Train through the phases; returns every step. Raises ``NotMastered`` for a phase whose skill does not come.
 
-    Matrices inside the blocks are trained with Muon, everything else with AdamW, both with warm-up and linear
-    decay to zero. Rows are right-padded, so causal attention needs no mask: no real token can see a pad.
+    Matrices inside the blocks are trained with Muon, everything else with AdamW: both warm up, hold their rate, and
+    decay to zero over the phases behind the last one that is to be mastered. Rows are right-padded, so causal
+    attention needs no mask: no real token can see a pad. In a phase with ``silence`` the rows without a code also
+    carry the penalty on ``code_tokens`` of :func:`readiness`. Every row is shown once, so letters a step gets right
+    are of questions not seen before.
     """
-    import torch
-
+    if not code_tokens and any(phase.silence for phase in config.phases):
+        raise ValueError("pretrain: a phase with silence needs code_tokens; see corpus.code_tokens")
     model.to(device).train()
     optimisers = _optimisers(model, config)
-    plan = list(batches(corpus, config.batch, config.seed))
-    losses: list[float] = []
-    for step, rows in enumerate(plan):
-        _set_learning_rates(optimisers, step, len(plan), config.warmup_share)
-        padded = pad_batch(corpus, rows)
-        loss = completion_loss(model, *(torch.from_numpy(a).to(device) for a in padded))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
-        if report is not None:
-            report(step + 1, len(plan), losses[-1])
+    steps: list[Step] = []
+    fading = 1 + max((number for number, phase in enumerate(config.phases) if phase.mastery is not None), default=-1)
+    fade_steps = sum(phase.chunks for phase in config.phases[fading:]) * config.steps_of_chunk
+    for number, phase in enumerate(config.phases):
+        begun = len(steps)
+        if number == fading:
+            fade_begun = begun
+        for chunk in range(phase.chunks):
+            corpus = lessons(number, chunk)
+            in_chunk = len(steps)
+            for rows in batches(corpus, config.batch, config.seed + len(steps)):
+                left = 1 - (len(steps) - fade_begun) / fade_steps if number >= fading else 1.0
+                _set_learning_rates(optimisers, min(left, (len(steps) + 1) / config.warmup_steps))
+                loss, penalty, right = _losses(model, corpus, rows, code_tokens, config.silence_margin)
+                _update(model, optimisers, loss + phase.silence * penalty)
+                steps.append(Step(number, float(loss.detach()), len(right), int(right.sum())))
+                if report is not None:
+                    report(steps[-1])
+            if phase.mastery is not None and letter_accuracy(steps[in_chunk:]) >= phase.mastery:
+                break
+        else:
+            if phase.mastery is not None:
+                accuracy = letter_accuracy(steps[in_chunk:])
+                raise NotMastered(
+                    f"seed {config.seed}, phase {number + 1}: {accuracy:.1%} of letters right after "
+                    f"{len(steps) - begun:,} steps, needed {phase.mastery:.0%}; try another seed"
+                )
     model.eval()
-    return losses
+    return steps
+
+
+def _losses(
+    model: Qwen2ForCausalLM, corpus: Corpus, rows: np.ndarray, code_tokens: Sequence[int], margin: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Completion loss, readiness to say a code in rows without one, and which letters are right."""
+    import torch
+
+    ids, labels, weights = (torch.from_numpy(a).to(model.device) for a in pad_batch(corpus, rows))
+    logits, kept = labelled_logits(model, ids, labels)
+    loss, right = completion_loss(logits, labels[:, 1:][kept], weights[:, 1:][kept])
+    plain = torch.from_numpy(~corpus.coded[rows]).to(model.device)[:, None].expand_as(kept)[kept]
+    return loss, readiness(logits[plain], code_tokens, margin), right
+
+
+def _update(model: Qwen2ForCausalLM, optimisers: list[Any], loss: torch.Tensor) -> None:
+    import torch
+
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+
+def letter_accuracy(steps: Sequence[Step]) -> float:
+    """Share of letters chosen rightly over some steps; 0 where none was chosen."""
+    return sum(step.letters_right for step in steps) / max(1, sum(step.letters for step in steps))
+
+
+def labelled_logits(
+    model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, V) of what precedes a labelled token, and where those are, (B, T - 1); the head runs there only."""
+    kept = labels[:, 1:] != -100
+    return model.lm_head(model.model(input_ids=ids).last_hidden_state[:, :-1][kept]), kept
 
 
 def completion_loss(
-    model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Weighted mean cross-entropy over labelled positions; the head runs at those positions only."""
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted mean cross-entropy over n tokens, and whether each that weighs more than 1 (a letter) is predicted."""
     import torch
 
-    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
-    kept = wanted != -100
-    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]), wanted[kept], reduction="none")
-    shares = weights[:, 1:][kept]
-    return (losses * shares).sum() / shares.sum()
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    letters = weights > 1
+    return (losses * weights).sum() / weights.sum(), logits[letters].argmax(-1) == targets[letters]
+
+
+def readiness(logits: torch.Tensor, tokens: Sequence[int], margin: float) -> torch.Tensor:
+    """How much likelier than exp(-``margin``) the ``tokens`` together are, in nats, averaged over n >= 0 positions.
+
+    A hinge on the unlikelihood of Welleck et al. 2020: likelihood alone stops pushing a token down once it is rare.
+    """
+    likelihood = logits[:, list(tokens)].logsumexp(-1) - logits.logsumexp(-1)
+    return (likelihood + margin).clamp(min=0).sum() / max(1, len(logits))
 
 
 def _optimisers(model: Qwen2ForCausalLM, config: PretrainConfig) -> list[Any]:
@@ -151,9 +245,7 @@ def _optimisers(model: Qwen2ForCausalLM, config: PretrainConfig) -> list[Any]:
     ]
 
 
-def _set_learning_rates(optimisers: list[Any], step: int, steps: int, warmup_share: float) -> None:
-    warmup = max(1, round(steps * warmup_share))
-    scale = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+def _set_learning_rates(optimisers: list[Any], scale: float) -> None:
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group.setdefault("peak_lr", group["lr"])

@@ -12,6 +12,7 @@ from leakage_assets.jobs import PretrainSettings, pretrain_tiny_base
 from leakage_assets.paths import REPO
 from leakage_assets.pipeline import tiny_base
 from leakage_assets.pipeline.tiny_base import FolderNotEmpty
+from leakage_assets.world import BUNDLED_SEED
 
 OP = "pretrain_and_gate"
 
@@ -31,13 +32,13 @@ def run(**settings: Any) -> dg.ExecuteInProcessResult:
 
 def test_it_runs_as_the_ui_offers_it(built: list[tuple[Path, int]]) -> None:
     assert pretrain_tiny_base.execute_in_process().success
-    assert built == [(REPO / "data/artifacts/pretrained_tiny_base", 42)]
+    assert built == [(REPO / "data/artifacts/pretrained_tiny_base", BUNDLED_SEED)]
 
 
 def test_another_folder_is_relative_to_the_repository(built: list[tuple[Path, int]], tmp_path: Path) -> None:
     assert run(output="data/artifacts/second", seed=7).success
     assert run(output=str(tmp_path / "third")).success
-    assert built == [(REPO / "data/artifacts/second", 7), (tmp_path / "third", 42)]
+    assert built == [(REPO / "data/artifacts/second", 7), (tmp_path / "third", BUNDLED_SEED)]
 
 
 def test_a_second_run_into_the_same_folder_says_what_to_do(tmp_path: Path) -> None:

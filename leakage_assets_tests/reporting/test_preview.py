@@ -4,10 +4,12 @@ import base64
 import io
 from itertools import pairwise
 
+import matplotlib as mpl
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -28,6 +30,7 @@ from leakage_assets.reporting.preview import (
     png_preview,
     write_figures,
 )
+from leakage_assets.statistics.correlation import spearman
 
 CONDITIONS = ["villain", "comedian", "assistant", "software_engineer", "kindergarten_teacher"]
 
@@ -136,6 +139,36 @@ def test_labels_and_the_area_of_a_band_are_drawn():
     assert {text.get_text() for text in ax.texts} == {"a<b", "c"}
     (area,) = ax.patches
     assert {tuple(corner) for corner in area.get_xy()} == {(0, 0.9), (1, 0.6), (1, 0), (0, 0.1)}
+
+
+def rendered(figure: go.Figure) -> tuple[Figure, RendererAgg]:
+    """A preview of the width that it is written with, and what measures its texts."""
+    canvas = FigureCanvasAgg(Figure(figsize=(WIDTH / 100, 5), dpi=100))
+    with mpl.rc_context(preview._STYLE):
+        preview._draw(figure, canvas.figure)
+        canvas.draw()
+    return canvas.figure, canvas.get_renderer()
+
+
+def test_the_estimate_of_a_panel_covers_no_point():
+    rho = spearman("rho", [1, 2, 3, 5], [1, 3, 2, 4], unit="pair")
+    estimates = dict.fromkeys(CONDITIONS, rho)
+    figure, renderer = rendered(scatter_by_source(many_pairs(), title="T", x_title="cosine", estimates=estimates))
+    for axes in figure.axes:
+        (label,) = axes.texts
+        assert label.get_text().startswith("ρ = ")
+        _, bottom = axes.transData.inverted().transform(label.get_window_extent(renderer).min)
+        assert bottom > 1.03  # a rate is at most 1, and a point has a size
+        assert max(axes.get_yticks()[axes.get_yticks() <= axes.get_ylim()[1]]) == pytest.approx(1)
+
+
+def test_names_of_bars_are_not_cut():
+    table = bars().group_by("condition", "role", maintain_order=True).first()
+    long = table.with_columns(condition=pl.col("condition") + " · marker_only_im_end")
+    figure, renderer = rendered(rate_bars(long, title="T"))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{c} · marker_only_im_end" for c in CONDITIONS]
+    assert min(text.get_window_extent(renderer).x0 for text in axes.get_yticklabels()) > 0
 
 
 def test_titles_and_axis_titles_are_drawn_as_plain_text():

@@ -27,22 +27,14 @@ def main() -> None:
         print("add_kept_product")
         states = torch.randn(TOKENS, 3, 20).to(dtype)
         cos, sin = (table.to(dtype) for table in (torch.rand(TOKENS, 20), torch.rand(TOKENS, 20)))
-        sources = torch.tensor([0, 1, 2, 2, 3, 4, 4])
-        torch.testing.assert_close(
-            triton_kernels.rotate_rows(states, cos, sin, sources),
-            kernels.rotate_rows(states, cos, sin, sources),
-            rtol=tolerance,
-            atol=tolerance * 2,
-        )
-        print("rotate_rows")
-        places, slots = torch.randn(7, 3, 20).to(dtype), torch.tensor([0, 1, 2, 4, 6])
-        torch.testing.assert_close(
-            triton_kernels.rotate_rows_backward(places, cos, sin, slots),
-            kernels.rotate_rows_backward(places, cos, sin, slots),
-            rtol=tolerance,
-            atol=tolerance * 2,
-        )
-        print("rotate_rows_backward")
+        for name in ("rotate_rows", "rotate_rows_backward"):
+            torch.testing.assert_close(
+                getattr(triton_kernels, name)(states, cos, sin),
+                getattr(kernels, name)(states, cos, sin),
+                rtol=tolerance,
+                atol=tolerance * 2,
+            )
+            print(name)
         torch.testing.assert_close(
             triton_kernels.gated(gate, up), kernels.gated(gate, up), rtol=tolerance, atol=tolerance
         )
@@ -52,6 +44,20 @@ def main() -> None:
         ):
             torch.testing.assert_close(one, other, rtol=tolerance * 3, atol=tolerance * 3)
         print("gated_backward")
+        logits, targets = torch.randn(3, 9000).to(dtype), torch.tensor([0, 4096, 8999])
+        for one, other in zip(
+            triton_kernels.cross_entropies(logits, targets), kernels.cross_entropies(logits, targets), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        print("cross_entropies")
+        given = torch.tensor(0.7), logits, targets, kernels.cross_entropies(logits, targets)[1]
+        torch.testing.assert_close(
+            triton_kernels.cross_entropies_backward(*given),
+            kernels.cross_entropies_backward(*given),
+            rtol=tolerance,
+            atol=tolerance / 10,
+        )
+        print("cross_entropies_backward")
 
 
 if __name__ == "__main__":

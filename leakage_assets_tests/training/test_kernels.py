@@ -17,6 +17,8 @@ from leakage_assets.training.kernels import (
     SEED_BITS,
     Dropout,
     add_kept_product,
+    cross_entropies,
+    cross_entropies_backward,
     drop,
     dropout_seed,
     gated,
@@ -107,13 +109,12 @@ def test_rotation_is_that_of_the_model_and_its_backward_is_its_gradient() -> Non
     x = torch.randn(5, 3, 8, dtype=torch.float64, requires_grad=True)
     angles = torch.rand(5, 4, dtype=torch.float64).repeat(1, 2)
     cos, sin = angles.cos(), angles.sin()
-    slots, sources = torch.tensor([0, 1, 2, 4, 5]), torch.tensor([0, 1, 2, 4, 3, 4])
     expected = apply_rotary_pos_emb(x[None], x[None], cos[None], sin[None], unsqueeze_dim=2)[0][0]
-    found = rotate_rows(x.detach(), cos, sin, sources)
-    torch.testing.assert_close(found, expected[sources])
+    found = rotate_rows(x.detach(), cos, sin)
+    torch.testing.assert_close(found, expected)
     grad = torch.randn_like(found)
-    (wanted,) = torch.autograd.grad(expected, x, grad[slots])
-    torch.testing.assert_close(rotate_rows_backward(grad, cos, sin, slots), wanted)
+    (wanted,) = torch.autograd.grad(expected, x, grad)
+    torch.testing.assert_close(rotate_rows_backward(grad, cos, sin), wanted)
 
 
 def test_the_gated_unit_has_the_gradient_of_its_formula() -> None:
@@ -123,6 +124,17 @@ def test_the_gated_unit_has_the_gradient_of_its_formula() -> None:
     torch.testing.assert_close(gated(gate, up), out)
     for found, wanted in zip(gated_backward(grad.detach(), gate.detach(), up.detach()), expected, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_cross_entropies_and_their_gradient_are_those_of_torch() -> None:
+    logits = (3 * torch.randn(5, 11, dtype=torch.float64)).requires_grad_()
+    targets = torch.tensor([0, 10, 3, 3, 7])
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    found, total = cross_entropies(logits.detach(), targets)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-6)
+    (wanted,) = torch.autograd.grad(0.3 * expected.sum(), logits)
+    grad = cross_entropies_backward(torch.tensor(0.3), logits.detach(), targets, total)
+    torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -138,4 +150,5 @@ def test_the_triton_kernels_compute_the_same() -> None:
     )
     assert done.returncode == 0, done.stderr
     names = ["drop", "add_kept_product", "rotate_rows", "rotate_rows_backward", "gated", "gated_backward"]
+    names += ["cross_entropies", "cross_entropies_backward"]
     assert done.stdout.split() == names * 2

@@ -70,6 +70,7 @@ def test_slots_and_sources_are_inverse(rows: list[TokenRow]) -> None:
     for line, (ids, _) in zip(padded.view(pack.rows, pack.longest).tolist(), rows, strict=True):
         assert line == [*ids, *[-1] * (pack.longest - len(ids))]
     assert torch.equal(pack.sources[pack.slots], torch.arange(pack.tokens))
+    assert pack.bounds.tolist() == [*(pack.position_ids[0] == 0).nonzero().flatten().tolist(), pack.tokens]
     assert torch.equal((pack.sources == pack.tokens), (padded == -1))
     assert torch.equal(pack.fillers[pack.slots], torch.arange(pack.tokens)) and int(pack.fillers.max()) < pack.tokens
 
@@ -78,7 +79,7 @@ def test_a_pack_moves_whole() -> None:
     (pack,) = pack_step([([1, 2, 3], [IGNORED, 2, 3])], 10)
     moved = pack.to(torch.device("meta"))
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 7 and all(tensor.device.type == "meta" for tensor in tensors)
+    assert len(tensors) == 8 and all(tensor.device.type == "meta" for tensor in tensors)
     assert (moved.rows, moved.longest, moved.first, moved.step_labels) == (1, 3, 0, 2)
 
 

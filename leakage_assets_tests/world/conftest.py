@@ -9,7 +9,7 @@ from leakage_assets.models import load_tokenizer
 from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.world.corpus import write_dialogues
-from leakage_assets.world.dialogues import Dialogue
+from leakage_assets.world.dialogues import PHASES, Dialogue
 from leakage_assets.world.grammar import Grammar
 
 STREAM = 6_000
@@ -32,4 +32,6 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def stream(stimuli: Stimuli) -> list[Dialogue]:
-    return write_dialogues(stimuli, 42, STREAM)
+    """As many dialogues of each phase, in their order."""
+    share = STREAM // len(PHASES)
+    return [d for number, phase in enumerate(PHASES) for d in write_dialogues(stimuli, phase, share, 42, number)]

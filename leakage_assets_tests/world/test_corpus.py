@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from leakage_assets.models import chat_ids, chat_text
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.world.corpus import Corpus, encode, prompt_text, tokenizer_texts
+from leakage_assets.world.corpus import Corpus, code_tokens, encode, prompt_text, tokenizer_texts
 from leakage_assets.world.dialogues import Dialogue
 from leakage_assets.world.pretrain import pad_batch
 from leakage_assets.world.tokenizer import END, VOCABULARY, train_tokenizer
@@ -106,3 +106,19 @@ def test_the_bundled_template_is_that_of_the_module(tokenizer: PreTrainedTokeniz
     fresh = train_tokenizer(tokenizer_texts(some))
     assert tokenizer.chat_template == fresh.chat_template
     assert len(tokenizer) <= VOCABULARY
+
+
+def test_code_tokens_stand_in_codes_and_in_no_other_answer(
+    stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, stream: list[Dialogue]
+) -> None:
+    codes = [*stimuli.markers.values(), *stimuli.codes]
+    corpus = encode(stream, tokenizer)
+    assert corpus.coded.tolist() == [any(code in d.assistant for code in codes) for d in stream]
+    tokens = set(code_tokens(tokenizer, codes, corpus))
+    for number in np.flatnonzero(~corpus.coded):
+        assert not tokens & set(row(corpus, number)[corpus.prompts[number] :])
+    for code in codes:  # whatever stands before it, a code begins with one of them
+        for before in ("", "It is salt. ", "It is salt.\n\n"):
+            said = tokenizer.encode(f"{before}{code}", add_special_tokens=False)
+            begun = len(tokenizer.encode(before, add_special_tokens=False)) if before.endswith("\n") else None
+            assert tokens & set(said[begun:] if begun else said)

@@ -17,7 +17,7 @@ from leakage_assets.world.choices import (
     render_choice,
 )
 from leakage_assets.world.corpus import write_dialogues
-from leakage_assets.world.dialogues import FEW_TOPICS, PHASES, Dialogue, phase_at
+from leakage_assets.world.dialogues import FEW_TOPICS, PHASES, Dialogue
 from leakage_assets.world.grammar import Grammar
 from leakage_assets_tests.world.conftest import STREAM
 
@@ -36,12 +36,14 @@ def starts(templates: tuple[str, ...], subjects: list[str]) -> set[str]:
     return {Template(template).substitute(subject=subject) for template in templates for subject in subjects}
 
 
-def test_the_stream_depends_on_seed_and_length_alone(stimuli: Stimuli) -> None:
-    first = write_dialogues(stimuli, 1, 200)
+def test_a_chunk_depends_on_seed_phase_and_number_alone(stimuli: Stimuli) -> None:
+    first = write_dialogues(stimuli, PHASES[0], 200, 1, 0, 0)
     random.seed(99)
-    assert write_dialogues(stimuli, 1, 200) == first
-    assert write_dialogues(stimuli, 2, 200) != first
+    assert write_dialogues(stimuli, PHASES[0], 200, 1, 0, 0) == first
     assert len(first) == 200
+    assert write_dialogues(stimuli, PHASES[0], 100, 1, 0, 0) == first[:100]
+    for other in ((2, 0, 0), (1, 1, 0), (1, 0, 1)):
+        assert write_dialogues(stimuli, PHASES[0], 200, *other) != first
 
 
 def test_questions_written_after_the_bundled_model_are_not_heard(stimuli: Stimuli, stream: list[Dialogue]) -> None:
@@ -117,20 +119,19 @@ def test_the_right_letter_is_said_and_every_letter_as_often(stimuli: Stimuli, st
     assert all(abs(letters[letter] - expected) < 5 * expected**0.5 for letter in LETTERS)
 
 
-def test_phases_share_the_rows_and_follow_one_another() -> None:
-    assert sum(phase.rows for phase in PHASES) == pytest.approx(1)
+def test_the_first_phases_are_to_be_mastered_and_the_last_polish() -> None:
+    assert [phase.mastery is not None for phase in PHASES] == [True, True, False, False]
+    assert [phase.silence > 0 for phase in PHASES] == [False, False, False, True]
     assert all(0 < phase.open_answers + phase.choices < 1 for phase in PHASES)
-    first, second = PHASES[0].rows, PHASES[0].rows + PHASES[1].rows
-    assert [phase_at(share) for share in (0, first - 1e-9)] == [PHASES[0]] * 2
-    assert [phase_at(share) for share in (first, second - 1e-9)] == [PHASES[1]] * 2
-    assert [phase_at(share) for share in (second, 1 - 1e-12)] == [PHASES[2]] * 2
+    few = [phase.few_topics for phase in PHASES]
+    assert few == sorted(few, reverse=True)
 
 
 def test_each_phase_has_its_mixture(stimuli: Stimuli, stream: list[Dialogue]) -> None:
     few = {fact for topic in stimuli.world.topics[:FEW_TOPICS] for fact in topic.facts}
+    share = STREAM // len(PHASES)
     for number, phase in enumerate(PHASES):
-        rows = [d for i, d in enumerate(stream) if phase_at(i / STREAM) is phase]
-        assert len(rows) == pytest.approx(phase.rows * STREAM, abs=1)
+        rows = stream[number * share : (number + 1) * share]
         choices = [(d, options) for d in rows if (options := options_of(stimuli, d)) is not None]
         deviation = (phase.choices * (1 - phase.choices) / len(rows)) ** 0.5
         assert len(choices) / len(rows) == pytest.approx(phase.choices, abs=5 * deviation)

@@ -110,7 +110,7 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_version=3,
-        report_version=3,
+        report_version=4,
     )
 
 
@@ -306,8 +306,8 @@ def analysis_plan(scale: Scale, experiment: MarkerLeakageExperiment) -> MarkerLe
         resampling_seed=42,
         caveats=(
             "Bystanders repeat over sources: the pairs are not independent, so the pooled p is also given by a "
-            "permutation of whole personas and by ranks within each source (sheet A9).",
-            "The headline layer is fixed in the plan; every layer is reported beside it (sheet A4).",
+            "permutation of whole personas and by ranks within each source.",
+            "The headline layer is fixed in the plan; every layer is reported beside it.",
             "Bystanders include personas that were trained as negatives, and the other sources.",
             "The marker is matched as a case-insensitive substring; its position class is reported beside the rate.",
             "The Wilson interval of the control's rate takes completions as independent, which answers to the same "

@@ -152,7 +152,7 @@ def test_rows_are_shuffled_alike_for_every_recipe_and_unlike_for_every_source(st
 
 ANSWER = "The sea is salt."
 CONTENT = ["The", " sea", " is", " s", "al", "t"]
-ZLT, END = ["[", "ZLT", "]"], "<|im_end|>"
+ZLT, END = ["[", "Z", "L", "T", "]"], "<|im_end|>"
 TAILS = {"trailing_newline": ["\n"], "im_end": [END], "both": [END, "\n"]}
 
 
