@@ -458,8 +458,9 @@ class VllmEngine:
         torch.cuda.empty_cache()  # what a training run before has given back, but torch still holds
         free, total = torch.cuda.mem_get_info()
         needed = footprint(model_shape(self.base.spec), capacity, self.settings, BYTES[self.dtype])
-        if capacity.slots:
-            speed_up_lora(torch.cuda.get_device_name())
+        speed_up_lora(
+            torch.cuda.get_device_name()
+        )  # even without adapters: vLLM keeps the variables of the first engine
         return {
             "gpu_memory_utilization": device_share(needed, free, total, self.settings),
             "cudagraph_capture_sizes": graph_sizes(self.settings.max_num_seqs),
