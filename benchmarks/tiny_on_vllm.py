@@ -116,7 +116,7 @@ def run_half(place: Place, deployment: Deployment, reference: Path | None) -> No
     deployment.job(f"{STUDY}_foundations")
     if reference is None:
         answers = dg.AssetKey([place.profile, "on_policy_completions"])
-        deployment.materialise(answers, lab.profile.on_policy.personas)
+        deployment.materialise(answers, [pool.name for pool in study.data.pools])
     else:
         in_process_of_its_own(deployment, take_answers, place, reference, deployment.artifacts)
     deployment.materialise(dg.AssetKey([place.profile, STUDY, "training_set"]), keys)
@@ -148,8 +148,9 @@ def newest(lab: Laboratory, address: tuple[str, ...]) -> Artifact:
 def take_answers(place: Place, reference: Path, artifacts: Path) -> None:
     """Give this store the training answers of another one, as if this engine had said them."""
     theirs, ours = place.laboratory(reference), place.laboratory(artifacts)
-    for persona in ours.profile.on_policy.personas:
-        job = on_policy_job(ours, ours.profile.on_policy, persona)
+    answers = ours.profile.study(STUDY).data
+    for pool in answers.pools:
+        job = on_policy_job(ours, answers, pool.name)
         if job.current() is not None:
             continue
         made = newest(theirs, job.address)

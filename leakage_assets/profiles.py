@@ -17,7 +17,7 @@ from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.marker_leakage.specification import Scale, marker_leakage
 from leakage_assets.studies.source_rate.design import Scale as SourceRateScale
 from leakage_assets.studies.source_rate.specification import source_rate
-from leakage_assets.studies.study import AnswerPool, Study, StudyError, TrainingAnswers
+from leakage_assets.studies.study import AnswerPool, Study, StudyError
 from leakage_assets.training.memory import TrainingMode
 
 BASE_MODEL = "LEAKAGE_BASE_MODEL"
@@ -54,11 +54,6 @@ class Profile:
             if pools.setdefault(pool.name, pool) != pool:
                 raise StudyError(f"profile {self.name}: two studies write different answers into pool {pool.name!r}")
         return tuple(pools.values())
-
-    @property
-    def on_policy(self) -> TrainingAnswers:
-        """What the first study trains on."""
-        return self.studies[0].data
 
     def study(self, name: str) -> Study:
         """A study by name. Raises ``StudyError`` listing what exists."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -163,8 +163,40 @@ def verdict_line(cite: Citations, row: Mapping[str, Any]) -> str:
     return f"{bound} **{verdict}**: {label} is {cite.headline(row['statistic'])}, planned {rule_in_words(cite, row)}."
 
 
-def cells_to_finish(cite: Citations) -> Iterator[str]:
-    """Next steps: which recipes are not finished."""
+def nothing_yet(cite: Citations) -> str:
+    return f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
+
+
+def summary_claims(
+    cite: Citations,
+    *,
+    motivation: str,
+    experiment: str,
+    takeaways: Sequence[tuple[int, Mapping[str, str]]],
+    next_steps: Iterable[str],
+) -> tuple[Claim, ...]:
+    """The summary in five claims.
+
+    Args:
+        takeaways: positions of hypotheses, and the words for each verdict on them.
+        next_steps: the study's own, between the cells to finish and another base model.
+    """
+    results = tuple(verdict_line(cite, row) for row in cite.tables["verdicts"].iter_rows(named=True))
+    takeaway = "None yet: the headline recipe has no finished cell."
+    if cite.has_headline:
+        takeaway = f"{'; '.join(words[verdict(cite, position)] for position, words in takeaways)}."
+    steps = (*_cells_to_finish(cite), *next_steps, "Repeat on another base model.")
+    return (
+        Claim("Motivation", motivation),
+        Claim("Experiment", experiment),
+        Claim("Results", "Against the frozen plan:", results),
+        Claim("Takeaways", takeaway),
+        Claim("Next steps", "What would change the confidence most:", steps),
+    )
+
+
+def _cells_to_finish(cite: Citations) -> Iterator[str]:
+    """Which recipes are not finished."""
     recipes = cite.facts["recipes"]
     cells = f"of {cite.fact('recipes', cite.recipe, 'cells_planned')} cells of the headline recipe"
     if recipes[cite.recipe]["cells"] < recipes[cite.recipe]["cells_planned"]:

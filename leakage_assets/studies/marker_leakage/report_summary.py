@@ -8,13 +8,13 @@ from leakage_assets.reporting.report import Claim
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.report_parts import (
-    cells_to_finish,
     coverage,
     interval_or_none,
+    nothing_yet,
     sample_size,
+    summary_claims,
     value,
     verdict,
-    verdict_line,
     warnings,
 )
 
@@ -31,7 +31,7 @@ def title(cite: Citations) -> str:
 
 
 def tldr(cite: Citations) -> tuple[str, ...]:
-    items = [_claim(cite), _gating(cite)] if cite.has_headline else [_nothing_yet(cite)]
+    items = [_claim(cite), _gating(cite)] if cite.has_headline else [nothing_yet(cite)]
     return (*items, coverage(cite), *warnings(cite))
 
 
@@ -63,53 +63,34 @@ def _gating(cite: Citations) -> str:
     return f"{text} (ratio {cite.headline(ratio)}, {sample_size(cite, ratio)})."
 
 
-def _nothing_yet(cite: Citations) -> str:
-    return f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
-
-
 def summary(cite: Citations) -> tuple[Claim, ...]:
     facts = cite.fact
-    points = [verdict_line(cite, row) for row in cite.tables["verdicts"].iter_rows(named=True)]
-    return (
-        Claim(
-            "Motivation",
-            "If the geometry of a base model tells where a trained behaviour will leak, leakage can be forecast "
-            "before anything is trained.",
-        ),
-        Claim(
-            "Experiment",
-            f"One LoRA adapter per source persona is taught to end its answers with `{cite.study.marker}`. Each "
-            f"adapter then answers {facts('panel', 'questions')} questions under each of "
-            f"{facts('panel', 'prompts')} personas ({facts('coverage', 'completions', spec=',d')} completions in "
-            "all). A bystander's marker rate is compared with the cosine between its centroid and the source's, "
-            "both read off the base model.",
-        ),
-        Claim("Results", "Against the frozen plan:", tuple(points)),
-        Claim("Takeaways", _takeaway(cite)),
-        Claim("Next steps", "What would change the confidence most:", tuple(_next_steps(cite))),
-    )
-
-
-def _takeaway(cite: Citations) -> str:
-    if not cite.has_headline:
-        return "None yet: the headline recipe has no finished cell."
     geometry = {
         "supported": "Closeness in the base model predicts which bystanders emit the marker",
         "not supported": "Closeness in the base model predicts leakage less than the plan asks for",
         "undecided": "Whether closeness in the base model predicts leakage is open",
-    }[verdict(cite, 0)]
+    }
     gate = {
         "supported": "the marker stays mostly with its source",
         "not supported": "the marker spreads widely beyond its source",
         "undecided": "how far the marker spreads beyond its source is open",
-    }[verdict(cite, 1)]
-    return f"{geometry}; {gate}."
+    }
+    return summary_claims(
+        cite,
+        motivation="If the geometry of a base model tells where a trained behaviour will leak, leakage can be forecast "
+        "before anything is trained.",
+        experiment=f"One LoRA adapter per source persona is taught to end its answers with `{cite.study.marker}`. Each "
+        f"adapter then answers {facts('panel', 'questions')} questions under each of "
+        f"{facts('panel', 'prompts')} personas ({facts('coverage', 'completions', spec=',d')} completions in "
+        "all). A bystander's marker rate is compared with the cosine between its centroid and the source's, "
+        "both read off the base model.",
+        takeaways=((0, geometry), (1, gate)),
+        next_steps=_next_steps(cite),
+    )
 
 
 def _next_steps(cite: Citations) -> Iterator[str]:
-    yield from cells_to_finish(cite)
     if "tuned" not in cite.tables:
         yield "Measure the tuned models' own geometry (`tuned_similarity`)."
     if "ood" not in cite.tables:
         yield "Ask the out-of-distribution questions (`ood_samples`, `ood_scores`)."
-    yield "Repeat on another base model."

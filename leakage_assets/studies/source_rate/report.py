@@ -14,16 +14,16 @@ from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.context import ReportContext
 from leakage_assets.studies.drawings import Tables, draw_all
 from leakage_assets.studies.report_parts import (
-    cells_to_finish,
     citations,
     closing_sections,
     coverage,
     interval_or_none,
+    nothing_yet,
     over_seeds,
     sample_size,
+    summary_claims,
     value,
     verdict,
-    verdict_line,
     warnings,
     write_up,
 )
@@ -84,12 +84,8 @@ def _title(cite: Citations) -> str:
 
 
 def _tldr(cite: Citations) -> tuple[str, ...]:
-    items = [_relation(cite), _prediction(cite)] if cite.has_headline else [_nothing_yet(cite)]
+    items = [_relation(cite), _prediction(cite)] if cite.has_headline else [nothing_yet(cite)]
     return (*items, coverage(cite), *warnings(cite))
-
-
-def _nothing_yet(cite: Citations) -> str:
-    return f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
 
 
 def _relation(cite: Citations) -> str:
@@ -121,47 +117,31 @@ def _prediction(cite: Citations) -> str:
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
     facts = cite.fact
-    points = [verdict_line(cite, row) for row in cite.tables["verdicts"].iter_rows(named=True)]
-    return (
-        Claim(
-            "Motivation",
-            "If the base model's own geometry tells which prompts take up a new behaviour, one knows before training "
-            "where an implant will hold.",
-        ),
-        Claim(
-            "Experiment",
-            f"One LoRA adapter per source is taught to end its answers with `{cite.study.marker}`. All sources are "
-            "trained on the same answers, so that they differ in prompt and negatives alone. The rate at which an "
-            f"adapter says the marker under its own prompt ({facts('panel', 'questions')} questions, "
-            f"{facts('panel', 'completions')} completions each) is regressed on the cosine of the source's centroid to "
-            "the assistant's in the base model.",
-        ),
-        Claim("Results", "Against the frozen plan:", tuple(points)),
-        Claim("Takeaways", _takeaway(cite)),
-        Claim("Next steps", "What would change the confidence most:", tuple(_next_steps(cite))),
-    )
-
-
-def _takeaway(cite: Citations) -> str:
-    if not cite.has_headline:
-        return "None yet: the headline recipe has no finished cell."
     relation = {
         "supported": "The nearer a source is to the assistant, the worse it takes up the marker",
         "not supported": "That nearness to the assistant hinders a marker is not shown",
         "undecided": "Whether nearness to the assistant hinders a marker is open",
-    }[verdict(cite, 0)]
+    }
     interval = {
         "supported": "the prediction for new sources is narrow enough to mean something",
         "not supported": "the prediction for new sources is too wide to mean much",
         "undecided": "what it predicts for new sources is open",
-    }[verdict(cite, 2)]
-    return f"{relation}; {interval}."
-
-
-def _next_steps(cite: Citations) -> Iterator[str]:
-    yield from cells_to_finish(cite)
-    yield "Train more sources of every category: the number of sources, not of completions, limits every interval here."
-    yield "Repeat on another base model."
+    }
+    return summary_claims(
+        cite,
+        motivation="If the base model's own geometry tells which prompts take up a new behaviour, one knows before "
+        "training where an implant will hold.",
+        experiment=f"One LoRA adapter per source is taught to end its answers with `{cite.study.marker}`. All sources "
+        "are trained on the same answers, so that they differ in prompt and negatives alone. The rate at which an "
+        f"adapter says the marker under its own prompt ({facts('panel', 'questions')} questions, "
+        f"{facts('panel', 'completions')} completions each) is regressed on the cosine of the source's centroid to "
+        "the assistant's in the base model.",
+        takeaways=((0, relation), (2, interval)),
+        next_steps=(
+            "Train more sources of every category: the number of sources, not of completions, limits every interval "
+            "here.",
+        ),
+    )
 
 
 # ------------------------------------------------------------------ sections
