@@ -7,9 +7,10 @@ shares the weights, and the trained adapter, which is scored by stock PEFT, neve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -268,7 +269,7 @@ def _forward_of(name: str, module: nn.Module, moment: Moment) -> Callable[..., A
     if isinstance(module, BaseTunerLayer):
         if type(module) is not Linear or module.lora_variant or module.merged or module.fan_in_fan_out:
             raise TrainingError(f"{name}: packed mode computes plain LoRA of linear layers, not {module}")
-        return _adapted(name, module, moment)
+        return _AdaptedLayer(name, module, moment)
     if type(module).__name__ in ATTENTIONS:
         return _rotary_attention(module)
     if type(module).__name__ in NORMS:
@@ -289,10 +290,8 @@ def _rotary_attention(module: Any) -> Callable[..., tuple[torch.Tensor, None]]:
     ) -> tuple[torch.Tensor, None]:
         pack = _checked(pack, attention_mask)
         _check_window(getattr(module, "sliding_window", None), pack)
-        query, key, value = (
-            project(hidden_states)[0].unflatten(-1, (-1, module.head_dim))
-            for project in (module.q_proj, module.k_proj, module.v_proj)
-        )
+        projected = _project(hidden_states, (module.q_proj, module.k_proj, module.v_proj))
+        query, key, value = (x[0].unflatten(-1, (-1, module.head_dim)) for x in projected)
         cos, sin = (table[0] for table in position_embeddings)
         query, key = (_Rotated.apply(x, cos, sin) for x in (query, key))
         dropout = module.attention_dropout if module.training else 0.0
@@ -311,26 +310,52 @@ def _norm(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def _gated_unit(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x)))
+        out: torch.Tensor = module.down_proj(_Gated.apply(*_project(x, (module.gate_proj, module.up_proj))))
         return out
 
     return forward
 
 
-def _adapted(name: str, module: Any, moment: Moment) -> Callable[[torch.Tensor], torch.Tensor]:
-    (adapter,) = module.active_adapters
-    a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-    rate = float(getattr(module.lora_dropout[adapter], "p", 0.0))
-    scale = float(module.scaling[adapter])
-    seed = dropout_seed(moment.training, name)
+class _AdaptedLayer:
+    """The forward of a linear layer with its adapter."""
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        mask = Dropout(step_seed(seed, moment.step), moment.first, rate) if rate and module.training else None
-        base = module.get_base_layer()
-        out: torch.Tensor = _Adapted.apply(x, base.weight, base.bias, a, b, scale, mask)
-        return out
+    def __init__(self, name: str, module: Any, moment: Moment) -> None:
+        (adapter,) = module.active_adapters
+        self.module, self.moment = module, moment
+        self.a, self.b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+        self.rate = float(getattr(module.lora_dropout[adapter], "p", 0.0))
+        self.scale = float(module.scaling[adapter])
+        self.seed = dropout_seed(moment.training, name)
 
-    return forward
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return _adapted(x, [self])[0]
+
+    def mask(self) -> Dropout | None:
+        if not self.rate or not self.module.training:
+            return None
+        return Dropout(step_seed(self.seed, self.moment.step), self.moment.first, self.rate)
+
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        base = self.module.get_base_layer()
+        return base.weight, base.bias, self.a, self.b
+
+
+def _adapted(x: torch.Tensor, layers: Sequence[_AdaptedLayer]) -> tuple[torch.Tensor, ...]:
+    """What layers that read the same make of it."""
+    tensors = chain.from_iterable(layer.tensors() for layer in layers)
+    outs: tuple[torch.Tensor, ...] = _Adapted.apply(x, [(layer.scale, layer.mask()) for layer in layers], *tensors)
+    return outs
+
+
+def _project(x: torch.Tensor, modules: Sequence[Any]) -> list[torch.Tensor]:
+    """What modules that read the same make of it, those with an adapter together."""
+    forwards = [vars(module).get("forward") for module in modules]
+    layers = [forward for forward in forwards if isinstance(forward, _AdaptedLayer)]
+    outs = iter(_adapted(x, layers) if layers else ())
+    return [
+        next(outs) if isinstance(forward, _AdaptedLayer) else module(x)
+        for module, forward in zip(modules, forwards, strict=True)
+    ]
 
 
 class _Gated(torch.autograd.Function):  # type: ignore[misc]
@@ -361,56 +386,59 @@ class _CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _Adapted(torch.autograd.Function):  # type: ignore[misc]
-    """x W^T + bias + scale * (drop(x) A^T) B^T for frozen W, in the precision of x or of autocast.
+    """x W^T + bias + scale * (drop(x) A^T) B^T for frozen W, in the precision of x or of autocast; of several layers.
 
     The adapter's part is added in place of the frozen part, and of the inputs only what the gradient of A needs
-    is kept. A and B are float32; their gradients too.
+    is kept. The gradients of x add up where they are computed. A and B are float32; their gradients too.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        scale: float,
-        mask: Dropout | None,
-    ) -> torch.Tensor:
+        ctx: Any, x: torch.Tensor, settings: Sequence[tuple[float, Dropout | None]], *tensors: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
         device = x.device.type
         mixed = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
+        outs, saved, ctx.layers = [], [], []
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
             rows = x.reshape(-1, x.shape[-1]).to(dtype)
-            weight, a_cast, b_cast = weight.to(dtype), a.to(dtype), b.to(dtype)
-            out = linear(rows, weight, None if bias is None else bias.to(dtype))
-            kept = rows if mask is None else drop(rows, mask)
-            inner = kept @ a_cast.t()
-            scale = scale if mask is None else scale / (1 - mask.rate)  # what is kept makes up for what is dropped
-            out.addmm_(inner, b_cast.t(), alpha=scale)
-        ctx.save_for_backward(kept, inner, weight, a_cast, b_cast)
-        ctx.scale, ctx.mask, ctx.x = scale, mask, (x.shape, x.dtype)
-        ctx.precision = a.dtype, b.dtype
-        return out.view(*x.shape[:-1], out.shape[-1])
+            for (scale, mask), (weight, bias, a, b) in zip(settings, _by(4, tensors), strict=True):
+                cast = weight.to(dtype), a.to(dtype), b.to(dtype)
+                out = linear(rows, cast[0], None if bias is None else bias.to(dtype))
+                kept = rows if mask is None else drop(rows, mask)
+                inner = kept @ cast[1].t()
+                # What is kept makes up for what is dropped.
+                factor = scale if mask is None else scale / (1 - mask.rate)
+                out.addmm_(inner, cast[2].t(), alpha=factor)
+                outs.append(out.view(*x.shape[:-1], out.shape[-1]))
+                saved += [kept, inner, *cast]
+                ctx.layers.append((factor, mask, a.dtype, b.dtype))
+        ctx.save_for_backward(*saved)
+        ctx.x = x.shape, x.dtype
+        return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        kept, inner, weight, a, b = ctx.saved_tensors
-        grad = grads[0].reshape(-1, grads[0].shape[-1])
-        grad_inner = _scaled_product(grad, b, ctx.scale)
-        grad_b = _scaled_product(grad.t(), inner, ctx.scale)
-        grad_a = grad_inner.t() @ kept
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
-            if ctx.mask is None:
-                grad_x.addmm_(grad_inner, a)
-            else:
-                add_kept_product(grad_x, grad_inner, a, ctx.mask)
-            shape, dtype = ctx.x
-            grad_x = grad_x.view(shape).to(dtype)
-        return grad_x, None, None, grad_a.to(ctx.precision[0]), grad_b.to(ctx.precision[1]), None, None
+        found: list[torch.Tensor | None] = []
+        grad_x: torch.Tensor | None = None
+        for given, layer, saved in zip(grads, ctx.layers, _by(5, ctx.saved_tensors), strict=True):
+            (factor, mask, *precision), (kept, inner, weight, a, b) = layer, saved
+            grad = given.reshape(-1, given.shape[-1])
+            grad_inner = _scaled_product(grad, b, factor)
+            grad_b = _scaled_product(grad.t(), inner, factor)
+            found += [None, None, (grad_inner.t() @ kept).to(precision[0]), grad_b.to(precision[1])]
+            if ctx.needs_input_grad[0]:
+                grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
+                if mask is None:
+                    grad_x.addmm_(grad_inner, a)
+                else:
+                    add_kept_product(grad_x, grad_inner, a, mask)
+        shape, dtype = ctx.x
+        return None if grad_x is None else grad_x.view(shape).to(dtype), None, *found
+
+
+def _by(size: int, items: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    return zip(*[iter(items)] * size, strict=True)
 
 
 def _scaled_product(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:
