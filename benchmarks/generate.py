@@ -17,7 +17,7 @@ Parts without --full, each of --completions in all, and each the one before with
 * lora_engine: the base model on an engine that could serve adapters, with as many slots as the last part needs.
 * one_adapter: every request to one adapter, on that engine.
 * 14_adapters: the requests shared by fourteen, in the engine's order, on that engine.
-* 14_interleaved (with --interleaved): the same, each batch with all fourteen, on an engine with fourteen slots.
+* 14_interleaved (with --interleaved): the same, each batch with all fourteen, on an engine with sixteen slots.
 
 `generate_cost_us_per_token` says what each of these adds to the time of a token.
 
@@ -48,7 +48,7 @@ from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected
 from leakage_assets.generation.choice import vllm_distribution
 from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.generation.vllm_engine import VllmEngine
-from leakage_assets.generation.vllm_plan import Capacity, VllmSettings, adapters_at_once
+from leakage_assets.generation.vllm_plan import Capacity, VllmSettings, adapters_at_once, padded_slots
 from leakage_assets.models import BaseModel, Dtype
 from leakage_assets.planning.ledger import RESULTS
 from leakage_assets.planning.reference import ADAPTERS, COMPLETIONS, PROMPTS, QUESTIONS, RANK
@@ -263,11 +263,14 @@ def short_parts(completions: int, settings: VllmSettings, interleaved: bool) -> 
         Part("one_adapter", one, slots),
         Part(f"{ADAPTERS}_adapters", many, slots),
     ]
-    return parts + [Part(f"{ADAPTERS}_interleaved", many, ADAPTERS, True)] * interleaved
+    if interleaved:
+        parts.append(Part(f"{ADAPTERS}_interleaved", many, padded_slots(ADAPTERS, settings.max_loras), True))
+    return parts
 
 
 def _slots(requests: Sequence[Request], settings: VllmSettings) -> int:
-    return min(adapters_at_once([request.adapter for request in requests], settings.max_num_seqs), settings.max_loras)
+    at_once = adapters_at_once([request.adapter for request in requests], settings.max_num_seqs)
+    return padded_slots(at_once, settings.max_loras)
 
 
 def costs(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -32,6 +32,11 @@ class Tally:
                 self.failed[key] = error
         return self
 
+    def then(self, work: Callable[[str, Outcome], Outcome]) -> Tally:
+        """Further work on each key that is done, when the first is over for all; an error is that of its cell."""
+        done, self.done = self.done, {}
+        return self.attempt(done, lambda key: work(key, done[key]))
+
     def take(self, results: Mapping[str, Outcome | PartitionError]) -> Tally:
         """Sort the results of work that was done for all keys together."""
         for key, result in results.items():

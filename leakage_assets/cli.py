@@ -275,3 +275,7 @@ def main() -> None:
     except ExpectedError as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ import pytest
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.engine import Engine
 from leakage_assets.generation.requests import Request, Sampling
-from leakage_assets.pipeline.adapters import make_adapter
+from leakage_assets.pipeline.adapters import prove_cell, train_cell
 from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan, sample_job, score_cell
 from leakage_assets.pipeline.foundations import record_base_model, record_stimuli
 from leakage_assets.pipeline.geometry import (
@@ -113,6 +113,11 @@ def the_study(lab: Laboratory) -> Study:
     """The one study of a small laboratory."""
     (study,) = lab.profile.studies
     return study
+
+
+def make_adapter(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
+    """A trained and proven adapter, as the asset makes it of one cell."""
+    return prove_cell(lab, study, cell, train_cell(lab, study, cell))
 
 
 def run_all(lab: Laboratory) -> dict[str, Outcome]:

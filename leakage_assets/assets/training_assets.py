@@ -9,7 +9,7 @@ from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, asset_key, gr
 from leakage_assets.cell_runs import Tally, conclude, not_retried
 from leakage_assets.checks import log_proofs, proof_spec
 from leakage_assets.partitions import answers_mapping, cell_of, cell_partitions, condition_partitions
-from leakage_assets.pipeline.adapters import make_adapter
+from leakage_assets.pipeline.adapters import prove_cell, train_cell
 from leakage_assets.pipeline.prechecks import require_prechecks
 from leakage_assets.pipeline.training_data import build_training_set
 from leakage_assets.profiles import Profile
@@ -59,7 +59,9 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         """A LoRA adapter per cell, trained on the shared base model and proven on the engine that will serve it."""
         with not_retried():
             lab = laboratory.open(context)
-            tally = Tally().attempt(context.partition_keys, lambda key: make_adapter(lab, study, cell_of(key)))
+            tally = Tally().attempt(context.partition_keys, lambda key: train_cell(lab, study, cell_of(key)))
+            # When all are trained: the engine takes the memory that training needs.
+            tally.then(lambda key, trained: prove_cell(lab, study, cell_of(key), trained))
         try:
             yield conclude(context, tally)
         finally:  # after the materialisations, which the proofs are about

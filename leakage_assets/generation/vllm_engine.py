@@ -37,6 +37,7 @@ from leakage_assets.generation.vllm_plan import (
     footprint,
     graph_sizes,
     padded_length,
+    padded_slots,
     servable_rank,
     unservable,
 )
@@ -307,7 +308,7 @@ class VllmEngine:
         return Capacity(
             length=padded_length(longest, self.base.model.config.max_position_embeddings),
             rank=servable_rank(adapter.rank for adapter in served.values()),
-            slots=min(at_once, self.settings.max_loras),
+            slots=padded_slots(at_once, self.settings.max_loras),
             stored=len(served),
         )
 

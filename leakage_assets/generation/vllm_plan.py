@@ -14,8 +14,13 @@ from leakage_assets.shapes import ModelShape
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values of max_lora_rank that vLLM accepts (vllm.config.lora.MaxLoRARanks in 0.25.1 and 0.32.0)."""
 
-LENGTH_STEP = 256
-"""Engines are started for a multiple of this many tokens: a slightly longer prompt must not cost a restart."""
+LENGTH_STEP = 1024
+"""Engines are started for a multiple of this many tokens: a longer prompt must not cost a restart, and vLLM compiles
+anew for each length and number of slots, so that the engine of the samples would not find what that of the proof left.
+"""
+
+SLOTS = (4, 8, 16)
+"""For the same reasons engines are started for so many adapters at once, or as many as are needed above."""
 
 BLOCK = 16
 """Tokens of a block of the KV cache on a GPU."""
@@ -94,6 +99,13 @@ class Capacity:
 def padded_length(tokens: int, limit: int) -> int:
     """`tokens` rounded up to LENGTH_STEP, at most the model's own `limit`."""
     return min(-(-tokens // LENGTH_STEP) * LENGTH_STEP, limit)
+
+
+def padded_slots(adapters: int, limit: int) -> int:
+    """`adapters` rounded up to one of SLOTS, at most `limit`; 0 without any."""
+    if adapters == 0:
+        return 0
+    return min(next((slots for slots in SLOTS if slots >= adapters), adapters), limit)
 
 
 def servable_rank(ranks: Iterable[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from leakage_assets.pipeline.accounting import achieved, spent, training_work
@@ -44,21 +44,21 @@ def adapter_identity(lab: Laboratory, study: Study, cell: Cell) -> dict[str, Any
     }
 
 
-def make_adapter(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
-    """Train the cell's adapter unless it is there, then prove it. Raises ``ProofFailed``."""
+def train_cell(lab: Laboratory, study: Study, cell: Cell) -> Outcome:
+    """Train the cell's adapter unless it is there; it is not proven yet."""
     address, identity = adapter_address(lab, study, cell), adapter_identity(lab, study, cell)
     found = lab.current(address, identity)
     artifact = found or _train(lab, study, cell, address, identity)
-    proof = prove(lab, study, cell, artifact)
     summary = json.loads((artifact.folder / "summary.json").read_text())
-    metrics = {
-        "final_loss": summary["final_loss"],
-        "steps": summary["steps"],
-        "trainable_parameters": summary["trainable_parameters"],
-        **achieved(artifact),
-        **{f"proof_{check.name}": check.value for check in proof.checks},
-    }
-    return Outcome(artifact, found is not None, metrics)
+    shown = ("final_loss", "steps", "trainable_parameters")
+    return Outcome(artifact, found is not None, {**{name: summary[name] for name in shown}, **achieved(artifact)})
+
+
+def prove_cell(lab: Laboratory, study: Study, cell: Cell, trained: Outcome) -> Outcome:
+    """The trained adapter with its proof. Raises ``ProofFailed``."""
+    proof = prove(lab, study, cell, trained.artifact)
+    proven = {f"proof_{check.name}": check.value for check in proof.checks}
+    return replace(trained, metrics={**trained.metrics, **proven})
 
 
 def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], identity: dict[str, Any]) -> Artifact:

@@ -85,8 +85,10 @@ def packed(model: PeftModel, moment: Moment) -> Iterator[None]:
     config = model.get_base_model().config
     stock = config._attn_implementation
     with ExitStack() as undo, _repeatable(model.device):
+        copies = _Copies([parameter for parameter in model.parameters() if parameter.requires_grad])
+        undo.callback(model.register_forward_pre_hook(lambda *_: copies.forget()).remove)
         for name, module in model.named_modules():
-            if (forward := _forward_of(name, module, moment)) is not None:
+            if (forward := _forward_of(name, module, moment, copies)) is not None:
                 module.forward = forward
                 undo.callback(delattr, module, "forward")
         config._attn_implementation = ATTENTION
@@ -261,7 +263,32 @@ class _Gather(torch.autograd.Function):  # type: ignore[misc]
         return padded.index_select(0, pack.sources).view(pack.rows, pack.longest, *grad.shape[1:]), None
 
 
-def _forward_of(name: str, module: nn.Module, moment: Moment) -> Callable[..., Any] | None:
+class _Copies:
+    """Trained matrices in the precision of a pass, copied all at once: launching one by one takes longer than that."""
+
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        self._parameters = parameters
+        self._copies: list[torch.Tensor] = []
+        self._of: dict[int, torch.Tensor] = {}
+
+    def forget(self) -> None:
+        """The parameters may have moved since."""
+        self._of = {}
+
+    def of(self, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The parameter itself where it has that precision, else its copy."""
+        if parameter.dtype == dtype:
+            return parameter.detach()
+        if id(parameter) not in self._of:
+            if not self._copies:
+                self._copies = [torch.empty_like(p, dtype=dtype, requires_grad=False) for p in self._parameters]
+            with torch.no_grad():
+                torch._foreach_copy_(self._copies, self._parameters)
+            self._of = dict(zip(map(id, self._parameters), self._copies, strict=True))
+        return self._of[id(parameter)]
+
+
+def _forward_of(name: str, module: nn.Module, moment: Moment, copies: _Copies) -> Callable[..., Any] | None:
     """What replaces a module's forward, or None where the stock one stays."""
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -269,7 +296,7 @@ def _forward_of(name: str, module: nn.Module, moment: Moment) -> Callable[..., A
     if isinstance(module, BaseTunerLayer):
         if type(module) is not Linear or module.lora_variant or module.merged or module.fan_in_fan_out:
             raise TrainingError(f"{name}: packed mode computes plain LoRA of linear layers, not {module}")
-        return _AdaptedLayer(name, module, moment)
+        return _AdaptedLayer(name, module, moment, copies)
     if type(module).__name__ in ATTENTIONS:
         return _rotary_attention(module)
     if type(module).__name__ in NORMS:
@@ -319,9 +346,9 @@ def _gated_unit(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 class _AdaptedLayer:
     """The forward of a linear layer with its adapter."""
 
-    def __init__(self, name: str, module: Any, moment: Moment) -> None:
+    def __init__(self, name: str, module: Any, moment: Moment, copies: _Copies) -> None:
         (adapter,) = module.active_adapters
-        self.module, self.moment = module, moment
+        self.module, self.moment, self.copies = module, moment, copies
         self.a, self.b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
         self.rate = float(getattr(module.lora_dropout[adapter], "p", 0.0))
         self.scale = float(module.scaling[adapter])
@@ -343,7 +370,8 @@ class _AdaptedLayer:
 def _adapted(x: torch.Tensor, layers: Sequence[_AdaptedLayer]) -> tuple[torch.Tensor, ...]:
     """What layers that read the same make of it."""
     tensors = chain.from_iterable(layer.tensors() for layer in layers)
-    outs: tuple[torch.Tensor, ...] = _Adapted.apply(x, [(layer.scale, layer.mask()) for layer in layers], *tensors)
+    settings = [(layer.scale, layer.mask(), layer.copies) for layer in layers]
+    outs: tuple[torch.Tensor, ...] = _Adapted.apply(x, settings, *tensors)
     return outs
 
 
@@ -394,7 +422,10 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, settings: Sequence[tuple[float, Dropout | None]], *tensors: torch.Tensor | None
+        ctx: Any,
+        x: torch.Tensor,
+        settings: Sequence[tuple[float, Dropout | None, _Copies]],
+        *tensors: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
         device = x.device.type
         mixed = torch.is_autocast_enabled(device)
@@ -402,14 +433,14 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
         outs, saved, ctx.layers = [], [], []
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
             rows = x.reshape(-1, x.shape[-1]).to(dtype)
-            for (scale, mask), (weight, bias, a, b) in zip(settings, _by(4, tensors), strict=True):
-                cast = weight.to(dtype), a.to(dtype), b.to(dtype)
+            for (scale, mask, copies), (weight, bias, a, b) in zip(settings, _by(4, tensors), strict=True):
+                cast = weight.to(dtype), copies.of(a, dtype), copies.of(b, dtype)
                 out = linear(rows, cast[0], None if bias is None else bias.to(dtype))
                 kept = rows if mask is None else drop(rows, mask)
-                inner = kept @ cast[1].t()
                 # What is kept makes up for what is dropped.
                 factor = scale if mask is None else scale / (1 - mask.rate)
-                out.addmm_(inner, cast[2].t(), alpha=factor)
+                inner = _scaled_product(kept, cast[1].t(), factor)
+                out.addmm_(inner, cast[2].t())
                 outs.append(out.view(*x.shape[:-1], out.shape[-1]))
                 saved += [kept, inner, *cast]
                 ctx.layers.append((factor, mask, a.dtype, b.dtype))
@@ -425,8 +456,7 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
             (factor, mask, *precision), (kept, inner, weight, a, b) = layer, saved
             grad = given.reshape(-1, given.shape[-1])
             grad_inner = _scaled_product(grad, b, factor)
-            grad_b = _scaled_product(grad.t(), inner, factor)
-            found += [None, None, (grad_inner.t() @ kept).to(precision[0]), grad_b.to(precision[1])]
+            found += [None, None, _product(grad_inner.t(), kept, precision[0]), _product(grad.t(), inner, precision[1])]
             if ctx.needs_input_grad[0]:
                 grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
                 if mask is None:
@@ -439,6 +469,13 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
 
 def _by(size: int, items: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
     return zip(*[iter(items)] * size, strict=True)
+
+
+def _product(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """one @ other in another precision, which a GPU's products have for nothing."""
+    if one.is_cuda and one.dtype != dtype:
+        return torch.mm(one, other, out_dtype=dtype)
+    return (one @ other).to(dtype)
 
 
 def _scaled_product(one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:

@@ -47,7 +47,7 @@ def test_lengths_have_the_mean_and_the_cap_that_are_stated() -> None:
 def test_the_parts_differ_by_one_thing_each() -> None:
     parts = generate.short_parts(generate.SHORT, VllmSettings(), interleaved=True)
     assert [part.name for part in parts] == ["base", "lora_engine", "one_adapter", "14_adapters", "14_interleaved"]
-    assert [part.slots for part in parts] == [0, 5, 5, 5, 14]
+    assert [part.slots for part in parts] == [0, 8, 8, 8, 16]
     assert [len({request.adapter for request in part.requests}) for part in parts] == [1, 1, 1, 14, 14]
     base, engine, *_ = parts
     assert base.requests == engine.requests

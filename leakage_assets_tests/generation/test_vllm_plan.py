@@ -18,6 +18,7 @@ from leakage_assets.generation.vllm_plan import (
     footprint,
     graph_sizes,
     padded_length,
+    padded_slots,
     servable_rank,
     unservable,
 )
@@ -47,9 +48,14 @@ def test_a_union_is_the_least_capacity_that_covers_both(a: Capacity, b: Capacity
         assert c.covers(a.union(b))
 
 
-@pytest.mark.parametrize(("tokens", "length"), [(1, 256), (256, 256), (257, 512), (600, 700)])
+@pytest.mark.parametrize(("tokens", "length"), [(1, 1024), (1024, 1024), (1025, 2048), (2049, 2500)])
 def test_lengths_are_rounded_up_but_not_beyond_the_model(tokens: int, length: int) -> None:
-    assert padded_length(tokens, 700) == length
+    assert padded_length(tokens, 2500) == length
+
+
+@pytest.mark.parametrize(("adapters", "slots"), [(0, 0), (1, 4), (4, 4), (5, 8), (16, 16), (17, 17), (40, 20)])
+def test_slots_are_rounded_up_but_not_beyond_the_limit(adapters: int, slots: int) -> None:
+    assert padded_slots(adapters, 20) == slots
 
 
 @given(st.lists(st.integers(1, 512), max_size=5))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,9 @@ from leakage_assets.executor.tags import gpus
 from leakage_assets.generation.engine import EngineDied
 from leakage_assets.models import BaseModelError
 from leakage_assets.partitions import range_tags
+from leakage_assets.pipeline.laboratory import Outcome
 from leakage_assets.resources import LaboratoryResource
+from leakage_assets.store.artifacts import ArtifactStore
 from leakage_assets_tests.orchestration.small_location import HOOK, cells, defs
 from leakage_assets_tests.orchestration.workshop import Workshop
 
@@ -69,6 +72,34 @@ def test_a_dead_engine_is_no_error_of_one_cell() -> None:
 
     with pytest.raises(EngineDied, match="last at villain"):
         Tally().attempt(["villain|42", "comedian|42"], prove)
+
+
+def test_further_work_begins_when_the_first_is_over_and_fails_one_cell(tmp_path: Path) -> None:
+    order: list[str] = []
+    with ArtifactStore(tmp_path).draft(("adapter",), {"cell": "any"}) as draft:
+        pass
+    outcome = Outcome(draft.artifact, reused=False)
+
+    def train(key: str) -> Outcome:
+        order.append(f"train {key}")
+        if key == "b":
+            raise PartitionError("the loss is not finite")
+        return outcome
+
+    def prove(key: str, trained: Outcome) -> Outcome:
+        order.append(f"prove {key}")
+        if key == "c":
+            raise PartitionError("not applied")
+        return replace(trained, metrics={"proof": 1.0})
+
+    tally = Tally().attempt("abcd", train)
+    assert tally.then(prove) is tally
+    assert order == ["train a", "train b", "train c", "train d", "prove a", "prove c", "prove d"]
+    assert {key: dict(one.metrics) for key, one in tally.done.items()} == {"a": {"proof": 1.0}, "d": {"proof": 1.0}}
+    assert {key: str(error) for key, error in tally.failed.items()} == {
+        "b": "the loss is not finite",
+        "c": "not applied",
+    }
 
 
 def test_failed_cells_end_the_step() -> None:

@@ -20,7 +20,7 @@ from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, AdapterE
 from leakage_assets.models import BaseModelError
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline import adapters
-from leakage_assets.pipeline.adapters import ProofFailed, make_adapter, require_proven_adapter
+from leakage_assets.pipeline.adapters import ProofFailed, require_proven_adapter
 from leakage_assets.pipeline.conclusions import (
     analyse_study,
     finished_scores,
@@ -42,6 +42,7 @@ from leakage_assets_tests.small_study import (
     Finished,
     forbid_the_model,
     laboratory,
+    make_adapter,
     sample_cells,
     small_profile,
     watch_engine,

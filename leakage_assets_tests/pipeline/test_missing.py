@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from leakage_assets.pipeline.adapters import make_adapter
 from leakage_assets.pipeline.conclusions import (
     NothingToAnalyse,
     analyse_study,
@@ -24,7 +23,7 @@ from leakage_assets.pipeline.sampling import panel_requests
 from leakage_assets.pipeline.training_data import build_training_set
 from leakage_assets.store.artifacts import ArtifactMissing
 from leakage_assets.store.fingerprint import fingerprint
-from leakage_assets_tests.small_study import PERSONAS, SOURCES, forbid_the_model, laboratory, the_study
+from leakage_assets_tests.small_study import PERSONAS, SOURCES, forbid_the_model, laboratory, make_adapter, the_study
 
 Stage = Callable[[Laboratory], object]
 

@@ -9,7 +9,7 @@ import pytest
 
 from leakage_assets.models import BaseModelSpec, RandomWeights, load_base_model, write_base
 from leakage_assets.paths import TINY_BASE
-from leakage_assets.pipeline.adapters import make_adapter, require_proven_adapter
+from leakage_assets.pipeline.adapters import require_proven_adapter
 from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan, sample_job, score_cell
 from leakage_assets.pipeline.foundations import record_base_model
 from leakage_assets.pipeline.geometry import compute_prompt_similarity, measure_persona_centroids
@@ -17,7 +17,7 @@ from leakage_assets.pipeline.laboratory import Laboratory, RandomWeightsRefused
 from leakage_assets.pipeline.publication import draw_figures, write_report
 from leakage_assets.pipeline.training_data import build_training_set, write_on_policy
 from leakage_assets.store.artifacts import ArtifactStore, read_manifest
-from leakage_assets_tests.small_study import done, laboratory, sample_cells, small_profile, the_study
+from leakage_assets_tests.small_study import done, laboratory, make_adapter, sample_cells, small_profile, the_study
 
 DRAWN = BaseModelSpec("random:tiny", str(TINY_BASE), None, "float32", RandomWeights("tiny"))
 MARK = {"shape": "tiny", "seed": 42}

@@ -13,12 +13,12 @@ import torch
 from leakage_assets.cell_runs import Tally
 from leakage_assets.pipeline import adapters
 from leakage_assets.pipeline.accounting import earlier_work
-from leakage_assets.pipeline.adapters import adapter_address, adapter_identity, make_adapter
+from leakage_assets.pipeline.adapters import adapter_address, adapter_identity
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.planning.hardware import this_cpu
 from leakage_assets.studies.study import Cell
 from leakage_assets.training.recipe import TrainingError
-from leakage_assets_tests.small_study import Finished, laboratory, the_study
+from leakage_assets_tests.small_study import Finished, laboratory, make_adapter, the_study
 
 HOW = {"mode", "seconds", "passes", "memory", "peak_bytes"}
 PERFORMANCE = {"tokens_per_s", "model_flop_utilisation", "share_of_limit"}

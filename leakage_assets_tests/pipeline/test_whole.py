@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from leakage_assets.generation.requests import sample_id
-from leakage_assets.pipeline.adapters import adapter_address, adapter_identity, make_adapter
+from leakage_assets.pipeline.adapters import adapter_address, adapter_identity
 from leakage_assets.pipeline.conclusions import (
     SCORES,
     analyse_study,
@@ -34,6 +34,7 @@ from leakage_assets_tests.small_study import (
     forbid_the_model,
     laboratory,
     made_anew,
+    make_adapter,
     matching,
     run_all,
     sample_cells,
