@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count, cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from leakage_assets.generation.conversation import answered
 from leakage_assets.generation.requests import Sampling
-from leakage_assets.models import BaseModelSpec, load_tokenizer
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.pipeline.training_data import on_policy_job
@@ -145,17 +146,26 @@ def assemble(
 
 def with_questions(stimuli: Stimuli, scale: Scale207) -> Stimuli:
     """The stimuli with as many training questions as there are rows: those there are, with words added to length."""
-    tokenizer = load_tokenizer(BaseModelSpec("tiny_base", str(TINY_BASE)))
     systems = [stimuli.persona(persona.name).prompt for persona in stimuli.personas[: scale.conditions]]
-    template = sum(len(tokenizer.encode(system)) for system in systems) / len(systems) + TEMPLATE
-    words = Words(stimuli, tokenizer, "questions")
+    template = sum(map(tokens, systems)) / len(systems) + TEMPLATE
+    words = Words(stimuli, "questions")
     questions = []
     for number, asked in zip(range(scale.rows), cycle(stimuli.questions("train")), strict=False):
-        room = scale.prompt_tokens - template - len(tokenizer.encode(asked.text))
+        room = scale.prompt_tokens - template - tokens(asked.text)
         text = f"{asked.text} {words.text(room)}".strip()
         questions.append(Question(name=f"{asked.name}_{number}", text=text, topic=asked.topic))
     written = QuestionSet(name=WRITTEN, questions=tuple(questions))
     return stimuli.model_copy(update={"question_sets": {**stimuli.question_sets, WRITTEN: written}})
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(TINY_BASE / "tokenizer.json"))
+
+
+def tokens(text: str) -> int:
+    """Of the bundled tokenizer, without transformers: every process of a run builds the study."""
+    return len(_tokenizer().encode(text))
 
 
 TEMPLATE = 15
@@ -165,12 +175,12 @@ TEMPLATE = 15
 class Words:
     """Words of the stimuli in a fixed random order, with their tokens counted."""
 
-    def __init__(self, stimuli: Stimuli, tokenizer: object, purpose: str) -> None:
+    def __init__(self, stimuli: Stimuli, purpose: str) -> None:
         texts = [persona.prompt for persona in stimuli.personas] + [q.text for q in stimuli.questions("train")]
         vocabulary = sorted({word for text in texts for word in text.split()})
         random = np.random.default_rng(derive_seed(STUDY, purpose))
         self._order: Iterator[str] = (vocabulary[random.integers(len(vocabulary))] for _ in count())
-        self._tokens = {word: len(tokenizer.encode(f" {word}")) for word in vocabulary}  # type: ignore[attr-defined]
+        self._tokens = {word: tokens(f" {word}") for word in vocabulary}
 
     def text(self, tokens: float) -> str:
         """As near to so many tokens as whole words come."""
@@ -193,17 +203,14 @@ def write_answers(lab: Laboratory) -> None:
     if job.current() is not None:
         return
     scale = chosen_scale()
-    tokenizer = load_tokenizer(BaseModelSpec("tiny_base", str(TINY_BASE)))
-    words, random = (
-        Words(lab.profile.stimuli, tokenizer, "answers"),
-        np.random.default_rng(derive_seed(STUDY, "lengths")),
-    )
+    words = Words(lab.profile.stimuli, "answers")
+    random = np.random.default_rng(derive_seed(STUDY, "lengths"))
     lengths = random.lognormal(0.0, SPREAD, len(job.requests))
     lengths *= scale.answer_tokens / lengths.mean()
     samples = []
     for request, length in zip(job.requests, lengths, strict=True):
         text = words.text(float(length))
-        samples.append(answered(request, job.sampling, text, len(tokenizer.encode(text)), "stop"))
+        samples.append(answered(request, job.sampling, text, tokens(text), "stop"))
     job.store.archive()
     job.store.append(samples)
     job.finish({"written_by": __name__})
