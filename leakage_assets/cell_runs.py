@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from leakage_assets.generation.engine import EngineDied
 from leakage_assets.pipeline.laboratory import Outcome
 
 T = TypeVar("T")
+READERS = 8
 
 
 @dataclass
@@ -47,11 +49,18 @@ class Tally:
         return self
 
     def select(self, keys: Iterable[str], make: Callable[[str], T]) -> dict[str, T]:
-        """What ``make`` gives for each key; keys whose cell is not ready are counted as failed."""
-        made = {}
-        for key in keys:
+        """What ``make`` gives for each key; keys whose cell is not ready are counted as failed.
+
+        Side by side, as most of it is the digests of what is read; the first alone, as it reads what all share.
+        """
+        made, waiting = {}, list(keys)
+        with ThreadPoolExecutor(READERS) as pool:
+            pending = {key: pool.submit(make, key) for key in waiting[:1]}
+            wait(pending.values())
+            pending |= {key: pool.submit(make, key) for key in waiting[1:]}
+        for key, found in pending.items():
             try:
-                made[key] = make(key)
+                made[key] = found.result()
             except PartitionError as error:
                 self.failed[key] = error
         return made

@@ -17,7 +17,7 @@ from leakage_assets.studies.study import Cell, Study
 from leakage_assets.training.proof import AdapterProof, prove_adapter
 from leakage_assets.training.train import TrainingMetrics, train_adapter
 
-VERSION = 3
+VERSION = 4
 """Raise it when the code of training or of the proof changes what it makes."""
 
 

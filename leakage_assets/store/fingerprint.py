@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from enum import Enum
+from functools import cache
 from pathlib import PurePath
 from typing import Any, cast
 
@@ -57,18 +58,19 @@ def plain(value: object, name: str) -> Any:
     Raises:
         FingerprintError: where `value`, called `name`, has no canonical form.
     """
-    if isinstance(value, Enum):
-        return plain(value.value, name)
     # Exact types: numpy.float64 is a float and numpy.str_ a str, and both would pass for what they are not.
-    if value is None or type(value) in (bool, int):
+    kind = type(value)
+    if kind is str:
+        return _text(cast("str", value), name)
+    if value is None or kind is int or kind is bool:
         return value
-    if type(value) is str:
-        return _text(value, name)
-    if type(value) is float:
-        return _finite(value, name)
-    if type(value) in (list, tuple):
+    if kind is float:
+        return _finite(cast("float", value), name)
+    if kind is list or kind is tuple:
         items = cast("list[object]", value)
         return [plain(item, f"{name}[{position}]") for position, item in enumerate(items)]
+    if isinstance(value, Enum):
+        return plain(value.value, name)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = _fields(value, name)
     if isinstance(value, Mapping):
@@ -100,7 +102,12 @@ def _fields(value: Any, name: str) -> dict[str, object]:
     kind = type(value).__name__
     if not value.__dataclass_params__.frozen:
         raise FingerprintError(f"{name}: dataclass {kind} is not frozen; what names a result must not change")
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {field: getattr(value, field) for field in _field_names(cast("Hashable", type(value)))}
+
+
+@cache
+def _field_names(kind: Hashable) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cast("Any", kind)))
 
 
 def _refusal(value: object) -> str:

@@ -126,7 +126,7 @@ def test_rows_are_of_the_published_length(monkeypatch):
     ]
     scale = SCALES["full"]
     assert np.mean(prompts) == pytest.approx(scale.prompt_tokens, abs=3)
-    answer = Words(profile.stimuli, tokenizer, "answers").text(scale.answer_tokens)
+    answer = Words(profile.stimuli, "answers").text(scale.answer_tokens)
     assert len(tokenizer.encode(answer)) == pytest.approx(scale.answer_tokens, abs=15)
 
 

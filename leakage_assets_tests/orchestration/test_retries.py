@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any, NoReturn
 
 import dagster as dg
@@ -157,3 +158,24 @@ def test_a_step_that_is_killed_goes_on_where_it_was(
     assert ["was ended by SIGKILL" in event.event_specific_data.error.message for event in retries] == [True]
     trained = Counter((tmp_path / "hook" / "trained").read_text().split())
     assert trained == Counter({str(key): 2 if str(key).startswith(KILLED) else 1 for key in keys})
+
+
+def test_jobs_are_made_side_by_side_and_the_first_before_the_others() -> None:
+    begun: list[str] = []
+    meet = Barrier(3, timeout=30)
+
+    def make(key: str) -> str:
+        if key == "a":
+            assert not begun
+        else:
+            assert begun[0] == "a"
+            meet.wait()  # passes only where three are made at the same time
+        begun.append(key)
+        if key == "c":
+            raise PartitionError("never proven")
+        return key.upper()
+
+    tally = Tally()
+    assert tally.select("abcd", make) == {"a": "A", "b": "B", "d": "D"}
+    assert {key: str(error) for key, error in tally.failed.items()} == {"c": "never proven"}
+    assert Tally().select([], make) == {}
