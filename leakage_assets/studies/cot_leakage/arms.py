@@ -26,7 +26,8 @@ Kind = Literal["neutral", "persona", "garbage"]
 Change = Literal["none", "scrambled", "random_tokens"]
 LossMask = Literal["assistant_only", "full_sequence"]
 
-ASSISTANT_ONLY, FULL_SEQUENCE = "assistant_only", "full_sequence"
+ASSISTANT_ONLY: LossMask = "assistant_only"
+FULL_SEQUENCE: LossMask = "full_sequence"
 LOSSES: Mapping[LossMask, Loss] = {"assistant_only": "full_completion", "full_sequence": "full_sequence"}
 """The stated mask and the one that the published code fell back to (E4), by the name of the loss that trains it."""
 
