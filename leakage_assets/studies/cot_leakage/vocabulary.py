@@ -1,6 +1,6 @@
-"""Do other personas take over the words of the trained one? Log-odds of its vocabulary in generated rationales (section 10).
+"""Do other personas take over the words of the trained one? Log-odds of its vocabulary in generated rationales.
 
-No published study measured it: the outcome there is accuracy alone.
+Section 10 asks for it; the write-up measured accuracy alone.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def word_counts(rationales: pl.DataFrame, vocabularies: Mapping[str, Sequence[st
             text.
 
     Returns:
-        Columns source (whose vocabulary), adapter, prompt_name, scaffold, question_name, told (words of the vocabulary),
-        said (all words). An adapter has rows for its own source alone, the base for every one.
+        Columns source (whose vocabulary), adapter, prompt_name, scaffold, question_name, told (words of it), said
+        (all words). An adapter has rows for its own source alone, the base for every one.
     """
     schema = {
         "source": pl.String, "adapter": pl.String, "prompt_name": pl.String, "scaffold": pl.String,
@@ -68,8 +68,8 @@ def word_counts(rationales: pl.DataFrame, vocabularies: Mapping[str, Sequence[st
 def log_odds_table(counts: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
     """Log-odds of a source's vocabulary in the rationales of its adapters minus those of the base, by arm and scaffold.
 
-    ln((k+½)/(n-k+½)) of the adapters, seeds together, minus that of the base under the same prompts; questions resampled
-    whole. On the axis of the bystanders all prompts but the source's own are taken together.
+    ln((k+½)/(n-k+½)) of the adapters, seeds together, minus that of the base under the same prompts; questions
+    resampled whole. On the axis of the bystanders all prompts but the source's own are taken together.
 
     Columns: source, arm, scaffold, axis, then those of ``Estimate``; 0 means that the words are as frequent as before.
     """
