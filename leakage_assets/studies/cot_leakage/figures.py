@@ -73,8 +73,8 @@ def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:
     return (
         Drawing(
             "contrasts",
-            f"**How much more accuracy is lost after one arm than after another** (mean over sources, {level} intervals over "
-            "questions). In its own format an arm is asked with the tag it was trained with; the common scaffold "
+            f"**How much more accuracy one arm loses than another** (mean over sources, {level} intervals "
+            "over questions). In its own format an arm is asked with the tag it was trained with; the common scaffold "
             "has the persona tag, which one kind of arm alone was trained with.",
             _contrasts,
             two_arms,
