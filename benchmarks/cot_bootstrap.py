@@ -3,10 +3,10 @@
     python -m benchmarks.cot_bootstrap
     python -m benchmarks.cot_bootstrap --questions 50 --output /tmp/cot_bootstrap.json
 
-`every_cell_s`: 66 conditions x 3 seeds x 11 personas x 1,172 questions, the loss of each condition under each persona with
-1,000 draws of questions. `published_s`: the eight contrasts in the 66 published cells (5 scaffolds, 11 personas) with the
-published bootstrap, macro and by source. `analysis_s`: every contrast, family, scheme, loss and equivalence test of the
-study on the same cells.
+`every_cell_s`: 66 conditions x 3 seeds x 11 personas x 1,172 questions, the loss of each condition under each persona
+with 1,000 draws of questions. `published_s`: the eight contrasts in the 66 published cells and the 12 of no_cot (5
+scaffolds, 11 personas) with the published bootstrap, macro and by source. `analysis_s`: every contrast, family, scheme,
+loss and equivalence test of the study on the same cells.
 """
 
 from __future__ import annotations
