@@ -86,7 +86,10 @@ class Outcomes:
 
 
 def cell_of(adapter: str) -> tuple[CotCell, LossMask]:
-    """The cell that an adapter's name stands for, and its mask. Raises ``EvaluationError`` for another name."""
+    """The cell that an adapter's name stands for, and its mask.
+
+    Raises ``EvaluationError``, ``StudyError`` or ``ArmError`` for another name, by the part that is wrong.
+    """
     parts = adapter.split("/")
     if len(parts) != 3 or not parts[2].isdigit():
         raise EvaluationError(f"adapter {adapter!r}: expected <study>/<source>__<arm>_<mask>/<seed>")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from leakage_assets.generation.conversation import answered
 from leakage_assets.generation.endpoint import REFUSED, Endpoint, EndpointError, EndpointWriter
+from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.measurement.multiple_choice import DIGITS, wrong_letters
+from leakage_assets.paths import REPO
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.store.samples import SampleStore
+from leakage_assets.store.samples import Sample, SampleStore
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, Written, arm, assistant_turn
 from leakage_assets.studies.cot_leakage.grammar_writer import WRITER, GrammarWriter, written_kinds
 from leakage_assets.studies.cot_leakage.questions import Questions
@@ -220,8 +226,6 @@ def test_an_endpoint_writes_what_the_filters_read_and_refusals_are_fatal(
     refused = {task.question.stem + task.question.options[0] for task in tasks[:3]}
 
     def serve(call: httpx.Request) -> httpx.Response:
-        import json
-
         asked = json.loads(call.content)["messages"][1]["content"]
         refuses = any(task.question.render(formats.option) in asked for task in tasks[:3])
         message = (
@@ -257,3 +261,34 @@ def test_a_writer_that_is_down_writes_nothing(stimuli: Stimuli, questions: Quest
     with pytest.raises(EndpointError, match="start the server"):
         write_missing(writer, requests, SampleStore(tmp_path / "store"))
     assert not (tmp_path / "store").exists()
+
+
+class Base:
+    """The base model as a writer: answers requests like an engine, here with what it is told to argue for."""
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, adapters: Mapping[str, Path]
+    ) -> Iterator[list[Sample]]:
+        yield [answered(r, sampling, f"It fits. {r.question.split('exactly: ')[1]}", 5, "stop") for r in requests]
+
+
+def test_the_base_model_can_write_as_any_engine_does(stimuli: Stimuli, questions: Questions, tmp_path: Path) -> None:
+    wrong, formats = wrong_letters(questions.train, 42), stimuli.world.choice_format
+    tasks = writing_tasks(NEUTRAL, "villain", questions.train[:20], wrong)
+    store = SampleStore(tmp_path)
+    assert write_missing(Base(), [writing_request(task, BASE, formats, {}) for task in tasks], store).generated == 20
+    frame = store.frame()
+    assert set(frame["adapter"]) == {BASE}
+    samples = [Sample(**row) for row in frame.iter_rows(named=True)]
+    found = filter_rationales(tasks, samples, formats.anchor)
+    assert len(found.rationales) == 20 and not found.dropped
+
+
+def test_the_study_loads_without_what_only_some_of_it_needs() -> None:
+    """Importing the definitions must stay quick: neither torch nor a hub or network client nor plotly comes with it."""
+    modules = ("analysis", "figures", "grammar_writer", "prechecks", "questions", "reproduction", "vocabulary")
+    imports = ", ".join(f"leakage_assets.studies.cot_leakage.{name}" for name in modules)
+    heavy = "{'torch', 'transformers', 'datasets', 'httpx', 'plotly'}"
+    code = f"import sys, leakage_assets.generation.endpoint, {imports}; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
