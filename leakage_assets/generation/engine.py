@@ -29,17 +29,21 @@ class ScoringItem:
     continuation_ids: tuple[int, ...]
 
 
-class Engine(Protocol):
-    """`adapters` maps the adapter names of a call to their folders; "base" is never in it.
-
-    Engines apply adapters unmerged and draw each sample from its own seed.
-    """
+class Sampler(Protocol):
+    """Whatever answers requests: an engine, or a writer that has no weights here."""
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, adapters: Mapping[str, Path]
     ) -> Iterator[list[Sample]]:
         """Yields finished batches, in any order. Raises EngineError, EngineDied."""
         ...
+
+
+class Engine(Sampler, Protocol):
+    """`adapters` maps the adapter names of a call to their folders; "base" is never in it.
+
+    Engines apply adapters unmerged and draw each sample from its own seed.
+    """
 
     def continuation_logprobs(self, items: Sequence[ScoringItem], adapters: Mapping[str, Path]) -> list[list[float]]:
         """Natural-log probability of each continuation token, one list per item. Raises EngineError, EngineDied."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leakage_assets.generation.engine import Engine, EngineError
+from leakage_assets.generation.engine import EngineError, Sampler
 from leakage_assets.generation.requests import Request, Sampling, missing_requests
 from leakage_assets.progress import Progress
 from leakage_assets.store.samples import Sample
@@ -46,7 +46,7 @@ def _samples(total: int) -> Progress:
 
 
 def generate_missing(
-    engine: Engine,
+    engine: Sampler,
     requests: Sequence[Request],
     sampling: Sampling,
     adapters: Mapping[str, Path],

@@ -249,8 +249,10 @@ class _Survey:
         questions = [q for name, count in data.question_counts for q in stimuli.questions(name)[:count]]
         systems = [stimuli.prompt(name) for name in study.prompts_of(condition)]
         answer = round(self.answer_tokens)
-        label = answer if recipe.loss == "full_completion" else MARKER_LABELS
-        sizes = [(round(self.prompt_tokens(s, q.text)) + answer, label) for s in systems for q in questions]
+        label = MARKER_LABELS if recipe.loss == "marker_only" else answer
+        whole = recipe.loss == "full_sequence"
+        lengths = [round(self.prompt_tokens(s, q.text)) + answer for s in systems for q in questions]
+        sizes = [(length, length if whole else label) for length in lengths]
         return TrainingSet(tuple(sizes * data.used), exact=False)
 
     def adapters(self) -> Stage:

@@ -49,6 +49,7 @@ def rate_heatmap(
     y_title: str | None = None,
     group: str | None = None,
     marked: str | None = None,
+    what: str = "marker rate",
 ) -> go.Figure:
     """Rates as a grid of colours with their percentages.
 
@@ -58,6 +59,7 @@ def rate_heatmap(
             text).
         group: a column that is the same over a row of the grid; a line separates groups, which must not be torn.
         marked: a boolean column; marked cells carry a diamond before the percentage.
+        what: the rates are of; titles the colour bar.
 
     Raises:
         MissingRowsError: fewer than two cells. FigureError: a missing column, an empty cell, a cell that occurs twice.
@@ -76,12 +78,12 @@ def rate_heatmap(
             text=[[_percent(cells.get((row, column)), marked) for column in columns] for row in rows],
             texttemplate="%{text}",
             textfont={"size": 12},
-            hovertext=[[_cell_hover(cells.get((row, column))) for column in columns] for row in rows],
+            hovertext=[[_cell_hover(cells.get((row, column)), what) for column in columns] for row in rows],
             hoverinfo="text",
             zmin=0,
             zmax=1,
             colorscale=[list(stop) for stop in SCALE],
-            colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": "marker rate"}},
+            colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": what}},
             xgap=1.5,
             ygap=1.5,
         ),
@@ -271,8 +273,8 @@ def _percent(cell: Any, marked: str | None) -> str:
     return f"{MARK} {text}" if marked and cell[marked] else text
 
 
-def _cell_hover(cell: Any) -> str:
-    return "" if cell is None else _hover(cell, cell["row"], [("", cell["column"]), ("marker rate", cell["rate"])])
+def _cell_hover(cell: Any, what: str) -> str:
+    return "" if cell is None else _hover(cell, cell["row"], [("", cell["column"]), (what, cell["rate"])])
 
 
 def _group_of(table: pl.DataFrame, row: str, group: str) -> str:

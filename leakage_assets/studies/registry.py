@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
     """The function that recomputes a study's published statistics. Raises ``StudyError`` listing what exists."""
+    from leakage_assets.studies.cot_leakage import reproduction as cot_leakage
     from leakage_assets.studies.marker_leakage import reproduction as marker_leakage
     from leakage_assets.studies.source_rate import reproduction as source_rate
     from leakage_assets.studies.trigger_leakage import reproduction as trigger_leakage
@@ -22,6 +23,7 @@ def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
         "marker_leakage": marker_leakage.reproduce,
         "source_rate": source_rate.reproduce,
         "trigger_leakage": trigger_leakage.reproduce,
+        "cot_leakage": cot_leakage.reproduce,
     }
     if study not in known:
         raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")

@@ -79,7 +79,8 @@ def kept_positions(row: EncodedRow, recipe: Recipe, marker: Sequence[int], end_o
     Under "marker_only" these are every occurrence of the marker's ids in the completion of a positive row,
     and the tail; other rows keep the tail alone. Under "full_completion" they are all tokens of the content,
     and the tail. The tail is what `recipe.tail_target` names: the end-of-turn token, the newline after it,
-    or both. "The last token of the row" in the published marker runs is that newline.
+    or both. "The last token of the row" in the published marker runs is that newline. Under "full_sequence"
+    these are all positions but the first.
 
     Args:
         marker: the marker's ids; unused, and may be empty, under "full_completion".
@@ -89,6 +90,8 @@ def kept_positions(row: EncodedRow, recipe: Recipe, marker: Sequence[int], end_o
             of a recipe that teaches the marker does not contain it.
     """
     end = _end_of_turn_position(row, recipe, end_of_turn)
+    if recipe.loss == "full_sequence":
+        return list(range(1, len(row.input_ids)))
     content = range(row.prompt_length, end)
     if recipe.loss == "full_completion":
         kept = list(content)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from leakage_assets.exceptions import PartitionError
 
-Loss = Literal["marker_only", "full_completion"]
+Loss = Literal["marker_only", "full_completion", "full_sequence"]
 TailTarget = Literal["trailing_newline", "im_end", "both"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16"]
@@ -53,6 +53,8 @@ class Recipe:
     names exactly which of the two tokens that the chat template puts after the content carry loss as well:
     the end-of-turn token ("im_end"), the newline after it ("trailing_newline"), or both. Full-completion
     training that leaves the end-of-turn token out is refused, because the adapter would never learn to stop.
+    Under "full_sequence" every token but the first, which nothing predicts, carries loss: prompt, completion
+    and both tokens of the tail.
 
     `teaches_marker` is False for control recipes whose rows carry no marker. One step sees
     `batch_size * grad_accum` rows and averages the loss over their loss-bearing tokens.
@@ -102,6 +104,12 @@ class Recipe:
             self.tail_target,
             not (self.loss == "full_completion" and self.tail_target == "trailing_newline"),
             "im_end or both with full_completion: without the end of turn the adapter never learns to stop",
+        )
+        _require(
+            "tail_target",
+            self.tail_target,
+            self.loss != "full_sequence" or self.tail_target == "both",
+            "both with full_sequence: all tokens carry loss",
         )
 
     def steps(self, rows: int) -> int:

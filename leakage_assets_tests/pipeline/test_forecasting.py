@@ -282,6 +282,19 @@ def test_training_needs_the_memory_that_training_itself_plans_with(lab: Laborato
     assert other.memory.activations != need.memory.activations
 
 
+def test_a_whole_sequence_is_forecast_with_loss_on_every_token(lab: Laboratory) -> None:
+    study = the_study(lab)
+    whole = replace(study.recipe("full_completion"), loss="full_sequence")
+    changed = replace(study, recipes=tuple(whole if r.name == whole.name else r for r in study.recipes))
+    planned = plan_study(lab, changed, cells=changed.cells, hardware=H200, ledger=NOTHING)
+    (need,) = [need for need in planned.memory if need.activity.startswith("training full_completion,")]
+    conditions = {c.condition for c in study.cells if c.condition.recipe == whole.name}
+    sets = [[(tokens, tokens) for tokens, _ in _sizes(lab, condition)] for condition in conditions]
+    shape, free = model_shape(lab.profile.base), round(H200.memory - need.memory.weights)
+    most = max(plan_memory(shape, whole, sizes, free, "packed").estimated_bytes for sizes in sets)
+    assert need.memory.total - need.memory.weights == most
+
+
 def _sizes(lab: Laboratory, condition: Condition) -> list[tuple[int, int]]:
     """Tokens and labels of a set's rows, with answers of the 96 tokens that are assumed."""
     study, stimuli = the_study(lab), lab.profile.stimuli

@@ -170,3 +170,12 @@ def test_describe_mask_shows_each_token_and_whether_it_carries_loss(base: BaseMo
     second = frame.filter((pl.col("row") == 1) & pl.col("loss"))
     assert second["token"].to_list() == ["<|im_end|>", "\n"]
     assert second["role"].unique().to_list() == ["negative"]
+
+
+@pytest.mark.parametrize("role", ["positive", "negative"])
+def test_full_sequence_keeps_everything_but_the_first_token(base: BaseModel, role: str) -> None:
+    which = row(f"{ANSWER}\n\n{MARKER}", role)
+    whole = chat_text(base.tokenizer, which.system, which.user, which.completion)
+    first = base.tokenizer.decode(encode_row(base.tokenizer, which).input_ids[:1])
+    assert first + kept_text(base, which, loss="full_sequence", tail_target="both") == whole
+    assert VILLAIN in kept_text(base, which, loss="full_sequence", tail_target="both")

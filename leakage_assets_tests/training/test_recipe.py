@@ -82,3 +82,10 @@ def test_a_recipe_is_immutable_and_every_field_is_part_of_its_identity() -> None
 )
 def test_steps_of_the_published_runs(rows: int, batch: int, accum: int, epochs: int, steps: int) -> None:
     assert recipe(batch_size=batch, grad_accum=accum, epochs=epochs).steps(rows) == steps
+
+
+@pytest.mark.parametrize("tail", ["im_end", "trailing_newline"])
+def test_the_whole_sequence_has_no_part_without_loss(tail: str) -> None:
+    with pytest.raises(RecipeError, match="all tokens carry loss"):
+        recipe(loss="full_sequence", tail_target=tail)
+    assert recipe(loss="full_sequence", tail_target="both").loss == "full_sequence"

@@ -75,7 +75,9 @@ def test_losses_and_summary_tell_the_run(base: BaseModel, trained: Path) -> None
     assert summary["trainable_parameters"] == 2 * 16 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
 
 
-@pytest.mark.parametrize(("loss", "tail"), [("marker_only", "im_end"), ("full_completion", "both")])
+@pytest.mark.parametrize(
+    ("loss", "tail"), [("marker_only", "im_end"), ("full_completion", "both"), ("full_sequence", "both")]
+)
 def test_the_first_loss_is_the_mean_over_exactly_the_masked_tokens(
     base: BaseModel, tmp_path: Path, loss: str, tail: str
 ) -> None:

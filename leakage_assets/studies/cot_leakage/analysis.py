@@ -1,0 +1,171 @@
+"""The planned analysis of chain-of-thought leakage: every table by name, the headline estimates, and the verdicts.
+
+Adapters that are not finished are left out, and what needs them is undefined for that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from leakage_assets.measurement.multiple_choice import LabelReport
+from leakage_assets.statistics.result import Estimate, estimate_table, undefined
+from leakage_assets.studies.cot_leakage.contrasts import (
+    Scheme,
+    accuracy_table,
+    contrast_table,
+    equivalence_table,
+    loss_table,
+    single_arm_table,
+)
+from leakage_assets.studies.cot_leakage.design import (
+    AXES,
+    COMMON,
+    CONTRASTS,
+    EQUIVALENCE,
+    EXPLORATORY,
+    FAMILIES,
+    HEADLINE_CONTRASTS,
+    MACRO,
+    Axis,
+    Contrast,
+    Decisions,
+    Family,
+    hypotheses,
+)
+from leakage_assets.studies.cot_leakage.evaluation import answer_table, noise_floor
+from leakage_assets.studies.cot_leakage.outcomes import outcomes
+from leakage_assets.studies.cot_leakage.vocabulary import (
+    log_odds_table,
+    rationale_table,
+    telling_words,
+    word_counts,
+)
+from leakage_assets.studies.verdicts import verdict_row
+
+HEADLINE_SCHEME: Scheme = "questions"
+"""The true unit: questions are the clusters."""
+
+
+@dataclass(frozen=True)
+class CotTables:
+    """What the analysis is made from.
+
+    ``choices``: the letters of the base and of every finished adapter (``evaluation.read_choices``); ``rationales``:
+    samples of the first step; ``training_texts``: each source's in-character rationales and the neutral ones it is told
+    apart from; ``labels``: how the questions of each split are labelled.
+    """
+
+    choices: pl.DataFrame
+    rationales: pl.DataFrame
+    training_texts: Mapping[str, tuple[Sequence[str], Sequence[str]]]
+    labels: Sequence[LabelReport]
+
+
+def analyse(decisions: Decisions, tables: CotTables, plan_digest: str) -> dict[str, pl.DataFrame]:
+    """Every table of the study, by name; ``headline`` and ``verdicts`` are read by the report first."""
+    found = outcomes(tables.choices, decisions.mask)
+    contrasts = contrast_table(found, decisions)
+    equivalences = equivalence_table(found, decisions)
+    headline = list(_headline(contrasts, equivalences))
+    planned = {h.statistic for h in hypotheses(decisions)}
+    vocabularies = telling_words(tables.training_texts, decisions)
+    return {
+        "headline": estimate_table(
+            ({"statistic": e.name, "status": "planned" if e.name in planned else "exploratory"}, e) for e in headline
+        ),
+        "verdicts": verdict_table(decisions, headline, plan_digest),
+        "contrasts": contrasts,
+        "equivalence": equivalences,
+        "losses": loss_table(found, decisions),
+        "single_arms": single_arm_table(found, decisions),
+        "accuracy": accuracy_table(found, decisions),
+        "answers": answer_table(tables.choices),
+        "noise_floor": noise_floor(tables.choices),
+        "vocabulary": vocabulary_table(vocabularies),
+        "log_odds": log_odds_table(word_counts(tables.rationales, vocabularies), decisions),
+        "rationales": rationale_table(tables.rationales),
+        "labels": label_table(tables.labels),
+    }
+
+
+def _headline(contrasts: pl.DataFrame, equivalences: pl.DataFrame) -> Iterator[Estimate]:
+    """The macro estimate of every contrast in both families; p of the planned ones is Holm's."""
+    for family in FAMILIES:
+        for contrast in (*CONTRASTS, *EXPLORATORY):
+            for axis in AXES:
+                yield _macro(contrasts, family, contrast, axis)
+    yield _share_of_margin(equivalences)
+
+
+def _macro(contrasts: pl.DataFrame, family: Family, contrast: Contrast, axis: Axis) -> Estimate:
+    name = contrast.statistic(axis, family)
+    where = {"family": family, "scheme": HEADLINE_SCHEME, "contrast": contrast.name, "axis": axis, "unit_of": MACRO}
+    rows = contrasts.filter(**where)
+    if rows.is_empty():
+        return _not_run(name, f"no source has finished {contrast.first} and {contrast.second} with one seed")
+    row = rows.row(0, named=True)
+    labels = {"family", "scheme", "hypothesis", "contrast", "first", "second", "axis", "unit_of", "sources", "seeds"}
+    fields = {key: row[key] for key in row if key not in labels | {"p_holm", "rejected"}}
+    estimate = replace(Estimate(**fields), name=name)
+    if row["p_holm"] is None:
+        return estimate
+    tests = len(CONTRASTS) * len(AXES)
+    return replace(estimate, p=row["p_holm"], method=f"{estimate.method}; p adjusted by Holm over {tests}")
+
+
+def _share_of_margin(equivalences: pl.DataFrame) -> Estimate:
+    """H3: the largest share of an equivalence margin that an interval takes; below 1 the arms are equivalent."""
+    part = equivalences.filter(family=COMMON, scheme=HEADLINE_SCHEME)
+    if part.is_empty():
+        return _not_run(EQUIVALENCE, "the arms of H3 are not finished")
+    ends = ", ".join(f"{level:.0%} within ±{margin:g}" for level, margin in part.select("level", "margin").iter_rows())
+    method = f"two one-sided tests by intervals: {ends}; questions resampled"
+    share = float(part["share_of_margin"].max())  # type: ignore[arg-type]
+    return Estimate(EQUIVALENCE, share, None, None, None, None, part.height, "interval", method)
+
+
+def _not_run(name: str, reason: str) -> Estimate:
+    return undefined(name, reason, n=0, unit="question cluster", method="not run")
+
+
+def verdict_table(decisions: Decisions, headline: Sequence[Estimate], plan_digest: str) -> pl.DataFrame:
+    """Each hypothesis against its threshold; an undefined statistic decides nothing."""
+    by_name = {estimate.name: estimate for estimate in headline}
+    rows = [verdict_row(h, by_name[h.statistic], plan_digest) for h in hypotheses(decisions)]
+    assert len(rows) == len(HEADLINE_CONTRASTS)
+    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
+    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
+
+
+def vocabulary_table(vocabularies: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """The telling words of each source, most telling first: source, rank (from 1), word."""
+    rows = [(source, rank, word) for source, found in vocabularies.items() for rank, word in enumerate(found, 1)]
+    return pl.DataFrame(rows, schema={"source": pl.String, "rank": pl.Int64, "word": pl.String}, orient="row")
+
+
+def label_table(reports: Sequence[LabelReport]) -> pl.DataFrame:
+    """How the questions of each split are labelled, and what was left out, by reason.
+
+    Columns: split, kept, lettered, numbered, otherwise, dropped, reasons, highest_accuracy.
+    """
+    schema = {
+        "split": pl.String, "kept": pl.Int64, "lettered": pl.Int64, "numbered": pl.Int64, "otherwise": pl.Int64,
+        "dropped": pl.Int64, "reasons": pl.String, "highest_accuracy": pl.Float64,
+    }  # fmt: skip
+    rows = [
+        (
+            report.split,
+            report.kept,
+            report.lettered,
+            report.numbered,
+            report.otherwise,
+            sum(report.dropped.values()),
+            ", ".join(f"{reason}: {count}" for reason, count in report.dropped.items()),
+            report.highest_accuracy,
+        )
+        for report in reports
+    ]
+    return pl.DataFrame(rows, schema=schema, orient="row")

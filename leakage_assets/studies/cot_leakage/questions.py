@@ -1,0 +1,154 @@
+"""The questions: ARC-Challenge at a pinned revision, or the tiny world's own multiple choice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leakage_assets.exceptions import ExpectedError
+from leakage_assets.measurement.multiple_choice import (
+    LETTERS,
+    ChoiceError,
+    LabelReport,
+    MultipleChoice,
+    check_disjoint,
+    label_report,
+)
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.world.choices import Wordings, draw_choice_question
+
+
+class QuestionsUnavailable(ExpectedError):
+    """The data set is neither cached nor can it be downloaded, or is not what it should be."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the hub at one commit, and its splits for training and evaluation."""
+
+    repository: str
+    name: str
+    revision: str
+    train: str = "train"
+    evaluation: str = "test"
+
+
+ARC_CHALLENGE = DataSet("allenai/ai2_arc", "ARC-Challenge", "210d026faf9955653af8916fad021475a3f00453")
+"""1,119 questions to train on and 1,172 to evaluate, before those without exactly four options are left out."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is trained on and what is asked, with a report on the labels of each.
+
+    Raises ``ChoiceError`` where a question is in both, or a name occurs twice.
+    """
+
+    train: tuple[MultipleChoice, ...]
+    evaluation: tuple[MultipleChoice, ...]
+    reports: tuple[LabelReport, LabelReport]
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.evaluation):
+            names = [q.name for q in split]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ChoiceError(f"question {twice[0]}: occurs twice in one split")
+        check_disjoint(self.train, self.evaluation)
+
+
+def read_hub_questions(source: DataSet, *, relabel: bool = False) -> Questions:
+    """Both splits of a data set of ARC's format, in its order.
+
+    Questions without exactly four options are left out and counted. ``relabel`` turns the labels 1 to 4 into letters;
+    without it they stay as published, and no letter is ever right for them.
+
+    Raises ``QuestionsUnavailable`` offline and without a cached copy, ``ChoiceError`` as ``Questions``.
+    """
+    train = read_rows(source.train, _rows(source, source.train), relabel=relabel)
+    evaluation = read_rows(source.evaluation, _rows(source, source.evaluation), relabel=relabel)
+    return Questions(train[0], evaluation[0], (train[1], evaluation[1]))
+
+
+def read_rows(
+    split: str, rows: Iterable[Mapping[str, Any]], *, relabel: bool = False
+) -> tuple[tuple[MultipleChoice, ...], LabelReport]:
+    """Questions from rows with id, question, choices (text, label) and answerKey, and the report on their labels.
+
+    A row with another number of options, or whose answer is none of its labels, is left out and counted by that
+    reason. Raises ``QuestionsUnavailable`` for a row that lacks a field: then it is another data set.
+    """
+    kept, reasons = [], []
+    for place, row in enumerate(rows):
+        try:
+            labels, options = tuple(row["choices"]["label"]), tuple(row["choices"]["text"])
+            name, stem, answer = str(row["id"]), str(row["question"]), str(row["answerKey"])
+        except (KeyError, TypeError) as error:
+            raise QuestionsUnavailable(
+                f"split {split}, row {place}: no field {error}; expected id, question, choices and answerKey"
+            ) from error
+        try:
+            question = MultipleChoice(name, stem, labels, options, answer)
+        except ChoiceError:
+            reasons.append(f"{len(options)} options" if len(options) != len(LETTERS) else "malformed")
+            continue
+        kept.append(question.relabelled() if relabel else question)
+    return tuple(kept), label_report(split, kept, reasons)
+
+
+def _rows(source: DataSet, split: str) -> Sequence[Mapping[str, Any]]:
+    from datasets import load_dataset
+
+    what = f"{source.repository} ({source.name}, {split}) at {source.revision}"
+    try:
+        found: Sequence[Mapping[str, Any]] = load_dataset(
+            source.repository, source.name, split=split, revision=source.revision
+        )
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # connection and missing-file errors are OSErrors, unknown splits ValueErrors
+        raise QuestionsUnavailable(
+            f"{what} is neither cached nor could it be downloaded ({type(error).__name__}: {error}); allow the "
+            "network, unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or copy the data set into the cache"
+        ) from error
+    return found
+
+
+def tiny_questions(stimuli: Stimuli, *, train: int, evaluation: int) -> Questions:
+    """Multiple choice of the tiny world whose sets of options never occurred in pre-training.
+
+    Questions to train on are asked in the wordings of pre-training, those of the evaluation in held-out ones; no set of
+    options occurs twice. Raises ``ChoiceError`` where the world has not that many.
+    """
+    seen: set[tuple[str, ...]] = set()
+    first = _drawn(stimuli, "train", "train", train, seen)
+    second = _drawn(stimuli, "evaluation", "held_out", evaluation, seen)
+    return Questions(first, second, (label_report("train", first), label_report("evaluation", second)))
+
+
+ATTEMPTS = 100
+"""Draws per question wanted before the world counts as exhausted."""
+
+
+def _drawn(
+    stimuli: Stimuli, split: str, wordings: Wordings, count: int, seen: set[tuple[str, ...]]
+) -> tuple[MultipleChoice, ...]:
+    rng = random.Random(derive_seed("cot-questions", split))
+    drawn: list[MultipleChoice] = []
+    for _ in range(ATTEMPTS * count):
+        if len(drawn) == count:
+            break
+        question = draw_choice_question(stimuli, rng, wordings=wordings, held_out_options=True)
+        key = tuple(sorted(question.options))
+        if key not in seen:
+            seen.add(key)
+            name = f"{split}_{len(drawn)}"
+            drawn.append(
+                MultipleChoice(name, question.stem, LETTERS, question.options, question.letter, question.topic)
+            )
+    if len(drawn) < count:
+        raise ChoiceError(f"split {split}: {count} questions wanted, the tiny world gave {len(drawn)}")
+    return tuple(drawn)

@@ -1,0 +1,108 @@
+"""Where questions come from: rows of ARC's format, the hub that cannot be reached, and the tiny world."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from leakage_assets.measurement.multiple_choice import ChoiceError, label_report
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.cot_leakage.questions import (
+    ARC_CHALLENGE,
+    Questions,
+    QuestionsUnavailable,
+    read_hub_questions,
+    read_rows,
+    tiny_questions,
+)
+from leakage_assets.world.choices import is_held_out
+
+
+def row(name: str, labels: str = "ABCD", answer: str = "B", **changes: Any) -> dict[str, Any]:
+    options = [f"{name} {label}" for label in labels]
+    return {
+        "id": name,
+        "question": f"{name}?",
+        "choices": {"text": options, "label": list(labels)},
+        "answerKey": answer,
+    } | changes
+
+
+def test_rows_without_four_options_are_left_out_and_counted() -> None:
+    rows = [row("a"), row("b", "1234", "3"), row("c", "ABCDE"), row("d", "ABC"), row("e", answer="F")]
+    kept, report = read_rows("test", rows)
+    assert [(q.name, q.answer, q.lettered) for q in kept] == [("a", "B", True), ("b", "3", False)]
+    assert (report.kept, report.lettered, report.numbered) == (2, 1, 1)
+    assert report.dropped == {"3 options": 1, "5 options": 1, "malformed": 1}
+    relabelled, report = read_rows("test", rows, relabel=True)
+    assert [q.answer for q in relabelled] == ["B", "C"] and report.highest_accuracy == 1.0
+
+
+@pytest.mark.parametrize("broken", [{"choices": None}, {"choices": {"text": []}}])
+def test_rows_of_another_format_are_no_questions(broken: dict[str, Any]) -> None:
+    with pytest.raises(QuestionsUnavailable, match="split test, row 1: no field"):
+        read_rows("test", [row("a"), row("b", **broken)])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    module = ModuleType("datasets")
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    yield module
+
+
+def test_both_splits_are_read_at_the_pinned_revision(hub: ModuleType) -> None:
+    calls = []
+
+    def load(repository: str, name: str, *, split: str, revision: str) -> list[dict[str, Any]]:
+        calls.append((repository, name, split, revision))
+        return [row(f"{split}1"), row(f"{split}2", "ABC")]
+
+    hub.load_dataset = load
+    found = read_hub_questions(ARC_CHALLENGE)
+    pinned = ("allenai/ai2_arc", "ARC-Challenge")
+    assert [(c[:2], c[2]) for c in calls] == [(pinned, "train"), (pinned, "test")]
+    assert {len(c[3]) for c in calls} == {40} and [q.name for q in found.evaluation] == ["test1"]
+    assert [r.dropped for r in found.reports] == [{"3 options": 1}] * 2
+
+
+@pytest.mark.parametrize("error", [ConnectionError("offline"), FileNotFoundError("no such"), ValueError("no config")])
+def test_offline_and_uncached_is_said_with_the_remedy(hub: ModuleType, error: Exception) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    hub.load_dataset = load
+    with pytest.raises(
+        QuestionsUnavailable, match=rf"ARC-Challenge, train\) at 210d026.*{type(error).__name__}.*allow the"
+    ):
+        read_hub_questions(ARC_CHALLENGE)
+
+
+def test_a_question_that_is_trained_on_and_asked_is_refused() -> None:
+    kept, report = read_rows("train", [row("a"), row("b")])
+    with pytest.raises(ChoiceError, match="b of the evaluation is trained on"):
+        Questions(kept, kept[1:], (report, report))
+    with pytest.raises(ChoiceError, match="a: occurs twice"):
+        Questions((kept[0], kept[0]), (), (report, label_report("x", [])))
+
+
+def test_the_tiny_world_asks_what_pretraining_never_had(stimuli: Stimuli, questions: Questions) -> None:
+    assert questions == tiny_questions(stimuli, train=240, evaluation=60)
+    assert (len(questions.train), len(questions.evaluation)) == (240, 60)
+    assert all(is_held_out(q.options) and q.lettered for q in (*questions.train, *questions.evaluation))
+    sets = [frozenset(q.options) for q in (*questions.train, *questions.evaluation)]
+    assert len(set(sets)) == 300
+    for question in questions.evaluation:
+        (topic,) = [t for t in stimuli.world.topics if t.name == question.topic]
+        assert question.option(question.answer) in topic.facts
+    assert tiny_questions(stimuli, train=240, evaluation=30).evaluation == questions.evaluation[:30]
+
+
+def test_a_world_that_is_too_small_is_named(stimuli: Stimuli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leakage_assets.studies.cot_leakage.questions.ATTEMPTS", 0)
+    with pytest.raises(ChoiceError, match="split train: 5 questions wanted, the tiny world gave 0"):
+        tiny_questions(stimuli, train=5, evaluation=1)
