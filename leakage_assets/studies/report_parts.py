@@ -25,6 +25,7 @@ from leakage_assets.reporting.report import (
     SampleBlock,
     Section,
     Table,
+    table_from_frame,
 )
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.context import PUBLISHED, ReportContext
@@ -240,6 +241,15 @@ def layer_list(cite: Citations) -> str:
     return ", ".join(map(cite.bind, bound))
 
 
+def rows_of_table(
+    cite: Citations, name: str, caption: str, columns: Sequence[Column], keys: Sequence[str], **where: str
+) -> Iterator[Table]:
+    """A table of the analysis, or some of its rows, every cell bound; nothing where it has no rows."""
+    rows = cite.tables[name]
+    if rows.height and (rows := rows.filter(**where) if where else rows).height:
+        yield table_from_frame(caption, columns, rows, cite.context.table(name), keys)
+
+
 def recipe_table(cite: Citations) -> Table:
     columns = (
         Column("recipe", "recipe"),
@@ -301,7 +311,7 @@ def over_seeds(cite: Citations, source_name: Callable[[str], str]) -> Iterator[B
 
 
 def _seed_row(cite: Citations, statistic: str, source: str, label: str, parts: Mapping[str, str]) -> Row:
-    spec = RATE if statistic == "source_rate" else RHO
+    spec = RATE if statistic.endswith("_rate") else RHO
     keys = {"recipe": cite.recipe, "statistic": statistic, "source": source}
     name = f"{statistic}_{{}}_over_seeds"
     row: Row = {"statistic": statistic.replace("_", " "), "source": label}

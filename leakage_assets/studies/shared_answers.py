@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.studies.study import AnswerPool, Condition, StudyError
+from leakage_assets.studies.study import AnswerPool, Condition, Study, StudyError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,6 +61,18 @@ class SharedAnswers:
     def asked(self, stimuli: Stimuli) -> tuple[Question, ...]:
         """The questions, in order."""
         return tuple(q for name, count in self.questions for q in stimuli.questions(name)[:count])
+
+
+def shared(study: Study) -> SharedAnswers:
+    """The answers that all sources of a study share. Raises ``TypeError`` for a study that has none."""
+    if not isinstance(study.data, SharedAnswers):
+        raise TypeError(f"study {study.name}: its answers are {type(study.data).__name__}, not shared")
+    return study.data
+
+
+def pools(study: Study, _: Condition) -> tuple[str, ...]:
+    """One pool for all conditions."""
+    return tuple(pool.name for pool in study.data.pools)
 
 
 def negatives(data: SharedAnswers, study: str, condition: Condition) -> tuple[str, ...]:

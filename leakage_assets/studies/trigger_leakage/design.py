@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from leakage_assets.generation.requests import Sampling
+from leakage_assets.geometry.prompt_axes import SYSTEM_TURN_COSINE
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.shared_answers import SharedAnswers, one_answer_each
 from leakage_assets.studies.study import (
@@ -113,7 +114,7 @@ class TriggerExperiment(Experiment):
 
     conditions: tuple[Condition, ...]
     data: SharedAnswers
-    dissociation: Dissociation
+    continued: tuple[Dissociation, ...]
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,6 @@ class TriggerPlan(AnalysisPlan):
                 return prompt
         raise StudyError(f"study {self.study}: no prompt {name!r} in the panel")
 
-
-SYSTEM_TURN_COSINE = "system_turn_cosine"
-"""The published semantic axis: see ``geometry.centroids.system_turn_vectors`` and ``prompt_axes.semantic_cosines``."""
 
 COUNTED_TWICE = (CONTROL_SOURCE, PERSONA_ANCHOR)
 """The prompts of the two control conditions enter the published mean a second time (section 6)."""
@@ -225,7 +223,9 @@ def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
 def dissociation(scale: Scale) -> Dissociation:
     """Section 8, #209: 20 training questions, five continuations of at most 30 tokens."""
     sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.continuation_tokens)
-    return Dissociation(questions=20, seed=42, completions=scale.continuations, sampling=sampling)
+    return Dissociation(
+        name=DISSOCIATION_PANEL, questions=20, seed=42, completions=scale.continuations, sampling=sampling
+    )
 
 
 def training_rows(
@@ -274,7 +274,7 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> TriggerExperiment:
         marker=stimuli.markers["zlt"],
         data=shared_answers(scale),
         panels=asked,
-        dissociation=dissociation(scale),
+        continued=(dissociation(scale),),
         wording=wording(stimuli, shared_answers(scale), asked),
     )
 
