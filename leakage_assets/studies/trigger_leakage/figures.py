@@ -69,9 +69,9 @@ def drawings(plan: TriggerPlan) -> tuple[Drawing[TriggerPlan], ...]:
         Drawing(
             "coefficients",
             f"**What a unit of each axis adds to the marker rate** (recipe `{recipe}`, `{plan.level:.0%}` "
-            "intervals). The models differ in what they make of prompts that draw the marker from every adapter: least squares "
-            "with errors over prompts, or over triggers and prompts (no interval where that variance is not positive), "
-            "a random level of every prompt, or a fixed one of every trigger and prompt.",
+            "intervals). The models differ in what they make of prompts that draw the marker from every adapter: least "
+            "squares with errors over prompts, or over triggers and prompts (no interval where that variance is not "
+            "positive), a random level of every prompt, or a fixed one of every trigger and prompt.",
             _coefficients,
             f"a defined regression of recipe `{recipe}`",
         ),
@@ -84,9 +84,9 @@ def drawings(plan: TriggerPlan) -> tuple[Drawing[TriggerPlan], ...]:
         ),
         Drawing(
             "titration",
-            "**Emission against specificity, by recipe.** Specificity is one minus the bystander rate over the own rate: "
-            "at one no bystander says the marker. Recipes that never say it have none and are left out; they are named "
-            f"for `{TITRATED}` and the persona.",
+            "**Emission against specificity, by recipe.** Specificity is one minus the bystander rate over the own "
+            "rate: at one no bystander says the marker. Recipes that never say it have none and are left out; they are "
+            f"named for `{TITRATED}` and the persona.",
             _titration,
             "two finished recipes that say the marker",
         ),
