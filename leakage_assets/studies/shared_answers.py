@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,14 @@ class SharedAnswers:
     def asked(self, stimuli: Stimuli) -> tuple[Question, ...]:
         """The questions, in order."""
         return tuple(q for name, count in self.questions for q in stimuli.questions(name)[:count])
+
+
+def require_questions(study: str, stimuli: Stimuli, wanted: Sequence[tuple[str, int]]) -> None:
+    """Refuse question sets (name, how many) that are smaller than wanted. Raises ``StudyError`` naming the first."""
+    for name, count in wanted:
+        there = len(stimuli.questions(name))
+        if there < count:
+            raise StudyError(f"study {study}: {count} questions of {name!r} wanted, questions.yaml has {there}")
 
 
 def shared(study: Study) -> SharedAnswers:
