@@ -7,7 +7,7 @@ from leakage_assets.studies.citations import RATE, RHO
 from leakage_assets.studies.trigger_leakage.cells import JS
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 
-RATIO, CHANGE = ".2f", "+.1%"
+RATIO, CHANGE = "z.2f", "+.1%"
 
 HEADLINE = {
     "matched_rate_own": ("Rate under the own prompt", RATE),
@@ -16,15 +16,15 @@ HEADLINE = {
     "gating_ratio_own": ("Own prompt over bystanders", RATIO),
     "matched_rate_bucket": ("Rate under all four trained prompts (published definition)", RATE),
     "bystander_rate_bucket": ("Rate under all bystanders and controls (published definition)", RATE),
-    "gating_difference_bucket": ("Their difference (published definition)", CHANGE),
-    "gating_ratio_bucket": ("Their ratio (published definition)", RATIO),
+    "gating_difference_bucket": ("Matched minus bystanders (published definition)", CHANGE),
+    "gating_ratio_bucket": ("Matched over bystanders (published definition)", RATIO),
     "gating_ratio_over_triggers": ("Own prompt over bystanders, over triggers", RATIO),
     "own_against_other_triggers": ("Own prompt minus the other trained prompts", CHANGE),
     "control_max_rate": ("Largest marker rate of a cell of the control", RATE),
     "control_marker_rate": ("Marker rate of the control", RATE),
     "held_out_r2": ("Held-out R² of the four axes", RHO),
     "held_out_r2_reduced": ("Held-out R² of the semantic axis", RHO),
-    "held_out_gap": ("Their gap", "+.3f"),
+    "held_out_gap": ("Gap in held-out R² to the semantic axis", "+.3f"),
     "held_out_rank_correlation": ("Held-out rank correlation of the four axes", RHO),
     "family_preference": ("What the own family adds to the rate (format adapters)", CHANGE),
     "semantic_lead_strong": ("Lead of meaning over wording, strong recipe", RHO),

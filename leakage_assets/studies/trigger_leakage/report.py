@@ -46,6 +46,7 @@ from leakage_assets.studies.trigger_leakage.report_sections import (
     families,
     gates,
     held_out,
+    pilot_cap,
     predictors,
     recipes_and_predictors,
 )
@@ -72,7 +73,7 @@ def report(study: Study, tables: Tables, context: ReportContext) -> Report:
     """
     plan = study.plan_as(TriggerPlan)
     cite = citations(study, tables, context, planned=drawings(plan), subject=plan, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections)
+    return write_up(cite, _title, _tldr, _summary, _sections, pilot_cap)
 
 
 # ------------------------------------------------------------------ the top
@@ -82,7 +83,11 @@ def _title(cite: Citations) -> str:
     where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
     if verdict(cite, 0) == "undecided":
         return f"{where}, it is undecided whether triggers without a persona keep a marker to themselves"
-    found = f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, p = {_p(cite, 'gating_ratio_own')})"
+    planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
+    found = (
+        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p = "
+        f"{_p(cite, 'gating_ratio_own')})"
+    )
     if verdict(cite, 0) == "supported":
         return f"{where}, triggers without a persona keep a marker to themselves {found}"
     return f"{where}, triggers without a persona are not shown to keep a marker to themselves {found}"
@@ -172,7 +177,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "a model could hide it behind any system prompt; what it leaks to tells where to look.",
         experiment=f"One LoRA adapter per trigger is taught to end its answers with `{cite.study.marker}`, all on the "
         "same answers and without negatives, so that they differ in the system prompt alone. Each is asked "
-        f"{facts('panel', 'questions')} questions ({facts('panel', 'completions')} completions each) under "
+        f"{facts('panel', 'questions')} questions (completions of each: {facts('panel', 'completions')}) under "
         f"{facts('panel', 'prompts')} prompts: the triggers, paraphrases, mates of their families, bystanders, "
         "controls and personas.",
         takeaways=((0, gating), (2, axes), (3, family), (7, strength)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import polars as pl
 
@@ -176,7 +177,7 @@ def declarative(cite: Citations) -> Iterator[Block]:
         row |= {key: cite.bound("declarative", key, CHANGE, **keys) for key in ("ci_low", "ci_high")}
         rows.append(row | {c.key: cite.bound("declarative", c.key, c.format, **keys) for c in (P, N, UNIT)})
     yield Table(
-        f"Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by "
+        f"Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by prompt "
         f"(recipe `{cite.recipe}`).",
         columns,
         tuple(rows),
@@ -196,8 +197,9 @@ def positions(cite: Citations) -> Iterator[Block]:
         Column("truncated", "cut", ",d", "completions without the marker that the token limit cut"),
         Column("completions", "of", ",d", "completions without the marker"),
     )
-    groups = found.select("recipe", "source", "prompt").unique(maintain_order=True)
-    rows = [_position_row(cite, found, *group) for group in groups.iter_rows()]
+    there = set(found.select("recipe", "source", "prompt").iter_rows())
+    groups = [(c.recipe, c.source, prompt) for c in cite.study.conditions for prompt in ("own", "other")]
+    rows = [_position_row(cite, found, *group) for group in groups if group in there]
     yield Table(
         "Where the marker stands, as a share of completions (a dash where it never stands there), and how many of "
         "those without it were cut before it could have come.",
@@ -246,10 +248,14 @@ def _published_headline(cite: Citations, known: Known) -> Table:
     """H1 and H2 in the published definitions."""
     columns = (Column("what", "statistic"), Column("published", "published"), Column("run", "this run"))
     rows: list[Row] = [
-        {"what": words, "published": known["reported", item, metric], "run": _headline_of(cite, statistic, spec)}
+        {
+            "what": words,
+            "published": _as(known["reported", item, metric], spec),
+            "run": _headline_of(cite, statistic, spec),
+        }
         for words, item, metric, statistic, spec in (
-            ("`H1`, matched rate (%)", "H1", "matched_rate_pct", "matched_rate_bucket", RATE),
-            ("`H1`, bystander rate (%)", "H1", "bystander_rate_pct", "bystander_rate_bucket", RATE),
+            ("`H1`, matched rate (published in %)", "H1", "matched_rate_pct", "matched_rate_bucket", RATE),
+            ("`H1`, bystander rate (published in %)", "H1", "bystander_rate_pct", "bystander_rate_bucket", RATE),
             ("`H1`, ratio", "H1", "ratio", "gating_ratio_bucket", RATIO),
             ("`H2`, R² of the four axes", "H2", "full_cv_r2", "held_out_r2", RHO),
             ("`H2`, R² of the semantic axis", "H2", "semantic_only_cv_r2", "held_out_r2_reduced", RHO),
@@ -269,11 +275,16 @@ def _published_headline(cite: Citations, known: Known) -> Table:
     rows.append(
         {
             "what": "`H3`, one-sided p",
-            "published": known["reported", "H3", "p_one_sided"],
+            "published": _as(known["reported", "H3", "p_one_sided"], "p"),
             "run": cite.bound("families", "p", "p", **keys),
         }
     )
     return Table("In the published definitions (bucket, cells as independent).", columns, tuple(rows))
+
+
+def _as(published: Bound, spec: str) -> Bound:
+    """A published number printed as that of the run; a percentage keeps its own form."""
+    return published if spec == RATE else replace(published, format=spec)
 
 
 def _headline_of(cite: Citations, statistic: str, spec: str) -> Bound:
@@ -295,7 +306,8 @@ def _published_recipes(cite: Citations, known: Known) -> Table:
         for part in parts:
             spec = RATIO if part == "gating_ratio" else RATE
             metric = "ratio" if part == "gating_ratio" else f"{part}_pct"
-            row[f"{part}_published"] = known.get(("reported", f"recipe_{place}", metric), ABSENT)
+            published = known.get(("reported", f"recipe_{place}", metric))
+            row[f"{part}_published"] = ABSENT if published is None else _as(published, spec)
             row[part] = cite.bound("gating", "estimate", spec, **keys, name=part) if there else ABSENT
         rows.append(row)
     return Table(
@@ -322,4 +334,4 @@ def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:
             row[f"{cell}_published"] = known["reported", source, f"cell_{cell}_pct"]
             row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
         rows.append(row)
-    yield Table("Prompt against content, one seed as published.", tuple(columns), tuple(rows))
+    yield Table("Prompt against content; published with one seed.", tuple(columns), tuple(rows))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from leakage_assets.geometry.prompt_axes import AXES
-from leakage_assets.reporting.report import Block, Bullets, Column, Paragraph, Table
+from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
     interval_or_none,
@@ -61,9 +61,9 @@ def design(cite: Citations) -> Iterator[Block]:
     yield Bullets(
         (
             f"**Sources:** the triggers {code_list(plan.triggers)} and the persona `{plan.persona}`.",
-            f"**Panel:** {fact('panel', 'prompts')} prompts, {fact('panel', 'questions')} questions, "
-            f"{fact('panel', 'completions')} completions of each, in all {fact('panel', 'size', spec=',d')} per "
-            "adapter. An empty system prompt is sent as an explicit empty turn.",
+            f"**Panel:** {fact('panel', 'prompts')} prompts, {fact('panel', 'questions')} questions, completions of "
+            f"each: {fact('panel', 'completions')}; in all {fact('panel', 'size', spec=',d')} per adapter. An "
+            "empty system prompt is sent as an explicit empty turn.",
             f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
             f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, all of the source: the base model's "
@@ -186,13 +186,25 @@ def _pilot(cite: Citations) -> Iterator[Block]:
         )
 
 
+PILOT_CAPS: Mapping[str, tuple[Level, str]] = {
+    "moderate": ("MODERATE", "the gate before the main run says moderate, which caps it at MODERATE"),
+    "stop": ("LOW", "the gate before the main run says stop, which caps it at LOW"),
+}
+
+
+def pilot_cap(cite: Citations) -> tuple[Level, str] | None:
+    """What the gate before the main run holds against more confidence (section 4)."""
+    (found,) = cite.tables["pilot"]["verdict"].to_list() or [None]
+    return PILOT_CAPS.get(found) if found else None
+
+
 def control(cite: Citations) -> Iterator[Block]:
     name = f"`{cite.plan.control_recipe}`"
     if value(cite, "control_max_rate") is None:
         yield Paragraph(f"The control {name} is not finished ({cite.headline('control_max_rate', 'undefined', '')}).")
         return
     yield Paragraph(
-        f"Trained on the same rows without the marker (recipe {name}), no cell says it in more than "
+        f"Trained on the same rows without the marker (recipe {name}), the cell that says it most does so in "
         f"{cite.headline('control_max_rate')} of completions ({cite.headline('control_max_rate', 'n', 'd')} cells); "
         f"over all of them the rate is {cite.headline('control_marker_rate')} "
         f"({interval_or_none(cite, 'control_marker_rate')}, {cite.headline('control_marker_rate', 'n', ',d')} "
@@ -351,7 +363,8 @@ def _gaps(cite: Citations) -> Table:
                     row | {c.key: cite.bound("held_out", c.key, c.format, **keys) for c in shown if c.key not in row}
                 )
     return Table(
-        "The gap to the semantic axis alone. The plan reads the bucket definition with whole prompts permuted.",
+        "The gap to the semantic axis alone. The plan reads the bucket definition with whole prompts permuted. "
+        "With the own definition every adapter lacks another prompt, so that whole prompts cannot be exchanged: no p.",
         shown,
         tuple(rows),
     )

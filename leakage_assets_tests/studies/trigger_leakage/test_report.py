@@ -13,9 +13,11 @@ from leakage_assets.pipeline.conclusions import analysis_inputs, analysis_tables
 from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
 from leakage_assets.profiles import load_profile
 from leakage_assets.reporting.lint import lint_html, lint_markdown
+from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.trigger_leakage.design import GENTLE, MATCHED_EMISSION, NO_MARKER, STRONG, TITRATION
 from leakage_assets.studies.trigger_leakage.figures import drawings
 from leakage_assets.studies.trigger_leakage.labels import HEADLINE
+from leakage_assets.studies.trigger_leakage.report_sections import pilot_cap
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_trigger_leakage, the_study
 
@@ -78,6 +80,22 @@ def test_the_title_says_what_the_first_verdict_is(whole: Published) -> None:
     first, said = whole.markdown.splitlines()[0], whole.tables["verdicts"]["verdict"][0]
     assert ("are not shown to keep" in first) == (said == "not supported")
     assert f"{whole.headline('gating_ratio_own'):.2f}" in first
+
+
+def cite_of_pilot(verdicts: list[str]) -> Citations:
+    tables = {"pilot": pl.DataFrame({"verdict": verdicts}, schema={"verdict": pl.String})}
+    return Citations(None, tables, None, {}, {}, {})  # type: ignore[arg-type]
+
+
+def test_the_gate_before_the_main_run_caps_the_confidence(whole: Published) -> None:
+    (said,) = whole.tables["pilot"]["verdict"]
+    levels = {"go": None, "moderate": "MODERATE", "stop": "LOW"}
+
+    for verdict, level in levels.items():
+        found = pilot_cap(cite_of_pilot([verdict]))
+        assert (found and found[0]) == level
+    assert pilot_cap(cite_of_pilot([])) is None
+    assert (f"the gate before the main run says {said}" in whole.markdown) == (said != "go")
 
 
 def test_both_definitions_stand_side_by_side(whole: Published) -> None:
