@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import polars as pl
 
 from leakage_assets.geometry.prompt_axes import AXES
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
@@ -106,7 +103,7 @@ def _words(bucket: str) -> str:
 
 def gates(cite: Citations) -> Iterator[Block]:
     yield from _pilot(cite)
-    if not _finished(cite, "gating", sources=TOGETHER).height:
+    if not cite.rows("gating", sources=TOGETHER).height:
         yield Paragraph("No trigger is finished under the headline recipe.")
         return
     columns = (
@@ -137,10 +134,6 @@ def gates(cite: Citations) -> Iterator[Block]:
         )
 
 
-def _finished(cite: Citations, table: str, **where: Any) -> pl.DataFrame:
-    return cite.rows(table, **where)
-
-
 def _gating_row(cite: Citations, definition: str, name: str) -> Row:
     label, spec = GATING[name]
     keys = {"recipe": cite.recipe, "definition": definition, "sources": TOGETHER, "name": name}
@@ -159,7 +152,7 @@ def _each_source(cite: Citations) -> Table:
         Column("ratio_high", "high"),
         Column("p", "p", "p", "labels shuffled over prompts"),
     )
-    sources = _finished(cite, "gating", definition="own", shuffled="pairs")["sources"].unique(maintain_order=True)
+    sources = cite.rows("gating", definition="own", shuffled="pairs")["sources"].unique(maintain_order=True)
     rows = []
     for source in sources:
         if source == TOGETHER:

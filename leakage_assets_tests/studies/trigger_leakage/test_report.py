@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.trigger_leakage.design import GENTLE, MATCHED_EMISSION, NO_MARKER, STRONG, TITRATION
 from leakage_assets.studies.trigger_leakage.figures import drawings
 from leakage_assets.studies.trigger_leakage.labels import HEADLINE
+from leakage_assets.studies.trigger_leakage.panel import SOURCES
 from leakage_assets.studies.trigger_leakage.report_sections import pilot_cap
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_trigger_leakage, the_study
@@ -27,8 +29,12 @@ EVERY_RECIPE = (STRONG, NO_MARKER, *TITRATION[:2], GENTLE, MATCHED_EMISSION)
 class Published:
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
-    def __init__(self, root: Path, recipes: tuple[str, ...], *, extras: bool = False) -> None:
-        self.lab = laboratory(root, study=small_trigger_leakage(load_profile("tiny").study("trigger_leakage")))
+    def __init__(
+        self, root: Path, recipes: tuple[str, ...], *, sources: tuple[str, ...] = SOURCES, extras: bool = False
+    ) -> None:
+        small = small_trigger_leakage(load_profile("tiny").study("trigger_leakage"))
+        trained = tuple(c for c in small.conditions if c.source in sources)
+        self.lab = laboratory(root, study=replace(small, only=trained))
         self.study = the_study(self.lab)
         freeze_plan(self.lab, self.study)
         self.tables = analysis_tables(finish(self.lab, recipes, extras=extras))
@@ -131,6 +137,19 @@ def test_follow_ups_are_asked_for_where_they_are_missing(tmp_path: Path) -> None
     assert made.markdown.count("run the study with its further panels (`--extras`)") == 2
     assert "The control `no_marker` is not finished" in made.markdown
     assert made.headline("prompt_effect_triggers", "undefined") == "no finished continuations"
+
+
+@pytest.mark.parametrize("sources", [("villain",), ("T_task",), ("T_task", "T_format", "villain")])
+def test_few_sources_leave_verdicts_open(tmp_path: Path, sources: tuple[str, ...]) -> None:
+    made = Published(tmp_path, (STRONG, GENTLE), sources=sources, extras=True)
+    assert made.findings() == []
+    assert made.outcome.metrics["confidence"] == "LOW"
+    assert set(made.tables["prompt_rates"]["source"]) == set(sources)
+    verdicts = dict(made.tables["verdicts"].select("hypothesis", "verdict").iter_rows())
+    assert verdicts["H5"] == "undecided"
+    if sources == ("villain",):
+        assert "No trigger is finished under the headline recipe." in made.markdown
+        assert verdicts["H1"] == "undecided" and "it is undecided" in made.markdown.splitlines()[0]
 
 
 def test_without_the_headline_recipe_nothing_is_concluded(tmp_path: Path) -> None:
