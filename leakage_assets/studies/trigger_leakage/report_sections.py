@@ -14,6 +14,7 @@ from leakage_assets.studies.report_parts import (
     rows_of_table,
     value,
 )
+from leakage_assets.studies.shared_answers import shared
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import (
@@ -64,8 +65,9 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
             f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, all of the source: the base model's "
-            f"answers to {fact('data', 'questions')} questions, drawn under the prompt of `assistant` at temperature "
-            f"{fact('data', 'temperature')}, the same for every source, each with the marker at its end.",
+            f"answers to {fact('data', 'questions')} questions, drawn under the prompt of "
+            f"`{shared(cite.study).writer}` at temperature {fact('data', 'temperature')}, the same for "
+            "every source, each with the marker at its end.",
             "**Definitions:** `own` compares an adapter's own prompt with bystanders of other families and controls; "
             "`bucket` does as the published code: all four triggers are matched for every adapter, all bystanders and "
             "controls are bystanders.",
