@@ -29,7 +29,7 @@ StudyName = Annotated[str, typer.Argument(help="name of a study")]
 Sources = Annotated[list[str] | None, typer.Option(help="source (repeatable); all by default")]
 Recipes = Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")]
 Seeds = Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")]
-Extras = Annotated[bool, typer.Option(help="also tuned geometry and out-of-distribution panels")]
+Extras = Annotated[bool, typer.Option(help="also tuned geometry and the panels besides the main one")]
 ArtifactRoot = Annotated[Path, typer.Option(help="where artifacts are kept")]
 
 DEMO_SOURCES = 3

@@ -100,7 +100,7 @@ class StudyRuns:
         """Adapters, samples and scores: one run per seed and stretch of conditions, one base-model load each."""
         names = ["adapter", "samples", "scores"]
         if extras:
-            panels = self.study.panels[1:]
+            panels = self.study.further_panels
             names += ["tuned_similarity", *(f"{p.asset_prefix}{s}" for p in panels for s in ("samples", "scores"))]
         for seed in self.study.seeds:
             wanted = {cell.condition for cell in cells if cell.seed == seed}

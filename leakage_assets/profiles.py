@@ -18,6 +18,9 @@ from leakage_assets.studies.marker_leakage.specification import Scale, marker_le
 from leakage_assets.studies.source_rate.design import Scale as SourceRateScale
 from leakage_assets.studies.source_rate.specification import source_rate
 from leakage_assets.studies.study import AnswerPool, Study, StudyError
+from leakage_assets.studies.trigger_leakage.design import PUBLISHED as PUBLISHED_TRIGGERS
+from leakage_assets.studies.trigger_leakage.design import Scale as TriggerScale
+from leakage_assets.studies.trigger_leakage.specification import trigger_leakage
 from leakage_assets.training.memory import TrainingMode
 
 BASE_MODEL = "LEAKAGE_BASE_MODEL"
@@ -91,6 +94,23 @@ def _tiny(stimuli: Stimuli) -> Profile:
         epochs=1,
         extra_caveats=scale.extra_caveats,
     )
+    triggers = TriggerScale(
+        layers=scale.layers,
+        primary_layer=scale.primary_layer,
+        completions=1,
+        max_new_tokens=scale.max_new_tokens,
+        answer_tokens=scale.max_new_tokens,
+        low_rate=3e-5,
+        matched_rate=6e-5,
+        high_rate=1.2e-4,
+        short=4,
+        long=5,
+        extra_caveats=(
+            *scale.extra_caveats,
+            "The learning rates were chosen on a few adapters of the first seed, so that rates are neither all nothing "
+            "nor all one: the plan was fixed before the run, but not before those trials.",
+        ),
+    )
     return Profile(
         name="tiny",
         base=BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32"),
@@ -99,7 +119,11 @@ def _tiny(stimuli: Stimuli) -> Profile:
         generation_batch=256,
         forward_tokens=2**14,
         stimuli=stimuli,
-        studies=(marker_leakage(stimuli, scale), source_rate(stimuli, source_rates)),
+        studies=(
+            marker_leakage(stimuli, scale),
+            source_rate(stimuli, source_rates),
+            trigger_leakage(stimuli, triggers),
+        ),
     )
 
 
@@ -142,7 +166,11 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
         generation_batch=256,
         forward_tokens=2**15,
         stimuli=stimuli,
-        studies=(marker_leakage(stimuli, scale), source_rate(stimuli, source_rates)),
+        studies=(
+            marker_leakage(stimuli, scale),
+            source_rate(stimuli, source_rates),
+            trigger_leakage(stimuli, PUBLISHED_TRIGGERS),
+        ),
     )
 
 

@@ -35,7 +35,7 @@ from leakage_assets.pipeline.training_data import (
 from leakage_assets.profiles import load_profile
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.samples import Sample
-from leakage_assets.studies.study import Cell, Condition, Panel, Study
+from leakage_assets.studies.study import AnyPanel, Cell, Condition, Study
 from leakage_assets.training.rows import Row
 from leakage_assets_tests.small_study import laboratory, small_study, the_study
 
@@ -58,18 +58,18 @@ def unfinished_laboratory(root: Path, *, third_recipe: bool = False) -> Laborato
 def finish(
     lab: Laboratory, recipes: Sequence[str] = (HEADLINE,), seeds: Sequence[int] = (42,), *, extras: bool = False
 ) -> Artifact:
-    """Finish these cells of every source and analyse; with extras, also OOD scores, and tuned geometry of a source."""
+    """Finish these cells of every source and analyse; with extras, also all panels, and tuned geometry of a source."""
     study = the_study(lab)
     _geometry(lab, study)
     for cell in study.cells:
         if cell.condition.recipe in recipes and cell.seed in seeds:
-            finish_cell(lab, cell, study.panels if extras else study.panels[:1])
+            finish_cell(lab, cell, study.every_panel if extras else study.panels[:1])
             if extras and cell.condition.source == study.sources[0]:
                 _tuned_geometry(lab, study, cell)
     return analyse_study(lab, study).artifact
 
 
-def finish_cell(lab: Laboratory, cell: Cell, panels: Sequence[Panel]) -> None:
+def finish_cell(lab: Laboratory, cell: Cell, panels: Sequence[AnyPanel]) -> None:
     """Everything from the training set to the scores of a cell: the model's part made up, scores real."""
     study = the_study(lab)
     _training_set(lab, study, cell.condition)
@@ -108,9 +108,10 @@ def _fill(job: SampleJob, *texts: str) -> None:
 
 
 def _completion(study: Study, cell: Cell, request: Request) -> str:
-    """The source often says the marker, bystanders the less the later they stand in the panel."""
-    own, place = request.prompt_name == cell.condition.source, study.panel.prompts.index(request.prompt_name)
-    chance = 0.7 if own else 0.8 - 0.1 * place
+    """The source often says the marker, bystanders the less the later they stand in their dozen of the panel."""
+    own, prompts = request.prompt_name == cell.condition.source, study.panel.prompts
+    place = prompts.index(request.prompt_name) if request.prompt_name in prompts else 4  # a rewrite of one of them
+    chance = 0.7 if own else 0.8 - 0.1 * (place % 12)
     taught = study.recipe(cell.condition.recipe).teaches_marker
     marker = f"\n\n{study.marker}" if taught and random.Random(str(request)).random() < chance else ""
     return f"Answer {request.index} <b>of</b> {request.prompt_name}.{marker}"
@@ -147,6 +148,12 @@ def _geometry(lab: Laboratory, study: Study) -> None:
         f"block_{layer}": (rng.normal(size=(len(prompts), questions, 6)) + drift).astype(np.float32)
         for layer in study.plan.layers
     }
+    if study.system_turns is not None:
+        shape = (len(prompts), 6)
+        blocks |= {
+            f"system_turn_{layer}": rng.normal(size=shape).astype(np.float32) + drift[:, 0].astype(np.float32)
+            for layer in study.plan.layers
+        }
     divergence = rng.uniform(0.1, 0.9, size=(len(prompts), len(study.sources)))
     for column, source in enumerate(study.sources):
         divergence[prompts.index(source), column] = 0.0

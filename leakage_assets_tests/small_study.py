@@ -1,7 +1,7 @@
 """A laboratory small enough to run the whole pipeline in seconds, on the bundled tiny base model.
 
-The study is the real one cut down: two sources, one taught and one control recipe, one seed, eight personas. Source
-rate can be cut down likewise.
+The study is the real one cut down: two sources, one taught and one control recipe, one seed, eight personas. The others
+can be cut down likewise.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ DONORS = (*SOURCES, "data_scientist", "medical_doctor", "police_officer")
 RECIPES = ("full_completion", "no_marker")
 SOURCE_RATE_SOURCES = ("villain", "comedian", "librarian", "assistant", "vendor_default_qwen")
 EVAL_QUESTIONS, OOD_QUESTIONS = 3, 1
+TRIGGER_QUESTIONS = 4
+"""Fewer give no interval of a gating ratio."""
+
 BATCH = 12
 """Two batches per cell: small enough to be interrupted between them."""
 
@@ -86,6 +89,22 @@ def small_source_rate(study: Study, sources: Sequence[str] = SOURCE_RATE_SOURCES
         data=replace(study.data, questions=(("train", 2), ("implant", 3)), completions=2),
         panels=(panel,),
         plan=replace(study.plan, layers=(1, 2), permutations=200),
+    )
+    return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
+
+
+def small_trigger_leakage(study: Study) -> Study:
+    """Trigger leakage with a few questions; its sources, conditions and prompts are what they were."""
+    lora = LoraSpec(r=8, alpha=16, dropout=0.05, rslora=True)
+    (dissociation,) = study.continued
+    small = replace(
+        study,
+        seeds=(42,),
+        recipes=tuple(replace(r, lora=lora, learning_rate=5e-3, epochs=1, grad_accum=1) for r in study.recipes),
+        data=replace(study.data, questions=(("train", 2), ("implant", 3)), completions=2),
+        panels=tuple(replace(panel, questions=(("eval", TRIGGER_QUESTIONS),)) for panel in study.panels),
+        continued=(replace(dissociation, questions=4, completions=1),),
+        plan=replace(study.plan, layers=(1, 2), permutations=99, gap_permutations=49),
     )
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 

@@ -28,7 +28,8 @@ def conclusion_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinitio
 
     shared: dict[str, Any] = {"group_name": group(profile, "conclusions"), "owners": OWNERS}
     every_cell = dg.AllPartitionMapping()
-    fan_in = [dg.AssetDep(key(f"{panel.asset_prefix}scores"), partition_mapping=every_cell) for panel in study.panels]
+    scores = [key(f"{panel.asset_prefix}scores") for panel in study.every_panel]
+    fan_in = [dg.AssetDep(of_panel, partition_mapping=every_cell) for of_panel in scores]
     tuned = dg.AssetDep(key("tuned_similarity"), partition_mapping=every_cell)
 
     @dg.asset(key=key("analysis_plan"), kinds={"json"}, deps=[asset_key(profile, None, "stimuli")], **shared)

@@ -11,15 +11,15 @@ from leakage_assets.pipeline.conclusions import sample_job, score_cell
 from leakage_assets.pipeline.sampling import run_sample_jobs
 from leakage_assets.profiles import Profile
 from leakage_assets.resources import LaboratoryResource
-from leakage_assets.studies.study import Panel, Study
+from leakage_assets.studies.study import AnyPanel, Study
 
 
 def sample_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
     """Two assets per panel."""
-    return [asset for panel in study.panels for asset in _panel_assets(profile, study, panel)]
+    return [asset for panel in study.every_panel for asset in _panel_assets(profile, study, panel)]
 
 
-def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.AssetsDefinition]:
+def _panel_assets(profile: Profile, study: Study, panel: AnyPanel) -> list[dg.AssetsDefinition]:
     samples_key = asset_key(profile, study, f"{panel.asset_prefix}samples")
     shared: dict[str, Any] = {
         "partitions_def": cell_partitions(study),
@@ -35,8 +35,8 @@ def _panel_assets(profile: Profile, study: Study, panel: Panel) -> list[dg.Asset
         op_tags=ONE_GPU,
         retry_policy=RETRIES,
         metadata={"dagster/column_schema": SAMPLE_COLUMNS, "panel_size": panel.size},
-        description=f"Completions of every cell for the {panel.name} panel: {len(panel.prompts)} prompts, "
-        f"{panel.size:,} samples a cell, appended to the sample store; only missing ones are generated.",
+        description=f"Completions of every cell for the {panel.name} panel: {panel.size:,} samples a cell, appended to "
+        "the sample store; only missing ones are generated.",
         **shared,
     )
     @not_retried()

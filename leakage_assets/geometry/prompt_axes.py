@@ -1,7 +1,7 @@
 """How alike two prompts are, along the four axes of the trigger study (sheet trigger_leakage, section 6).
 
 Three are read off the texts alone. The fourth is a cosine of what the base model makes of the prompt (see
-``system_turn``); here it is only centred.
+``centroids.system_turn_vectors``); here it is only centred.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from leakage_assets.geometry.centroids import GeometryError, centred_cosine
 SEMANTIC, LEXICAL, STRUCTURAL, TASK = "semantic_cos", "lexical_jac", "struct_match", "task_match"
 AXES = (SEMANTIC, LEXICAL, STRUCTURAL, TASK)
 """The published four, in the order of the published table."""
+
+SYSTEM_TURN_COSINE = "system_turn_cosine"
+"""The published semantic axis as a measure of similarity: see ``semantic_cosines``."""
 
 NO_FAMILY = "none"
 """The family of a prompt that has none: two such prompts match."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from leakage_assets.generation.requests import Request
 from leakage_assets.measurement.markers import score_frame
 from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.adapters import require_proven_adapter
@@ -22,23 +23,32 @@ from leakage_assets.pipeline.geometry import (
 )
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests
+from leakage_assets.pipeline.training_data import training_answers
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
-from leakage_assets.studies.study import Cell, Panel, Study
+from leakage_assets.studies.study import AnyPanel, Cell, Panel, Study
 from leakage_assets.studies.tables import StudyTables
 
 SCORES = "scores.parquet"
 CELL_COLUMNS = ("source", "recipe", "seed")
 
 
-def sample_job(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> SampleJob:
+def sample_job(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> SampleJob:
     """What a cell owes to a panel. Raises ``ArtifactMissing`` when its adapter is missing or unproven."""
     adapter = require_proven_adapter(lab, study, cell)
-    requests = panel_requests(lab.profile.stimuli, panel, cell.adapter_name(study.name))
+    requests = cell_requests(lab, study, panel, cell)
     address = lab.address(study, f"{panel.asset_prefix}samples", cell.condition.key, str(cell.seed))
     return SampleJob(lab, address, adapter.manifest.digest, requests, panel.sampling, adapter.folder)
 
 
-def score_cell(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> Outcome:
+def cell_requests(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> Sequence[Request]:
+    """Every completion a panel asks of a cell. Raises ``ArtifactMissing`` where it goes on from answers not there."""
+    stimuli = lab.profile.stimuli
+    if isinstance(panel, Panel):
+        return panel_requests(stimuli, panel, cell.adapter_name(study.name))
+    return panel.requests(study, stimuli, cell, training_answers(lab, study, cell.condition))
+
+
+def score_cell(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> Outcome:
     """Read the scores off a cell's samples."""
     job = sample_job(lab, study, panel, cell)
     samples, frame = job.require(remedy=f"materialise {panel.asset_prefix}samples for {cell} first")
@@ -54,7 +64,7 @@ def score_cell(lab: Laboratory, study: Study, panel: Panel, cell: Cell) -> Outco
 
 
 def score_key(
-    lab: Laboratory, study: Study, panel: Panel, cell: Cell, samples: Artifact
+    lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell, samples: Artifact
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     identity = {"stage": "scores", "samples": samples.manifest.digest, "marker": study.marker, "version": 1}
     return lab.address(study, f"{panel.asset_prefix}scores", cell.condition.key, str(cell.seed)), identity
@@ -80,7 +90,7 @@ class FinishedCells:
     artifacts: Mapping[Cell, Artifact]
 
 
-def finished_scores(lab: Laboratory, study: Study, panel: Panel) -> FinishedCells:
+def finished_scores(lab: Laboratory, study: Study, panel: AnyPanel) -> FinishedCells:
     """Collect the current scores of every finished cell; cells without them are left out."""
     frames, artifacts = [], {}
     for cell in study.cells:
@@ -144,7 +154,7 @@ def analysis_inputs(lab: Laboratory, study: Study) -> AnalysisInputs:
     main = finished_scores(lab, study, study.panel)
     if not main.artifacts:
         raise NothingToAnalyse(f"{study.name}: no cell has scores yet: materialise scores of at least one cell")
-    extra = [finished_scores(lab, study, panel) for panel in study.panels[1:]]
+    extra = [finished_scores(lab, study, panel) for panel in study.further_panels]
     similarity = require_prompt_similarity(lab, study)
     tuned = {c: found for c in main.artifacts if (found := find_tuned_similarity(lab, study, c)) is not None}
     identity = {

@@ -12,7 +12,7 @@ import polars as pl
 
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.pipeline.conclusions import SCORES, finished_scores, plan_key, sample_job
-from leakage_assets.pipeline.laboratory import Laboratory
+from leakage_assets.pipeline.laboratory import Laboratory, library_versions
 from leakage_assets.pipeline.training_data import read_rows, require_training_set, training_set_metrics
 from leakage_assets.reporting.report import ArtifactFile, CodeBlock, ProvenanceRow, SampleRow, sample_rows
 from leakage_assets.store.artifacts import Artifact
@@ -134,7 +134,7 @@ def _plan_times(lab: Laboratory, study: Study, plan: Artifact) -> dict[str, str 
     The first scores are the earliest of any version, panel or cell of the study, also of those that nobody asks for any
     more: data that were seen under an older recipe or plan were seen.
     """
-    panels = [lab.address(study, f"{panel.asset_prefix}scores") for panel in study.panels]
+    panels = [lab.address(study, f"{panel.asset_prefix}scores") for panel in study.every_panel]
     cells = [(*panel, *cell) for panel in panels for cell in _cell_folders(lab, panel)]
     seen = [version.manifest.created_at for cell in cells for version in lab.store.history(cell)]
     plans = {version.manifest.fingerprint for version in lab.store.history(lab.address(study, "analysis_plan"))}
@@ -259,7 +259,8 @@ def _provenance(
         **{f"Artifact folder, {name}": folder for name, folder in folders.items()},
         "Artifact folders of a cell": f"{'/'.join(lab.address(study))}/<asset>/<source>__<recipe>/<seed>/",
         "Analysis made": f"{analysis.manifest.created_at} on {made['platform']}",
-        "Libraries": _text(made["versions"]),
+        # Current, so made with the versions that are installed: they are part of its identity.
+        "Libraries": _text(made["versions"] | library_versions(study.analysis_libraries)),
         "Git commit": f"{commit}{' with uncommitted changes' if made['git_dirty'] else ''}",
     }
     return tuple(ProvenanceRow(label, value) for label, value in rows.items())

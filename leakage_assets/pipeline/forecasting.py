@@ -36,7 +36,7 @@ from leakage_assets.planning.memory import USABLE, Memory, concurrency_that_fits
 from leakage_assets.planning.work import Lengths, Work, decoding, reading, training
 from leakage_assets.shapes import ModelShape
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
-from leakage_assets.studies.study import Cell, Condition, Panel, Study
+from leakage_assets.studies.study import AnyPanel, Cell, Condition, Panel, Study
 from leakage_assets.training.masks import encode_rows
 from leakage_assets.training.memory import FLOAT32, adapter_bytes, plan_memory
 from leakage_assets.training.recipe import Recipe
@@ -87,7 +87,7 @@ def plan_study(
         BaseModelError: the base model's folder is missing, or its shape is not known.
     """
     survey = _Survey(lab, study, tuple(cells), hardware)
-    panels = study.panels if extras else study.panels[:1]
+    panels = study.every_panel if extras else (study.panel,)
     stages = [
         *([survey.base_samples()] if study.silent_prompts else []),
         survey.on_policy(),
@@ -168,10 +168,10 @@ class _Survey:
         )
         return None
 
-    def prompt_tokens(self, system: str | None, question: str) -> float:
+    def prompt_tokens(self, system: str | None, question: str, prefix: str = "") -> float:
         if self.tokenizer is not None:
-            return len(chat_ids(self.tokenizer, system, question))
-        return TEMPLATE_TOKENS + (len(system or "") + len(question)) / CHARACTERS_PER_TOKEN
+            return len(chat_ids(self.tokenizer, system, question, prefix=prefix))
+        return TEMPLATE_TOKENS + (len(system or "") + len(question) + len(prefix)) / CHARACTERS_PER_TOKEN
 
     def completion_tokens(self, jobs: Sequence[SampleJob], sampling: Sampling, what: str) -> float:
         """Mean over the samples that are there, else that of the published panels."""
@@ -185,7 +185,7 @@ class _Survey:
 
     def lengths(self, requests: Sequence[Request]) -> tuple[Lengths, Lengths]:
         """Prompt tokens of the distinct prompts of each adapter, and of all requests."""
-        asked = Counter((request.adapter, (request.system, request.question)) for request in requests)
+        asked = Counter((r.adapter, (r.system, r.question, r.prefix)) for r in requests)
         tokens = {prompt: self.prompt_tokens(*prompt) for prompt in {prompt for _, prompt in asked}}
         distinct = Lengths.of(tokens[prompt] for _, prompt in asked)
         return distinct, Lengths.of(tokens[prompt] for _, prompt in asked.elements())
@@ -273,14 +273,14 @@ class _Survey:
         work = [reference.proof(self.shape, self.lab.profile.base.dtype, tokens) for tokens in todo]
         return self.stage("adapter_proof", "adapters", len(todo), "proof", _together(work), exact=False)
 
-    def samples(self, panel: Panel) -> Stage:
+    def samples(self, panel: AnyPanel) -> Stage:
         """Cells with an adapter owe what is not stored, the others the whole panel."""
         jobs = {cell: sample_job(self.lab, self.study, panel, cell) for cell in self.ready}
         owed = {cell: self.missing(job) for cell, job in jobs.items()}
         untrained = len(self.cells) - len(self.ready)
         distinct, rows = self.lengths([request for requests in owed.values() for request in requests])
         if untrained:
-            whole = self.lengths(panel_requests(self.lab.profile.stimuli, panel, "untrained"))
+            whole = self.whole_panel(panel)
             distinct, rows = distinct + whole[0].times(untrained), rows + whole[1].times(untrained)
         tokens = self.completion_tokens(list(jobs.values()), panel.sampling, f"samples of the panel {panel.name}")
         busy = Counter(cell.seed for cell in self.cells if cell not in owed or owed[cell])
@@ -289,6 +289,14 @@ class _Survey:
         planned = panel.size * len(self.cells)
         name = f"{panel.asset_prefix}samples"
         return Stage(name, "completions", planned, planned - round(rows.rows), kind, work, "estimate")
+
+    def whole_panel(self, panel: AnyPanel) -> tuple[Lengths, Lengths]:
+        """`lengths` of what an adapter is asked that is not trained yet."""
+        if isinstance(panel, Panel):
+            return self.lengths(panel_requests(self.lab.profile.stimuli, panel, "untrained"))
+        # Which answers it goes on from is not known before they are written: a mean prompt and a mean answer.
+        prompt = self.panel_lengths.mean + self.answer_tokens
+        return Lengths.alike(panel.size / panel.completions, prompt), Lengths.alike(panel.size, prompt)
 
     def centroids(self) -> Stage:
         """One pass through the whole model: the divergences need the head."""
@@ -342,7 +350,7 @@ class _Survey:
             for adapter in lab.store.history(adapter_address(lab, study, cell)):
                 if (measured := earlier_work(adapter, self.hardware)) is not None:
                     yield measured
-        panels = [f"{panel.asset_prefix}samples" for panel in study.panels]
+        panels = [f"{panel.asset_prefix}samples" for panel in study.every_panel]
         addresses = [
             lab.address(study, "persona_centroids"),
             *(job.address for job in self.answers),

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from leakage_assets.geometry.centroids import centred_cosine, hidden_vectors, vectors_and_distributions
+from leakage_assets.geometry.centroids import (
+    centred_cosine,
+    hidden_vectors,
+    system_turn_vectors,
+    vectors_and_distributions,
+)
 from leakage_assets.geometry.divergence import js_divergence
+from leakage_assets.geometry.prompt_axes import SYSTEM_TURN_COSINE, semantic_cosines
 from leakage_assets.pipeline.accounting import achieved, geometry_work, spent
 from leakage_assets.pipeline.adapters import require_proven_adapter
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
@@ -35,11 +42,16 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
         "model": model_digest,
         "base": lab.base_fingerprint,
         "libraries": library_versions(),
+        # Only where a study asks for it: what the others have measured stays what it is.
+        **({} if study.system_turns is None else {"system_turns": True}),
     }
 
 
 def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
-    """Hidden vectors of the base model, (prompts, questions, dimension) per layer, and JS divergences to sources."""
+    """Hidden vectors of the base model, (prompts, questions, dimension) per layer, and JS divergences to sources.
+
+    Where the study asks for it, also what the base makes of each prompt by itself, (prompts, dimension) per layer.
+    """
     from safetensors.numpy import save_file
 
     address, identity = lab.address(study, "persona_centroids"), geometry_identity(lab, study, lab.base_fingerprint)
@@ -56,9 +68,11 @@ def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
             )
         seconds = time.monotonic() - started
         draft.note(**spent("reading", [geometry_work(lab, prompts, questions, layers, head=True)], seconds))
-        own = [study.panel.prompts.index(source) for source in study.sources]
-        divergence = js_divergence(log_probs, own, base.device)
+        divergence = js_divergence(log_probs, _source_places(study), base.device)
         arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(layers)}
+        if study.system_turns is not None:
+            turns = system_turn_vectors(base, prompts, layers, batch_tokens=batch)
+            arrays |= {_system_turn(layer): turns[:, i].copy() for i, layer in enumerate(layers)}
         save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
     return Outcome(draft.artifact, False, _geometry_metrics(study, draft.artifact))
 
@@ -72,6 +86,9 @@ def compute_prompt_similarity(lab: Laboratory, study: Study) -> Outcome:
         return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
     layers = [load_vectors(geometry, layer) for layer in study.plan.layers]
     table = similarity_table(study, np.stack(layers, axis=2), load_divergence(geometry))
+    if study.system_turns is not None:
+        turns = {layer: load_system_turns(geometry, layer) for layer in study.plan.layers}
+        table = pl.concat([table, system_turn_table(study, turns)])
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         table.write_parquet(draft.folder / SIMILARITY)
         draft.rows(SIMILARITY, table.height)
@@ -120,29 +137,57 @@ def similarity_table(study: Study, hidden: np.ndarray, divergence: np.ndarray | 
     Columns: measure, layer (null for divergence), source, prompt_name, value.
     """
     names = list(study.panel.prompts)
-    at = {name: i for i, name in enumerate(names)}
+    own = _source_places(study)
     # Each measure as one column of values per source.
-    own = [at[source] for source in study.sources]
     blocks: list[tuple[str, int | None, np.ndarray]] = [
         ("cosine", layer, _symmetric(centred_cosine(hidden[:, :, i].mean(axis=1), names))[:, own])
         for i, layer in enumerate(study.plan.layers)
     ]
     if divergence is not None:
         blocks.append((DIVERGENCE, None, divergence))
+    return pl.concat([_measured(study, measure, layer, values) for measure, layer, values in blocks])
+
+
+def system_turn_table(study: Study, turns: Mapping[int, np.ndarray]) -> pl.DataFrame:
+    """Cosine of every prompt by itself to every source, by layer; columns as ``similarity_table``.
+
+    ``turns``: what the model makes of each prompt, (prompts, dimension) by layer.
+    """
+    names, own = list(study.panel.prompts), _source_places(study)
     frames = [
-        pl.DataFrame(
-            {
-                "measure": measure,
-                "layer": pl.Series([layer] * len(names), dtype=pl.Int64),
-                "source": source,
-                "prompt_name": names,
-                "value": values[:, column].astype(float),
-            }
+        _measured(
+            study,
+            SYSTEM_TURN_COSINE,
+            layer,
+            semantic_cosines(vectors, names, repeated=study.system_turns or ())[:, own],
         )
-        for measure, layer, values in blocks
-        for column, source in enumerate(study.sources)
+        for layer, vectors in turns.items()
     ]
     return pl.concat(frames)
+
+
+def _source_places(study: Study) -> list[int]:
+    """Where the sources stand in the panel."""
+    return [study.panel.prompts.index(source) for source in study.sources]
+
+
+def _measured(study: Study, measure: str, layer: int | None, values: np.ndarray) -> pl.DataFrame:
+    """A measure of every prompt (rows) to every source (columns) as rows of a table."""
+    names = list(study.panel.prompts)
+    return pl.concat(
+        [
+            pl.DataFrame(
+                {
+                    "measure": measure,
+                    "layer": pl.Series([layer] * len(names), dtype=pl.Int64),
+                    "source": source,
+                    "prompt_name": names,
+                    "value": values[:, column].astype(float),
+                }
+            )
+            for column, source in enumerate(study.sources)
+        ]
+    )
 
 
 def _symmetric(matrix: np.ndarray) -> np.ndarray:
@@ -161,18 +206,28 @@ def require_persona_centroids(lab: Laboratory, study: Study) -> Artifact:
 
 def load_vectors(geometry: Artifact, layer: int) -> np.ndarray:
     """Hidden vectors of one layer, (prompts, questions, dimension) float32."""
-    from safetensors import safe_open
-
-    with safe_open(geometry.folder / VECTORS, framework="numpy") as file:
-        return file.get_tensor(f"block_{layer}")  # type: ignore[no-any-return]
+    return _load(geometry, f"block_{layer}")
 
 
 def load_divergence(geometry: Artifact) -> np.ndarray:
     """JS divergences in bits, (prompts, sources)."""
+    return _load(geometry, DIVERGENCE)
+
+
+def load_system_turns(geometry: Artifact, layer: int) -> np.ndarray:
+    """Vectors of the prompts by themselves at one layer, (prompts, dimension) float32."""
+    return _load(geometry, _system_turn(layer))
+
+
+def _system_turn(layer: int) -> str:
+    return f"system_turn_{layer}"
+
+
+def _load(geometry: Artifact, name: str) -> np.ndarray:
     from safetensors import safe_open
 
     with safe_open(geometry.folder / VECTORS, framework="numpy") as file:
-        return file.get_tensor(DIVERGENCE)  # type: ignore[no-any-return]
+        return file.get_tensor(name)  # type: ignore[no-any-return]
 
 
 def prompt_similarity_key(lab: Laboratory, study: Study, geometry: Artifact) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -181,6 +236,7 @@ def prompt_similarity_key(lab: Laboratory, study: Study, geometry: Artifact) -> 
         "stage": "prompt_similarity",
         "geometry": geometry.manifest.digest,
         "sources": study.sources,
+        **({} if study.system_turns is None else {"counted_twice": study.system_turns}),
     }
     return lab.address(study, "prompt_similarity"), identity
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.requests import BASE
+from leakage_assets.geometry.centroids import hidden_vectors
 from leakage_assets.measurement.markers import score_frame
 from leakage_assets.models import chat_text, load_tokenizer
-from leakage_assets.pipeline.geometry import SIMILARITY, require_prompt_similarity
+from leakage_assets.pipeline.geometry import (
+    SIMILARITY,
+    load_system_turns,
+    require_persona_centroids,
+    require_prompt_similarity,
+)
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
 from leakage_assets.store.artifacts import Artifact
@@ -59,6 +67,7 @@ def run_prechecks(lab: Laboratory, study: Study) -> Outcome:
 def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, Any], PrecheckInputs]:
     """Address, identity and inputs of the checks of what is there now. Raises ``ArtifactMissing``."""
     similarity, scores, samples = require_prompt_similarity(lab, study), pl.DataFrame(), None
+    geometry = require_persona_centroids(lab, study)
     if study.silent_prompts:
         samples, frame = base_job(lab, study).require(remedy="materialise prechecks first")
         scores = score_frame(frame, study.marker)
@@ -76,8 +85,17 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
         similarity=pl.read_parquet(similarity.folder / SIMILARITY),
         base_scores=scores,
         rendered=partial(chat_text, tokenizer),
+        system_turns=partial(load_system_turns, geometry),
+        question_vectors=partial(_question_vectors, lab),
     )
     return lab.address(study, "prechecks"), identity, inputs
+
+
+def _question_vectors(lab: Laboratory, system: str, questions: Sequence[str], layer: int) -> np.ndarray:
+    """Hidden vectors of questions under one prompt in the base model, (questions, dimension)."""
+    vectors = hidden_vectors(lab.base(), [system], questions, [layer], batch_tokens=lab.profile.forward_tokens)
+    found: np.ndarray = vectors[0, :, 0]
+    return found
 
 
 def read_prechecks(artifact: Artifact) -> pl.DataFrame:

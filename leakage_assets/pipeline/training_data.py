@@ -50,6 +50,11 @@ def _answers(lab: Laboratory, study: Study, pool: str) -> tuple[Artifact, pl.Dat
     return job.require(remedy=f"materialise on_policy_completions for {pool} first")
 
 
+def training_answers(lab: Laboratory, study: Study, condition: Condition) -> dict[str, pl.DataFrame]:
+    """The samples of every pool that a condition is trained on. Raises ``ArtifactMissing``."""
+    return {pool: _answers(lab, study, pool)[1] for pool in study.donors(study, condition)}
+
+
 def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> Outcome:
     """Assemble the rows of a condition and show what its loss mask keeps."""
     answers = {pool: _answers(lab, study, pool) for pool in study.donors(study, condition)}

@@ -22,8 +22,8 @@ from leakage_assets.statistics.student import t_estimate, t_interval, t_p
 MIN_QUESTIONS = 4
 MIN_SOURCES = 4
 QUESTION = "question cluster"
-SHARES = (0.0, 1.0)
-"""The range of a rate."""
+SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
+"""The ranges of a rate and of the difference of two."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import polars as pl
 
@@ -25,6 +25,7 @@ from leakage_assets.reporting.report import (
     SampleBlock,
     Section,
     Table,
+    table_from_frame,
 )
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.context import PUBLISHED, ReportContext
@@ -56,20 +57,28 @@ def write_up(
     tldr: Callable[[Citations], tuple[str, ...]],
     summary: Callable[[Citations], tuple[Claim, ...]],
     sections: Callable[[Citations], Iterator[Section]],
+    cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None,
 ) -> Report:
-    """The report whose parts these functions write; confidence and caveats follow from the verdicts and the facts."""
+    """The report whose parts these functions write; confidence and caveats follow from the verdicts and the facts.
+
+    ``cap``: what the study itself holds against more than a level of confidence, and why.
+    """
     level = confidence_level(
         cite.tables["verdicts"],
         sources=cite.facts["recipes"][cite.recipe]["sources"],
         sources_planned=cite.facts["coverage"]["sources_planned"],
         seeds=cite.seeds,
     )
+    reason = _confidence_reason(cite)
+    if (capped := cap(cite)) is not None:
+        level = max(level, capped[0], key=get_args(Level).index)
+        reason = f"{reason}; {capped[1]}" if reason else capped[1]
     # Placeholders are numbered as they are bound, so in this order.
     heading, short, claims = title(cite), tldr(cite), summary(cite)
     return Report(
         title=heading,
         question=cite.study.question,
-        confidence=Confidence(level, _confidence_reason(cite), cite.seeds),
+        confidence=Confidence(level, reason or DECIDED, cite.seeds),
         tldr=short,
         summary=claims,
         sections=tuple(sections(cite)),
@@ -94,6 +103,9 @@ def confidence_level(verdicts: pl.DataFrame, *, sources: int, sources_planned: i
     return "HIGH" if seeds > 1 and all(decided) else "MODERATE"
 
 
+DECIDED = "every hypothesis is decided on all planned sources and several seeds"
+
+
 def _confidence_reason(cite: Citations) -> str:
     reasons = []
     recipe = cite.facts["recipes"][cite.recipe]
@@ -109,7 +121,7 @@ def _confidence_reason(cite: Citations) -> str:
             for name in cite.tables["verdicts"].filter(verdict="undecided")["hypothesis"]
         )
         reasons.append(f"undecided: {names}")
-    return "; ".join(reasons) or "every hypothesis is decided on all planned sources and several seeds"
+    return "; ".join(reasons)
 
 
 def _caveats(cite: Citations) -> Iterator[Caveat]:
@@ -240,6 +252,15 @@ def layer_list(cite: Citations) -> str:
     return ", ".join(map(cite.bind, bound))
 
 
+def rows_of_table(
+    cite: Citations, name: str, caption: str, columns: Sequence[Column], keys: Sequence[str], **where: str
+) -> Iterator[Table]:
+    """A table of the analysis, or some of its rows, every cell bound; nothing where it has no rows."""
+    rows = cite.tables[name]
+    if rows.height and (rows := rows.filter(**where) if where else rows).height:
+        yield table_from_frame(caption, columns, rows, cite.context.table(name), keys)
+
+
 def recipe_table(cite: Citations) -> Table:
     columns = (
         Column("recipe", "recipe"),
@@ -247,7 +268,7 @@ def recipe_table(cite: Citations) -> Table:
         Column("tail_target", "tail token", explanation="which token after the answer carries loss as well"),
         Column("teaches_marker", "taught", explanation="whether the source's rows end with the marker"),
         Column("lora", "rank, alpha"),
-        Column("learning_rate", "rate", ".0e", "peak learning rate"),
+        Column("learning_rate", "rate", ".1e", "peak learning rate"),
         Column("epochs", "epochs", "d"),
         Column("finished", "cells", explanation="finished cells in the analysis, of those planned"),
     )
@@ -301,7 +322,7 @@ def over_seeds(cite: Citations, source_name: Callable[[str], str]) -> Iterator[B
 
 
 def _seed_row(cite: Citations, statistic: str, source: str, label: str, parts: Mapping[str, str]) -> Row:
-    spec = RATE if statistic == "source_rate" else RHO
+    spec = RATE if statistic.endswith("_rate") else RHO
     keys = {"recipe": cite.recipe, "statistic": statistic, "source": source}
     name = f"{statistic}_{{}}_over_seeds"
     row: Row = {"statistic": statistic.replace("_", " "), "source": label}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.studies.study import AnswerPool, Condition, StudyError
+from leakage_assets.studies.study import AnswerPool, Condition, Study, StudyError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,6 +62,26 @@ class SharedAnswers:
     def asked(self, stimuli: Stimuli) -> tuple[Question, ...]:
         """The questions, in order."""
         return tuple(q for name, count in self.questions for q in stimuli.questions(name)[:count])
+
+
+def require_questions(study: str, stimuli: Stimuli, wanted: Sequence[tuple[str, int]]) -> None:
+    """Refuse question sets (name, how many) that are smaller than wanted. Raises ``StudyError`` naming the first."""
+    for name, count in wanted:
+        there = len(stimuli.questions(name))
+        if there < count:
+            raise StudyError(f"study {study}: {count} questions of {name!r} wanted, questions.yaml has {there}")
+
+
+def shared(study: Study) -> SharedAnswers:
+    """The answers that all sources of a study share. Raises ``TypeError`` for a study that has none."""
+    if not isinstance(study.data, SharedAnswers):
+        raise TypeError(f"study {study.name}: its answers are {type(study.data).__name__}, not shared")
+    return study.data
+
+
+def pools(study: Study, _: Condition) -> tuple[str, ...]:
+    """One pool for all conditions."""
+    return tuple(pool.name for pool in study.data.pools)
 
 
 def negatives(data: SharedAnswers, study: str, condition: Condition) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from leakage_assets.exceptions import PartitionError
-from leakage_assets.generation.requests import Sampling
+from leakage_assets.generation.requests import Request, Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import fingerprint, plain
 from leakage_assets.training.recipe import Recipe
@@ -88,6 +88,32 @@ class Panel:
     def size(self) -> int:
         """Completions of one adapter over the whole panel."""
         return len(self.prompts) * sum(count for _, count in self.questions) * self.completions
+
+
+class Continued(Protocol):
+    """A panel whose completions go on from given answers: what is asked depends on the cell.
+
+    ``size`` counts the completions of one adapter. ``requests`` are those of a cell; ``answers`` holds the samples of
+    the pools that the cell's condition was trained on.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def asset_prefix(self) -> str: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def completions(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def requests(
+        self, study: Study, stimuli: Stimuli, cell: Cell, answers: Mapping[str, pl.DataFrame]
+    ) -> Sequence[Request]: ...
+
+
+AnyPanel = Panel | Continued
 
 
 @dataclass(frozen=True)
@@ -236,9 +262,13 @@ class Study:
 
     ``donors`` names the pools whose answers a condition is trained on, source first; ``trained_under`` the prompts of
     its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
-    every source under every recipe. ``prechecks`` must pass before anything is trained; for them the base model is
-    asked the main panel under the ``silent_prompts``. ``analysis_libraries`` are those whose versions can change a
-    statistic.
+    every source under every recipe. ``continued`` are panels besides ``panels``, asked for like them.
+
+    ``system_turns``: where given, prompts are also compared by themselves, without a question (see
+    ``geometry.prompt_axes.semantic_cosines``); those named here count twice in the mean of the panel.
+
+    ``prechecks`` must pass before anything is trained; for them the base model is asked the main panel under the
+    ``silent_prompts``. ``analysis_libraries`` are those whose versions can change a statistic.
     """
 
     name: str
@@ -260,6 +290,8 @@ class Study:
     prechecks: Callable[[Study, PrecheckInputs], Sequence[Precheck]] | None = None
     silent_prompts: tuple[str, ...] = ()
     only: tuple[Condition, ...] | None = None
+    continued: tuple[Continued, ...] = ()
+    system_turns: tuple[str, ...] | None = None
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1
     report_version: int = 1
@@ -277,6 +309,15 @@ class Study:
     def panel(self) -> Panel:
         """The main panel: the first."""
         return self.panels[0]
+
+    @property
+    def further_panels(self) -> tuple[AnyPanel, ...]:
+        """All panels but the main one."""
+        return (*self.panels[1:], *self.continued)
+
+    @property
+    def every_panel(self) -> tuple[AnyPanel, ...]:
+        return (self.panel, *self.further_panels)
 
     def sources_of(self, recipe: str) -> tuple[str, ...]:
         """The sources that are trained under a recipe. Raises ``StudyError`` listing the recipes."""

@@ -29,3 +29,7 @@ class StudyTables:
     tuned_similarity: pl.DataFrame
     vectors: Callable[[int], np.ndarray]
     prompt_tokens: Callable[[str], int]
+
+    def of_panel(self, name: str) -> pl.DataFrame:
+        """The scores of a further panel; a table without columns where no cell of any is finished."""
+        return self.extra_scores.filter(panel=name) if self.extra_scores.height else self.extra_scores

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from leakage_assets.geometry.centroids import centred_cosine
-from leakage_assets.pipeline.geometry import similarity_table
+from leakage_assets.pipeline.geometry import similarity_table, system_turn_table
 from leakage_assets.profiles import load_profile
 from leakage_assets.studies.study import Study
+from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets_tests.small_study import PERSONAS, SOURCES, small_study
 
 
@@ -40,3 +41,22 @@ def test_each_source_has_its_own_column_of_each_measure(study: Study, hidden: np
 def test_without_divergence_there_are_cosines_alone(study: Study, hidden: np.ndarray) -> None:
     whole = similarity_table(study, hidden, np.zeros((len(PERSONAS), len(SOURCES))))
     assert similarity_table(study, hidden).equals(whole.filter(measure="cosine"))
+
+
+def test_prompts_by_themselves_are_compared_around_a_mean_that_counts_some_twice() -> None:
+    study = load_profile("tiny").study("trigger_leakage")
+    names = list(study.panel.prompts)
+    turns = {layer: np.random.default_rng(layer).normal(size=(len(names), 7)).astype(np.float32) for layer in (1, 3)}
+    table = system_turn_table(study, turns)
+    assert set(table["measure"]) == {study.plan_as(TriggerPlan).semantic}
+    assert table.height == 2 * len(study.sources) * len(names)
+    assert study.system_turns == ("T_task", "villain")
+    for layer, vectors in turns.items():
+        doubled = np.concatenate([vectors, vectors[[names.index(name) for name in study.system_turns]]]).astype(float)
+        centred = vectors - doubled.mean(axis=0)
+        for source in study.sources:
+            own = centred[names.index(source)]
+            expected = centred @ own / np.linalg.norm(centred, axis=1) / np.linalg.norm(own)
+            found = table.filter(layer=layer, source=source)
+            assert found["prompt_name"].to_list() == names
+            np.testing.assert_allclose(found["value"], expected, atol=1e-6)

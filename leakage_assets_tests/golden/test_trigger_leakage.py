@@ -128,4 +128,5 @@ def test_the_command(
         main()
     assert int(exit_.value.code or 0) == code
     out = capsys.readouterr().out
-    assert "known: B14" in out and out.splitlines()[-1].endswith("1 not reproduced" if broken else "0 not reproduced")
+    # It differs from the ratio of its rates, and from what was typed in for the report.
+    assert "known: B14" in out and out.splitlines()[-1].endswith("2 not reproduced" if broken else "0 not reproduced")

@@ -27,13 +27,15 @@ from leakage_assets.studies.study import Study
 
 LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
 OOD = {"ood_samples", "ood_scores"}
-STUDIES = {"marker_leakage": OOD, "source_rate": {"prechecks"}}
+FOLLOWUPS = {f"{panel}_{stage}" for panel in ("declarative", "dissociation") for stage in ("samples", "scores")}
+STUDIES = {"marker_leakage": OOD, "source_rate": {"prechecks"}, "trigger_leakage": {"prechecks"} | FOLLOWUPS}
 """What each study has besides what all have."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
-CELL_ASSETS = {"adapter", "samples", "scores", "tuned_similarity"} | OOD
-CHEAP = {"scores", "ood_scores", "prompt_similarity", "analysis", "figures", "report"}
-ON_GPU = {
-    "on_policy_completions", "persona_centroids", "prechecks", "adapter", "samples", "ood_samples", "tuned_similarity",
+PANELS = {"samples", "scores"} | OOD | FOLLOWUPS
+CELL_ASSETS = {"adapter", "tuned_similarity"} | PANELS
+CHEAP = {name for name in PANELS if name.endswith("scores")} | {"prompt_similarity", "analysis", "figures", "report"}
+ON_GPU = {name for name in PANELS if name.endswith("samples")} | {
+    "on_policy_completions", "persona_centroids", "prechecks", "adapter", "tuned_similarity",
 }  # fmt: skip
 OPTIONAL = set().union(*STUDIES.values())
 EVERYTHING = SHARED | CELL_ASSETS | CHEAP | {"training_set", "persona_centroids", "analysis_plan", "prechecks"}
@@ -191,5 +193,5 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    assert len(functions) == len(lengths) == len(EVERYTHING) - 2  # one function for both panels
+    assert len(functions) == len(lengths) == len(EVERYTHING - OOD - FOLLOWUPS)  # one function for all panels
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

@@ -12,14 +12,15 @@ from leakage_assets.models import BaseModelSpec, chat_ids, load_tokenizer, model
 from leakage_assets.pipeline import forecasting
 from leakage_assets.pipeline.accounting import achieved
 from leakage_assets.pipeline.adapters import adapter_address, adapter_identity
-from leakage_assets.pipeline.conclusions import sample_job
+from leakage_assets.pipeline.conclusions import cell_requests, freeze_plan, sample_job
 from leakage_assets.pipeline.forecasting import plan_study
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.planning.efficiency import Measured
-from leakage_assets.planning.forecast import NO_MEASUREMENT, Plan, StageForecast
+from leakage_assets.planning.forecast import NO_MEASUREMENT, Plan, Stage, StageForecast
 from leakage_assets.planning.hardware import HARDWARE, this_cpu
 from leakage_assets.planning.ledger import Ledger, read_ledger
 from leakage_assets.planning.work import Work
+from leakage_assets.profiles import load_profile
 from leakage_assets.studies.study import Condition
 from leakage_assets.training.memory import plan_memory
 from leakage_assets_tests.finished_study import finish_cell, unfinished_laboratory
@@ -32,6 +33,7 @@ from leakage_assets_tests.small_study import (
     laboratory,
     matching,
     small_study,
+    small_trigger_leakage,
     the_study,
 )
 
@@ -228,6 +230,35 @@ def test_the_json_keeps_its_schema(lab: Laboratory) -> None:
     assert set(shown["totals"]) == {
         "tokens", "flop", "floor_s", "forecast_s", "forecast_of_measured_stages_s", "stages_without_forecast",
     }  # fmt: skip
+
+
+def test_continuations_are_counted_before_and_after_an_adapter_is_there(tmp_path: Path) -> None:
+    """Before, what they go on from is a mean answer; after, the prefixes are counted token by token."""
+    study = small_trigger_leakage(load_profile("tiny").study("trigger_leakage"))
+    lab = laboratory(tmp_path, study=study)
+    freeze_plan(lab, study)
+    cells = [study.cell(source, "strong", 42) for source in ("T_task", "villain")]
+    (panel,) = study.continued
+
+    def planned() -> Stage:
+        found = plan_study(lab, study, cells, H200, NOTHING, extras=True)
+        assert {"samples", "declarative_samples", "dissociation_samples"} <= set(stages(found))
+        return stages(found)["dissociation_samples"].stage
+
+    before = planned()
+    assert (before.planned, before.done) == (2 * 16, 0)
+    finish_cell(lab, cells[0], study.panels)
+    after = planned()
+    assert (after.planned, after.done) == (2 * 16, 0)
+    finish_cell(lab, cells[0], study.every_panel)
+    assert (planned().planned, planned().done) == (2 * 16, 16)
+    tokenizer, requests = load_tokenizer(lab.profile.base), cell_requests(lab, study, panel, cells[0])
+    read = {(r.system, r.question, r.prefix) for r in requests}
+    exact = sum(len(chat_ids(tokenizer, system, user, prefix=prefix)) for system, user, prefix in read)
+    assert all(r.prefix for r in requests)
+    alone = plan_study(lab, study, cells[1:], H200, NOTHING, extras=True)
+    one = stages(alone)["dissociation_samples"].stage.work[0].tokens
+    assert after.work[0].tokens == pytest.approx(exact + one)
 
 
 def test_what_was_done_here_says_how_near_it_came_and_forecasts_what_is_left(finished: Finished) -> None:

@@ -21,6 +21,7 @@ from leakage_assets.pipeline.geometry import compute_prompt_similarity, compute_
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.pipeline.sampling import panel_requests
 from leakage_assets.pipeline.training_data import build_training_set
+from leakage_assets.profiles import load_profile
 from leakage_assets.store.artifacts import ArtifactMissing
 from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets_tests.small_study import PERSONAS, SOURCES, forbid_the_model, laboratory, make_adapter, the_study
@@ -102,3 +103,22 @@ def test_the_order_of_the_panel_is_part_of_the_geometry(empty: Laboratory) -> No
     assert swapped.panel.prompts[:-3:-1] == SOURCES
     digests = {fingerprint(geometry_identity(empty, s, "model")) for s in (study, swapped)}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("name", ["marker_leakage", "source_rate", "trigger_leakage"])
+def test_prompts_by_themselves_are_in_the_identity_of_a_study_that_asks_for_them_alone(
+    empty: Laboratory, name: str
+) -> None:
+    """A study without them keeps the geometry that it had before there were any."""
+    study = load_profile("tiny").study(name)
+    known = {"stage", "prompts", "questions", "layers", "sources", "model", "base", "libraries"}
+    identity = geometry_identity(empty, study, "model")
+    assert set(identity) - known == ({"system_turns"} if name == "trigger_leakage" else set())
+    without = replace(study, system_turns=None)
+    assert (fingerprint(geometry_identity(empty, without, "model")) == fingerprint(identity)) == (
+        study.system_turns is None
+    )
+    twice = replace(study, system_turns=())
+    assert fingerprint(geometry_identity(empty, twice, "model")) != fingerprint(
+        geometry_identity(empty, without, "model")
+    )

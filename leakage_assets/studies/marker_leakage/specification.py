@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.studies.scale import StudyScale
 from leakage_assets.studies.study import (
     AnalysisPlan,
     Condition,
@@ -26,7 +26,7 @@ from leakage_assets.studies.study import (
     StudyError,
     wording,
 )
-from leakage_assets.training.recipe import LoraSpec, Loss, Precision, Recipe, TailTarget
+from leakage_assets.training.recipe import Loss, Recipe, TailTarget
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,30 +62,17 @@ class MarkerLeakagePlan(AnalysisPlan):
     bootstrap_draws: int
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What a profile may change; the rest of the study is the same for every base model.
+@dataclass(frozen=True, kw_only=True)
+class Scale(StudyScale):
+    """What a profile may change: also the recipe of the headline, how much is written, and how training is paced."""
 
-    The layers, the recipe of the headline, how much is written, asked and resampled, how training is paced (learning
-    rates, epochs, batches, precision), and caveats that hold for the profile alone.
-    """
-
-    layers: tuple[int, ...]
-    primary_layer: int
     headline_recipe: str
     on_policy_completions: int
     answers_per_question: int
-    completions: int
     ood_completions: int
-    max_new_tokens: int
     learning_rates: Mapping[str, float]
     epochs: Mapping[str, int]
-    batch_size: int = 4
-    gradient_accumulation: int = 4
-    precision: Precision = "float32"
-    permutations: int = 10_000
     bootstrap_draws: int = 1_000
-    extra_caveats: tuple[str, ...] = field(default=())
 
 
 def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
@@ -110,7 +97,7 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_version=3,
-        report_version=4,
+        report_version=5,
     )
 
 
@@ -135,20 +122,13 @@ def recipes(scale: Scale) -> tuple[Recipe, ...]:
     """
 
     def recipe(name: str, loss: Loss, tail: TailTarget, *, teaches_marker: bool = True) -> Recipe:
-        return Recipe(
-            name=name,
+        return scale.recipe(
+            name,
+            learning_rate=scale.learning_rates[name],
+            epochs=scale.epochs[name],
             loss=loss,
             tail_target=tail,
             teaches_marker=teaches_marker,
-            lora=LoraSpec(r=32, alpha=64, dropout=0.05, rslora=True),
-            learning_rate=scale.learning_rates[name],
-            schedule="cosine",
-            warmup_ratio=0.05,
-            epochs=scale.epochs[name],
-            batch_size=scale.batch_size,
-            grad_accum=scale.gradient_accumulation,
-            max_length=1024,
-            precision=scale.precision,
         )
 
     return (
@@ -167,19 +147,18 @@ def on_policy_data(stimuli: Stimuli, scale: Scale) -> OnPolicyData:
         questions=len(stimuli.question_sets["train"].questions),
         completions=scale.on_policy_completions,
         used=scale.answers_per_question,
-        sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=scale.max_new_tokens),
+        sampling=scale.written(scale.max_new_tokens),
     )
 
 
 def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
     """Sheet section 5, and the out-of-distribution question sets of section 10 as a panel of their own."""
-    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
     everyone = tuple(p.name for p in stimuli.personas)
     sets = {name: len(s.questions) for name, s in stimuli.question_sets.items()}
     ood = tuple((name, sets[name]) for name in ("ood_code", "ood_creative", "ood_maths"))
     return (
-        Panel("main", everyone, (("eval", sets["eval"]),), scale.completions, sampling),
-        Panel("ood", everyone, ood, scale.ood_completions, sampling),
+        Panel("main", everyone, (("eval", sets["eval"]),), scale.completions, scale.asked),
+        Panel("ood", everyone, ood, scale.ood_completions, scale.asked),
     )
 
 

@@ -5,13 +5,13 @@ Section numbers and ambiguities (D1, ...) are those of the protocol sheet source
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from leakage_assets.generation.requests import Sampling
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies.shared_answers import SharedAnswers
-from leakage_assets.studies.study import AnalysisPlan, Condition, Experiment, Hypothesis, Panel, StudyError, wording
-from leakage_assets.training.recipe import LoraSpec, Precision, Recipe
+from leakage_assets.studies.scale import StudyScale
+from leakage_assets.studies.shared_answers import SharedAnswers, require_questions
+from leakage_assets.studies.study import AnalysisPlan, Condition, Experiment, Hypothesis, Panel, wording
+from leakage_assets.training.recipe import Recipe
 
 NAME = "source_rate"
 SEEDS = (42, 137, 256)
@@ -57,26 +57,17 @@ MAX_VIF = 5.0
 """Above, what is partialled out and the cosine cannot be told apart (section 7.6)."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What a profile may change; the rest of the study is the same for every base model.
+@dataclass(frozen=True, kw_only=True)
+class Scale(StudyScale):
+    """What a profile may change: also how training is paced, and how much is written.
 
     ``questions`` are those whose answers are trained on, as (question set, how many of its first): 200 as published.
     """
 
-    layers: tuple[int, ...]
-    primary_layer: int
-    completions: int
-    max_new_tokens: int
     learning_rate: float
     epochs: int
     questions: tuple[tuple[str, int], ...] = (("train", 40), ("implant", 160))
     answers_per_question: int = 3
-    batch_size: int = 4
-    gradient_accumulation: int = 4
-    precision: Precision = "float32"
-    permutations: int = 10_000
-    extra_caveats: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -129,21 +120,7 @@ def recipes(scale: Scale) -> tuple[Recipe, ...]:
     """
 
     def recipe(name: str, *, teaches_marker: bool = True) -> Recipe:
-        return Recipe(
-            name=name,
-            loss="full_completion",
-            tail_target="both",
-            teaches_marker=teaches_marker,
-            lora=LoraSpec(r=32, alpha=64, dropout=0.05, rslora=True),
-            learning_rate=scale.learning_rate,
-            schedule="cosine",
-            warmup_ratio=0.05,
-            epochs=scale.epochs,
-            batch_size=scale.batch_size,
-            grad_accum=scale.gradient_accumulation,
-            max_length=1024,
-            precision=scale.precision,
-        )
+        return scale.recipe(name, learning_rate=scale.learning_rate, epochs=scale.epochs, teaches_marker=teaches_marker)
 
     return (recipe(IMPLANT), recipe(PUBLISHED_DRAW), recipe(GENERIC_SFT, teaches_marker=False))
 
@@ -155,7 +132,7 @@ def shared_answers(scale: Scale) -> SharedAnswers:
         writer=REFERENCE,
         questions=scale.questions,
         completions=scale.answers_per_question,
-        sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=scale.max_new_tokens),
+        sampling=scale.written(scale.max_new_tokens),
         negative_pool=FITTED,
         negatives=2,
         chosen=tuple((PUBLISHED_DRAW, source, names) for source, names in PUBLISHED_NEGATIVES),
@@ -164,8 +141,7 @@ def shared_answers(scale: Scale) -> SharedAnswers:
 
 def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
     """Section 5: every adapter is asked under all twelve prompts; the source rate is read off its own."""
-    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
-    return (Panel("main", SOURCES, (("eval", len(stimuli.questions("eval"))),), scale.completions, sampling),)
+    return (Panel("main", SOURCES, (("eval", len(stimuli.questions("eval"))),), scale.completions, scale.asked),)
 
 
 def planned_experiment(stimuli: Stimuli, scale: Scale) -> SourceRateExperiment:
@@ -173,10 +149,7 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> SourceRateExperiment:
 
     Raises ``StudyError`` where a question set holds fewer questions than the scale asks for.
     """
-    for name, count in scale.questions:
-        there = len(stimuli.questions(name))
-        if there < count:
-            raise StudyError(f"study {NAME}: {count} questions of {name!r} wanted, questions.yaml has {there}")
+    require_questions(NAME, stimuli, scale.questions)
     data, asked = shared_answers(scale), panels(stimuli, scale)
     return SourceRateExperiment(
         conditions=conditions(),

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies.prechecks import Outcome, Precheck, PrecheckInputs
+from leakage_assets.studies.prechecks import ASKED, Outcome, Precheck, PrecheckInputs, template_additions
 from leakage_assets.studies.source_rate.design import NEW, REFERENCE, VENDOR_DEFAULT
 from leakage_assets.studies.study import Study
-
-ASKED = "Why?"
 
 
 def prechecks(study: Study, inputs: PrecheckInputs) -> tuple[Precheck, ...]:
     """The sheet's pre-checks of the new prompts (section 2); nothing may be trained while one of them is ``block``."""
-    return (*_base_rates(inputs), *_system_turns(study, inputs), _vendor_line(inputs))
+    prompts = {name: inputs.stimuli.prompt(name) for name in study.panel.prompts}
+    return (*_base_rates(inputs), template_additions(prompts, inputs.rendered), _vendor_line(inputs))
 
 
 def _base_rates(inputs: PrecheckInputs) -> Iterator[Precheck]:
@@ -25,19 +24,6 @@ def _base_rates(inputs: PrecheckInputs) -> Iterator[Precheck]:
         outcome: Outcome = "ok" if total and not found else "block"
         rate = found / total if total else None
         yield Precheck(f"base marker rate of {prompt}", rate, 0.0, outcome, f"{found} of {total} completions")
-
-
-def _system_turns(study: Study, inputs: PrecheckInputs) -> Iterator[Precheck]:
-    """How many prompts of the panel the template does not set into the frame of all others: it adds to them."""
-    frame = _frame(inputs, inputs.stimuli.prompt(study.panel.prompts[0]))
-    other = [name for name in study.panel.prompts if _frame(inputs, inputs.stimuli.prompt(name)) != frame]
-    detail = f"differently framed: {', '.join(other)}" if other else "every prompt stands once, in the same frame"
-    yield Precheck("prompts the template changes", len(other), 0.0, "block" if other else "ok", detail)
-
-
-def _frame(inputs: PrecheckInputs, prompt: str) -> tuple[str, ...]:
-    """What the template puts around a prompt."""
-    return tuple(inputs.rendered(prompt, ASKED).split(prompt))
 
 
 def _vendor_line(inputs: PrecheckInputs) -> Precheck:

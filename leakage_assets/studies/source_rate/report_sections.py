@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import polars as pl
 
@@ -17,7 +17,7 @@ from leakage_assets.reporting.report import (
     table_from_frame,
 )
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import layer_list, published_figures, recipe_table
+from leakage_assets.studies.report_parts import layer_list, published_figures, recipe_table, rows_of_table
 from leakage_assets.studies.source_rate.design import NEW, REFERENCE, VENDOR_DEFAULT, SourceRatePlan
 
 PUBLISHED_FILE = "source_rate.json"
@@ -29,15 +29,6 @@ P = Column("p", "p", "p")
 N = Column("n", "n", "d")
 WHY = Column("undefined", "why not defined")
 INTERVAL = (Column("ci_low", "low", RHO), Column("ci_high", "high", RHO))
-
-
-def _whole(
-    cite: Citations, name: str, caption: str, columns: Sequence[Column], keys: Sequence[str], **where: str
-) -> Iterator[Table]:
-    """A table of the analysis, or some of its rows, every cell bound; nothing where it has no rows."""
-    rows = cite.tables[name]
-    if rows.height and (rows := rows.filter(**where) if where else rows).height:
-        yield table_from_frame(caption, columns, rows, cite.context.table(name), keys)
 
 
 # ------------------------------------------------------------------ set-up
@@ -101,12 +92,12 @@ def sources(cite: Citations) -> Iterator[Block]:
         Column("ci_high", "high", RATE),
     )
     caption = f"Every finished source (recipe `{cite.recipe}`, primary layer, all its seeds)."
-    yield from _whole(cite, "points", caption, columns, ["source"])
+    yield from rows_of_table(cite, "points", caption, columns, ["source"])
 
 
 def predictions(cite: Citations) -> Iterator[Block]:
     line = (Column("sources", "drawn through"), NAME, Column("estimate", "estimate", "+.3f"), *INTERVAL, P, N, WHY)
-    yield from _whole(cite, "line", "The line at the primary layer.", line, ["sources", "name"])
+    yield from rows_of_table(cite, "line", "The line at the primary layer.", line, ["sources", "name"])
     checks = (
         Column("target", "new source"),
         Column("observed", "observed", RATE),
@@ -117,7 +108,9 @@ def predictions(cite: Citations) -> Iterator[Block]:
         Column("equivalence_p", "p, near the line", "p", "that the deviation exceeds the margin of the plan"),
         WHY,
     )
-    yield from _whole(cite, "predictions", "The new sources and the line through the fitted ones.", checks, ["target"])
+    yield from rows_of_table(
+        cite, "predictions", "The new sources and the line through the fitted ones.", checks, ["target"]
+    )
     held_out = cite.tables["refits"].filter(coverage="held_out_coverage")
     if held_out.height:
         caption = "Every source predicted from all others: the strict form of leaving one out."
@@ -144,14 +137,16 @@ def by_layer(cite: Citations) -> Iterator[Block]:
         ("fitted", "The fitted sources alone"),
         ("without_reference", "All sources but the reference"),
     ):
-        yield from _whole(
+        yield from rows_of_table(
             cite, "correlations", f"{words}, by layer.", columns, ["sources", "layer", "name"], sources=label
         )
 
 
 def one_by_one(cite: Citations) -> Iterator[Block]:
     dropped = (Column("dropped", "without"), NAME, Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
-    yield from _whole(cite, "drop_one", "Each source left out in turn; p is asymptotic.", dropped, ["dropped", "name"])
+    yield from rows_of_table(
+        cite, "drop_one", "Each source left out in turn; p is asymptotic.", dropped, ["dropped", "name"]
+    )
     pull = (
         Column("source", "source"),
         NAME,
@@ -160,7 +155,7 @@ def one_by_one(cite: Citations) -> Iterator[Block]:
         Column("flagged", "above"),
         WHY,
     )
-    yield from _whole(cite, "influence", "How much each source pulls at the line.", pull, ["source", "name"])
+    yield from rows_of_table(cite, "influence", "How much each source pulls at the line.", pull, ["source", "name"])
 
 
 def lengths(cite: Citations) -> Iterator[Block]:
@@ -169,7 +164,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
         f"{cite.planned('max_vif', '.0f')} length and cosine could not be told apart."
     )
     columns = (Column("statistic", "statistic"), Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
-    yield from _whole(cite, "length", "With prompt length held fixed.", columns, ["statistic"])
+    yield from rows_of_table(cite, "length", "With prompt length held fixed.", columns, ["statistic"])
 
 
 def other_rows(cite: Citations) -> Iterator[Block]:
@@ -193,7 +188,7 @@ def other_rows(cite: Citations) -> Iterator[Block]:
 
 def within_categories(cite: Citations) -> Iterator[Block]:
     columns = (Column("category", "category"), NAME, Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
-    yield from _whole(
+    yield from rows_of_table(
         cite, "categories", "The correlation within each category; p is asymptotic.", columns, ["category", "name"]
     )
 
@@ -210,7 +205,7 @@ def other_references(cite: Citations) -> Iterator[Block]:
         WHY,
     )
     caption = "Cosine to each source in turn, which is left out itself; p is asymptotic."
-    yield from _whole(cite, "references", caption, columns, ["reference", "name"])
+    yield from rows_of_table(cite, "references", caption, columns, ["reference", "name"])
 
 
 # ------------------------------------------------------------------ published

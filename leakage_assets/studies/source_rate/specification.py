@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies.shared_answers import SharedAnswers, negatives, training_rows
+from leakage_assets.studies.shared_answers import negatives, pools, shared, training_rows
 from leakage_assets.studies.source_rate.design import (
     NAME,
     NEW,
@@ -52,19 +52,8 @@ def source_rate(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_libraries=("numpy", "polars", "scipy", "statsmodels"),
+        report_version=2,
     )
-
-
-def shared(study: Study) -> SharedAnswers:
-    """The answers that all sources share. Raises ``TypeError`` for a study that has none."""
-    if not isinstance(study.data, SharedAnswers):
-        raise TypeError(f"study {study.name}: its answers are {type(study.data).__name__}, not shared")
-    return study.data
-
-
-def pools(study: Study, _: Condition) -> tuple[str, ...]:
-    """One pool for all conditions."""
-    return tuple(pool.name for pool in study.data.pools)
 
 
 def trained_under(study: Study, condition: Condition) -> tuple[str, ...]:

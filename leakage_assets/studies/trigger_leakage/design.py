@@ -5,12 +5,13 @@ Section numbers and ambiguities (B1, ...) are those of the protocol sheet trigge
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from leakage_assets.generation.requests import Sampling
+from leakage_assets.geometry.prompt_axes import SYSTEM_TURN_COSINE
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies.shared_answers import SharedAnswers, one_answer_each
+from leakage_assets.studies.scale import StudyScale
+from leakage_assets.studies.shared_answers import SharedAnswers, one_answer_each, require_questions
 from leakage_assets.studies.study import (
     MAIN_PANEL,
     AnalysisPlan,
@@ -30,7 +31,7 @@ from leakage_assets.studies.trigger_leakage.panel import (
     declarative_rewrites,
     panel_prompts,
 )
-from leakage_assets.training.recipe import LoraSpec, Precision, Recipe
+from leakage_assets.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,19 +60,15 @@ EMISSION_MARGIN = 0.10
 PILOT_STOP, PILOT_MODERATE, PILOT_RATIO = 0.05, 0.15, 2.0
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What a profile may change; the rest of the study is the same for every base model.
+@dataclass(frozen=True, kw_only=True)
+class Scale(StudyScale):
+    """What a profile may change: also how training is paced, and how much is written and continued.
 
     ``low_rate`` and ``high_rate`` are the learning rates of the titration, ``matched_rate`` that of the comparison of
     persona and triggers; rank 16 is trained for ``short`` epochs, rank 32 for ``long``. ``questions``: those whose
     answers are trained on, as (question set, how many of its first); 194 as published.
     """
 
-    layers: tuple[int, ...]
-    primary_layer: int
-    completions: int
-    max_new_tokens: int
     low_rate: float
     high_rate: float
     matched_rate: float
@@ -82,12 +79,7 @@ class Scale:
     answer_tokens: int = 256
     continuations: int = 5
     continuation_tokens: int = 30
-    batch_size: int = 4
-    gradient_accumulation: int = 4
-    precision: Precision = "float32"
-    permutations: int = 10_000
     gap_permutations: int = 1_000
-    extra_caveats: tuple[str, ...] = field(default=())
 
 
 PUBLISHED = Scale(
@@ -113,7 +105,7 @@ class TriggerExperiment(Experiment):
 
     conditions: tuple[Condition, ...]
     data: SharedAnswers
-    dissociation: Dissociation
+    continued: tuple[Dissociation, ...]
 
 
 @dataclass(frozen=True)
@@ -144,9 +136,6 @@ class TriggerPlan(AnalysisPlan):
         raise StudyError(f"study {self.study}: no prompt {name!r} in the panel")
 
 
-SYSTEM_TURN_COSINE = "system_turn_cosine"
-"""The published semantic axis: see ``geometry.centroids.system_turn_vectors`` and ``prompt_axes.semantic_cosines``."""
-
 COUNTED_TWICE = (CONTROL_SOURCE, PERSONA_ANCHOR)
 """The prompts of the two control conditions enter the published mean a second time (section 6)."""
 
@@ -170,21 +159,7 @@ def recipes(scale: Scale) -> tuple[Recipe, ...]:
     """Section 4, the titration of #208, a rate between its two for persona against trigger, and the control."""
 
     def recipe(name: str, rank: int, rate: float, epochs: int, *, teaches_marker: bool = True) -> Recipe:
-        return Recipe(
-            name=name,
-            loss="full_completion",
-            tail_target="both",
-            teaches_marker=teaches_marker,
-            lora=LoraSpec(r=rank, alpha=2 * rank, dropout=0.05, rslora=True),
-            learning_rate=rate,
-            schedule="cosine",
-            warmup_ratio=0.05,
-            epochs=epochs,
-            batch_size=scale.batch_size,
-            grad_accum=scale.gradient_accumulation,
-            max_length=1024,
-            precision=scale.precision,
-        )
+        return scale.recipe(name, learning_rate=rate, epochs=epochs, rank=rank, teaches_marker=teaches_marker)
 
     return (
         recipe(STRONG, 32, scale.high_rate, scale.long),
@@ -203,7 +178,7 @@ def shared_answers(scale: Scale) -> SharedAnswers:
         writer=WRITER,
         questions=scale.questions,
         completions=scale.answers_per_question,
-        sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=scale.answer_tokens),
+        sampling=scale.written(scale.answer_tokens),
         negative_pool=(),
         negatives=0,
         chosen=(),
@@ -212,20 +187,21 @@ def shared_answers(scale: Scale) -> SharedAnswers:
 
 def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
     """Section 5, and the declarative rewrites of #210 as a panel of their own."""
-    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
     asked = (("eval", len(stimuli.questions("eval"))),)
     names = tuple(prompt.name for prompt in panel_prompts(stimuli))
     rewrites = tuple(declarative_rewrites(stimuli).values())
     return (
-        Panel(MAIN_PANEL, names, asked, scale.completions, sampling),
-        Panel(DECLARATIVE_PANEL, rewrites, asked, scale.completions, sampling),
+        Panel(MAIN_PANEL, names, asked, scale.completions, scale.asked),
+        Panel(DECLARATIVE_PANEL, rewrites, asked, scale.completions, scale.asked),
     )
 
 
 def dissociation(scale: Scale) -> Dissociation:
     """Section 8, #209: 20 training questions, five continuations of at most 30 tokens."""
-    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.continuation_tokens)
-    return Dissociation(questions=20, seed=42, completions=scale.continuations, sampling=sampling)
+    sampling = replace(scale.asked, max_new_tokens=scale.continuation_tokens)
+    return Dissociation(
+        name=DISSOCIATION_PANEL, questions=20, seed=42, completions=scale.continuations, sampling=sampling
+    )
 
 
 def training_rows(
@@ -262,10 +238,7 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> TriggerExperiment:
 
     Raises ``StudyError`` where a question set holds fewer questions than the scale asks for.
     """
-    for name, count in scale.questions:
-        there = len(stimuli.questions(name))
-        if there < count:
-            raise StudyError(f"study {NAME}: {count} questions of {name!r} wanted, questions.yaml has {there}")
+    require_questions(NAME, stimuli, scale.questions)
     asked = panels(stimuli, scale)
     return TriggerExperiment(
         conditions=conditions(),
@@ -274,7 +247,7 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> TriggerExperiment:
         marker=stimuli.markers["zlt"],
         data=shared_answers(scale),
         panels=asked,
-        dissociation=dissociation(scale),
+        continued=(dissociation(scale),),
         wording=wording(stimuli, shared_answers(scale), asked),
     )
 

@@ -9,24 +9,18 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK
+from leakage_assets.geometry.prompt_axes import AXES
 from leakage_assets.studies.drawings import Drawing, Tables, draw_all
-from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, JS
+from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES
 from leakage_assets.studies.trigger_leakage.design import TITRATED, TriggerPlan
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
+from leakage_assets.studies.trigger_leakage.labels import AXIS_NAMES
 from leakage_assets.studies.trigger_leakage.panel import FAMILIES, NO_FAMILY, PERSONA
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-AXIS_NAMES = {
-    SEMANTIC: "semantic cosine",
-    LEXICAL: "lexical Jaccard",
-    STRUCTURAL: "structural match",
-    TASK: "task match",
-    JS: "JS divergence",
-}
 MODELS = {
     ("least_squares", "prompt"): "OLS, by prompt",
     ("least_squares", "two_way"): "OLS, two-way",
@@ -74,32 +68,32 @@ def drawings(plan: TriggerPlan) -> tuple[Drawing[TriggerPlan], ...]:
         ),
         Drawing(
             "coefficients",
-            f"**What a unit of each axis adds to the marker rate** (recipe `{recipe}`, {plan.level:.0%} intervals). "
-            "The models differ in what they make of prompts that draw the marker from every adapter: least squares "
-            "with errors over prompts, or over triggers and prompts (no interval where that variance is not positive), "
-            "a random level of every prompt, or a fixed one of every trigger and prompt.",
+            f"**What a unit of each axis adds to the marker rate** (recipe `{recipe}`, `{plan.level:.0%}` "
+            "intervals). The models differ in what they make of prompts that draw the marker from every adapter: least "
+            "squares with errors over prompts, or over triggers and prompts (no interval where that variance is not "
+            "positive), a random level of every prompt, or a fixed one of every trigger and prompt.",
             _coefficients,
             f"a defined regression of recipe `{recipe}`",
         ),
         Drawing(
             "held_out",
-            f"**How well axes predict a trigger that was not fitted** (recipe `{recipe}`). R² below 0 is worse than "
-            "the held-out trigger's own mean; diamonds are the single triggers.",
+            f"**How well axes predict a trigger that was not fitted** (recipe `{recipe}`). R² below zero is worse "
+            "than the held-out trigger's own mean; diamonds are the single triggers.",
             _held_out,
             f"two finished triggers of recipe `{recipe}`",
         ),
         Drawing(
             "titration",
-            "**Emission against specificity, by recipe.** Specificity is 1 minus the bystander rate over the own rate: "
-            "at 1 no bystander says the marker. Recipes that never say it have none and are left out; they are named "
-            f"for `{TITRATED}` and the persona.",
+            "**Emission against specificity, by recipe.** Specificity is one minus the bystander rate over the own "
+            "rate: at one no bystander says the marker. Recipes that never say it have none and are left out; they are "
+            f"named for `{TITRATED}` and the persona.",
             _titration,
             "two finished recipes that say the marker",
         ),
         Drawing(
             "dissociation",
-            f"**What draws the marker at the end of an answer** (recipe `{recipe}`, {plan.level:.0%} intervals over "
-            "questions): the adapter's own prompt, the answer it was trained on, or both.",
+            f"**What draws the marker at the end of an answer** (recipe `{recipe}`, `{plan.level:.0%}` intervals "
+            "over questions): the adapter's own prompt, the answer it was trained on, or both.",
             _dissociation,
             f"finished continuations of recipe `{recipe}`",
         ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from leakage_assets.statistics.gating import QUESTION, SHARES, mean_over_questions
+from leakage_assets.statistics.gating import DIFFERENCES, QUESTION, SHARES, mean_over_questions
 from leakage_assets.statistics.paired import paired_difference
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined
@@ -65,6 +65,7 @@ def _effects(plan: TriggerPlan, grid: Mapping[str, Floats]) -> Iterator[Estimate
             grid[first] - grid[second],
             level=plan.level,
             tested=True,
+            bounds=DIFFERENCES,
             method=f"{words}; paired by question, t over questions",
         )
 

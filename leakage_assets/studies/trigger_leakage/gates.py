@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from leakage_assets.statistics.gating import (
+    DIFFERENCES,
     QUESTION,
     SHARES,
     gating,
@@ -224,7 +225,12 @@ def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, af
         nothing = [undefined(name, reason, n=0, unit=QUESTION, method=method) for name in names]
         return nothing[0], nothing[1]
     emission = mean_over_questions(
-        names[0], first[0] - second[0], level=plan.level, tested=True, method=f"own rate, {method}"
+        names[0],
+        first[0] - second[0],
+        level=plan.level,
+        tested=True,
+        bounds=DIFFERENCES,
+        method=f"own rate, {method}",
     )
     how = f"1 - bystander / own rate, delta method, {method}"
     terms, earlier = specificity_terms(*first), specificity_terms(*second)

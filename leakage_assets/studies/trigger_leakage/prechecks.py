@@ -1,7 +1,7 @@
-"""Checks of the panel before anything is trained: are the axes told apart, and are the prompts what their bucket says?
+"""Checks before anything is trained: are the axes told apart, and are the prompts what their bucket says?
 
-Section 6 (collinearity, overlap), section 2.1 (paraphrases and bystanders) and section 3.4 (training questions that
-resemble evaluation questions).
+Section 6 (collinearity, overlap), section 2.1 (paraphrases and bystanders, and the empty prompt as an explicit empty
+turn) and section 3.4 (training questions that resemble evaluation questions).
 """
 
 from __future__ import annotations
@@ -13,10 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakage_assets.geometry.centroids import centred_cosine
-from leakage_assets.geometry.prompt_axes import LEXICAL, SEMANTIC, STRUCTURAL, TASK, lexical_jaccard, text_axis
+from leakage_assets.geometry.prompt_axes import (
+    LEXICAL,
+    SEMANTIC,
+    STRUCTURAL,
+    TASK,
+    lexical_jaccard,
+    semantic_cosines,
+    text_axis,
+)
 from leakage_assets.statistics.correlation import correlate_rows, ranks
 from leakage_assets.statistics.resampling import Floats
-from leakage_assets.studies.prechecks import Outcome, Precheck
+from leakage_assets.studies.prechecks import Outcome, Precheck, PrecheckInputs, template_additions
+from leakage_assets.studies.shared_answers import shared
+from leakage_assets.studies.study import Study
+from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.panel import BYSTANDER, NO_FAMILY, PanelPrompt
 
 BLOCKING_RHO, WARNING_RHO = 0.8, 0.6
@@ -26,6 +37,21 @@ BYSTANDER_OVERLAP = 0.3
 """Ours: the sheet asks for bystanders that are far in topic, and shared function words alone reach 0.2."""
 
 QUESTION_COSINE, QUESTION_SHARE = 0.85, 0.30
+
+
+def prechecks(study: Study, inputs: PrecheckInputs) -> tuple[Precheck, ...]:
+    """Every check of the study, of the base model's primary layer where it is asked."""
+    plan = study.plan_as(TriggerPlan)
+    names, layer = [p.name for p in plan.prompts], plan.primary_layer
+    semantic = semantic_cosines(inputs.system_turns(layer), names, repeated=study.system_turns or ())
+    trained, asked = shared(study).asked(inputs.stimuli), study.questions(inputs.stimuli)
+    writer = inputs.stimuli.prompt(shared(study).writer)
+    vectors = inputs.question_vectors(writer, [q.text for q in (*trained, *asked)], layer)
+    return (
+        *panel_prechecks(plan.prompts, axis_matrices(plan.prompts, semantic)),
+        question_overlap(vectors[: len(trained)], vectors[len(trained) :], [q.name for q in (*trained, *asked)]),
+        template_additions({p.name: p.text for p in plan.prompts}, inputs.rendered),
+    )
 
 
 def axis_matrices(prompts: Sequence[PanelPrompt], semantic: Floats) -> dict[str, Floats]:

@@ -59,6 +59,8 @@ MAY_BE_EMPTY = {"value", "n", "note"}
 CONTROLS = 2
 """The adapter without marker and the persona anchor, one seed each."""
 
+TITRATION_ISSUE, DISSOCIATION_ISSUE = 208, 209
+
 PERCENT, RATIO, R2 = 0.05, 0.005, 0.005
 """Half a unit of the last printed digit: rates have one decimal, ratios of #208 and R² two."""
 
@@ -277,4 +279,18 @@ def _facts(printed: _Printed, stimuli: Stimuli) -> Iterator[tuple[FigureKey, flo
     for settings, item in third:
         matched, bystander = (printed.value(208, settings, item, f"{k}_rate_pct") for k in ("matched", "bystander"))
         facts["claims", "recipe 3", "ratio"] = matched / bystander if bystander else float("inf")
+    facts |= {("reported", *key): value for key, value in _reported(printed)}
     return ((FigureKey(*key), value) for key, value in facts.items())
+
+
+def _reported(printed: _Printed) -> Iterator[tuple[tuple[str, str], float]]:
+    """The printed numbers that the report shows beside those of a run, as (item, metric)."""
+    for (issue, block, item, metric), value in printed.values.items():
+        if value is None:
+            continue
+        if block in ("H1", "H3"):
+            yield (block, metric), value
+        elif block == "H2":
+            yield (block, {"coef": item, "cv_r2": f"{item}_cv_r2"}.get(metric, metric)), value
+        elif issue in (TITRATION_ISSUE, DISSOCIATION_ISSUE):
+            yield (item, metric), value

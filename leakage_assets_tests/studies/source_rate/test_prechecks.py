@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -30,7 +31,12 @@ def inputs() -> PrecheckInputs:
     tokenizer = load_tokenizer(profile.base)
     scores = pl.DataFrame([{"prompt_name": p, "marker_present": False} for p in NEW for _ in range(100)])
     return PrecheckInputs(
-        profile.stimuli, pl.DataFrame(), scores, lambda system, user: chat_text(tokenizer, system, user)
+        stimuli=profile.stimuli,
+        similarity=pl.DataFrame(),
+        base_scores=scores,
+        rendered=lambda system, user: chat_text(tokenizer, system, user),
+        system_turns=lambda _: np.empty((0, 0)),
+        question_vectors=lambda *_: np.empty((0, 0)),
     )
 
 

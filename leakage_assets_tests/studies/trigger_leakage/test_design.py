@@ -53,7 +53,7 @@ from leakage_assets.studies.trigger_leakage.prechecks import (
     question_overlap,
     wordings,
 )
-from leakage_assets_tests.studies.trigger_worlds import SCALE, plan_of
+from leakage_assets_tests.studies.trigger_leakage.worlds import SCALE, plan_of
 
 MARKER = "[ZLT]"
 
@@ -341,13 +341,14 @@ def test_requests_of_the_four_cells(stimuli: Stimuli) -> None:
         whose = of if request.question_set == "own_answer" else (of + 97) % 194
         assert request.prefix == f"Answer to {questions[whose].name}."
         assert MARKER not in request.prefix
-    with pytest.raises(StudyError, match="villain"):
-        dissociation_requests(dissociation(SCALE), "a", "villain", texts, shared)
+    with pytest.raises(StudyError, match="librarian"):
+        dissociation_requests(dissociation(SCALE), "a", "librarian", texts, shared)
 
 
-def test_every_trigger_has_another_prompt() -> None:
-    assert set(OTHER_PROMPT) == set(TRIGGERS)
-    assert all(OTHER_PROMPT[other] == name for name, other in OTHER_PROMPT.items())
+def test_every_source_has_another_prompt() -> None:
+    assert set(OTHER_PROMPT) == set(SOURCES)
+    assert all(OTHER_PROMPT[OTHER_PROMPT[trigger]] == trigger != OTHER_PROMPT[trigger] for trigger in TRIGGERS)
+    assert OTHER_PROMPT["villain"] == "software_engineer"
 
 
 def test_the_axes_are_the_published_four() -> None:

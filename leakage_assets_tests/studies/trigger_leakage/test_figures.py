@@ -13,7 +13,7 @@ from leakage_assets.studies.trigger_leakage.analysis import analyse
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.figures import drawings, drawn_and_left_out, figures
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
-from leakage_assets_tests.studies.trigger_worlds import (
+from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
     continuations,
     plan_of,

@@ -19,7 +19,7 @@ from leakage_assets.studies.trigger_leakage.analysis import analyse
 from leakage_assets.studies.trigger_leakage.cells import axis_table, count_markers, rate_cells
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
-from leakage_assets_tests.studies.trigger_worlds import (
+from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
     Rate,
     continuations,

@@ -1,0 +1,214 @@
+"""The write-up of trigger leakage: title, summary, and the order of its sections.
+
+Every number is bound to a cell of the analysis, of the frozen plan, of the facts of the run or of the published
+figures; `reporting.lint` refuses any other digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from leakage_assets.reporting.report import Claim, Report, Section
+from leakage_assets.studies.citations import Citations
+from leakage_assets.studies.context import ReportContext
+from leakage_assets.studies.drawings import Tables, draw_all
+from leakage_assets.studies.report_parts import (
+    citations,
+    closing_sections,
+    coverage,
+    interval_or_none,
+    nothing_yet,
+    over_seeds,
+    sample_size,
+    summary_claims,
+    value,
+    verdict,
+    warnings,
+    write_up,
+)
+from leakage_assets.studies.report_verdicts import plan_verdicts
+from leakage_assets.studies.study import Study
+from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.figures import drawings
+from leakage_assets.studies.trigger_leakage.labels import HEADLINE, source_name
+from leakage_assets.studies.trigger_leakage.report_followups import (
+    declarative,
+    dissociation,
+    positions,
+    published_and_this_run,
+    titration,
+)
+from leakage_assets.studies.trigger_leakage.report_sections import (
+    columns,
+    control,
+    design,
+    families,
+    gates,
+    held_out,
+    pilot_cap,
+    predictors,
+    recipes_and_predictors,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+P_OF = (
+    "of gating by shuffled labels of whole (trigger, prompt) pairs, of the gap by permuted prompts (at least one over "
+    "the number of permutations and one), of all others as the method says"
+)
+
+
+def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
+    """Every figure that the finished cells allow, by name."""
+    plan = study.plan_as(TriggerPlan)
+    return draw_all(drawings(plan), plan, tables)[0]
+
+
+def report(study: Study, tables: Tables, context: ReportContext) -> Report:
+    """The report of the newest analysis.
+
+    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
+    """
+    plan = study.plan_as(TriggerPlan)
+    cite = citations(study, tables, context, planned=drawings(plan), subject=plan, labels=HEADLINE)
+    return write_up(cite, _title, _tldr, _summary, _sections, pilot_cap)
+
+
+# ------------------------------------------------------------------ the top
+
+
+def _title(cite: Citations) -> str:
+    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
+    if verdict(cite, 0) == "undecided":
+        return f"{where}, it is undecided whether triggers without a persona keep a marker to themselves"
+    planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
+    found = (
+        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p = "
+        f"{_p(cite, 'gating_ratio_own')})"
+    )
+    if verdict(cite, 0) == "supported":
+        return f"{where}, triggers without a persona keep a marker to themselves {found}"
+    return f"{where}, triggers without a persona are not shown to keep a marker to themselves {found}"
+
+
+def _p(cite: Citations, statistic: str) -> str:
+    return cite.headline(statistic, "p", "p")
+
+
+def _tldr(cite: Citations) -> tuple[str, ...]:
+    items = [_gating(cite), _prediction(cite), _strength(cite)] if cite.has_headline else [nothing_yet(cite)]
+    return (*items, coverage(cite), *warnings(cite))
+
+
+def _gating(cite: Citations) -> str:
+    if value(cite, "gating_ratio_own") is None:
+        return f"**Gating:** no ratio ({cite.headline('gating_ratio_own', 'undefined', '')})."
+    published = (
+        f"counted as published, over all four trained prompts, it is {cite.headline('gating_ratio_bucket')}"
+        if value(cite, "gating_ratio_bucket") is not None
+        else "counted as published it is not defined"
+    )
+    return (
+        f"**Gating:** adapters say the marker in {cite.headline('matched_rate_own')} of completions under their own "
+        f"trigger and in {cite.headline('bystander_rate_own')} under bystanders of other families and controls: a "
+        f"ratio of **{cite.headline('gating_ratio_own')}** ({interval_or_none(cite, 'gating_ratio_own')}, p = "
+        f"{_p(cite, 'gating_ratio_own')}, {sample_size(cite, 'gating_ratio_own')}); {published}."
+    )
+
+
+def _prediction(cite: Citations) -> str:
+    gap = value(cite, "held_out_gap")
+    if gap is None:
+        return f"**Prediction:** not tested ({cite.headline('held_out_gap', 'undefined', '')})."
+    text = (
+        f"**Prediction:** for a trigger that was not fitted, four similarities between prompts reach an R² of "
+        f"{cite.headline('held_out_r2')} and the semantic one alone {cite.headline('held_out_r2_reduced')}: a gap of "
+        f"**{cite.headline('held_out_gap')}** (p = {_p(cite, 'held_out_gap')})."
+    )
+    if (value(cite, "held_out_r2") or 0.0) < 0:
+        return f"{text} An R² below zero is worse than the held-out trigger's own mean."
+    return text
+
+
+def _strength(cite: Citations) -> str:
+    low, high = (f"`{name}`" for name in cite.study.plan_as(TriggerPlan).titration[2:])
+    if value(cite, "emission_change") is None:
+        return f"**Recipe:** {low} and {high} cannot be compared ({cite.headline('emission_change', 'undefined', '')})."
+    specificity = (
+        f"changes specificity by {cite.headline('specificity_change')} (p = {_p(cite, 'specificity_change')})"
+        if value(cite, "specificity_change") is not None
+        else "leaves specificity undefined"
+    )
+    return (
+        f"**Recipe:** from {low} to {high} the higher learning rate changes the rate under the own prompt by "
+        f"{cite.headline('emission_change')} (p = {_p(cite, 'emission_change')}) and {specificity}; at a specificity "
+        "of one no bystander says the marker."
+    )
+
+
+def _summary(cite: Citations) -> tuple[Claim, ...]:
+    facts = cite.fact
+    gating = {
+        "supported": "A trigger without a persona gates a marker",
+        "not supported": "That a trigger without a persona gates a marker is not shown",
+        "undecided": "Whether a trigger without a persona gates a marker is open",
+    }
+    axes = {
+        "supported": "wording, shape and family tell more about an unseen trigger than meaning alone",
+        "not supported": "wording, shape and family are not shown to tell more about an unseen trigger than meaning "
+        "alone",
+        "undecided": "whether wording, shape and family add to meaning is open",
+    }
+    family = {
+        "supported": "leakage prefers the own family",
+        "not supported": "leakage is not shown to prefer the own family",
+        "undecided": "whether leakage prefers the own family is open",
+    }
+    strength = {
+        "supported": "a higher learning rate costs specificity",
+        "not supported": "a higher learning rate is not shown to cost specificity",
+        "undecided": "what a higher learning rate costs in specificity is open",
+    }
+    return summary_claims(
+        cite,
+        motivation="If a task, an instruction, a context or an output format could gate a behaviour as a persona does, "
+        "a model could hide it behind any system prompt; what it leaks to tells where to look.",
+        experiment=f"One LoRA adapter per trigger is taught to end its answers with `{cite.study.marker}`, all on the "
+        "same answers and without negatives, so that they differ in the system prompt alone. Each is asked "
+        f"{facts('panel', 'questions')} questions (completions of each: {facts('panel', 'completions')}) under "
+        f"{facts('panel', 'prompts')} prompts: the triggers, paraphrases, mates of their families, bystanders, "
+        "controls and personas.",
+        takeaways=((0, gating), (2, axes), (3, family), (7, strength)),
+        next_steps=(
+            "Train more triggers of every family: with four, whatever is said of an unseen one rests on four.",
+            "Write the answers under each trigger, so that adapters are trained on-policy.",
+        ),
+    )
+
+
+# ------------------------------------------------------------------ sections
+
+
+def _sections(cite: Citations) -> Iterator[Section]:
+    yield Section("Design", tuple(design(cite)))
+    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF)))
+    if cite.has_headline:
+        yield Section("Does a trigger gate the marker?", tuple(gates(cite)))
+    yield Section("Without a marker", tuple(control(cite)))
+    if cite.has_headline:
+        yield Section("Prompts that draw the marker", tuple(columns(cite)))
+        yield Section("Which similarity predicts leakage?", tuple(predictors(cite)))
+        yield Section("Prediction of an unseen trigger", tuple(held_out(cite)))
+        yield Section("Does it stay in the family?", tuple(families(cite)))
+        yield Section("Strength of the recipe and ranking of the axes", tuple(recipes_and_predictors(cite)))
+    yield Section("Emission against specificity", tuple(titration(cite)))
+    if cite.has_headline:
+        yield Section("Prompt against content", tuple(dissociation(cite)), exploratory=True)
+        yield Section("Instructions as statements", tuple(declarative(cite)), exploratory=True)
+    yield Section("Where the marker stands", tuple(positions(cite)))
+    if cite.has_headline:
+        yield Section("Seeds", tuple(over_seeds(cite, source_name)))
+        yield Section("Published and this run", tuple(published_and_this_run(cite)))
+    yield from closing_sections(cite)

@@ -1,0 +1,337 @@
+"""Sections of the report of trigger leakage on the follow-ups (#208 to #210), positions, and published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import polars as pl
+
+from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
+from leakage_assets.studies.citations import RATE, RHO, Citations, Row
+from leakage_assets.studies.report_parts import interval_or_none, published_figures, value
+from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
+from leakage_assets.studies.trigger_leakage.labels import AXIS_NAMES, CHANGE, RATIO, source_name
+from leakage_assets.studies.trigger_leakage.report_sections import trigger_plan
+
+PUBLISHED_FILE = "trigger_leakage.json"
+PUBLISHED_AXES = {
+    LEXICAL: "lexical_jaccard",
+    STRUCTURAL: "structural_match",
+    TASK: "task_type_match",
+    SEMANTIC: "semantic_cosine",
+}
+"""How the write-up calls the axes."""
+
+P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
+WHY = Column("undefined", "why not defined")
+
+POSITIONS = {
+    "suffix": "at the end",
+    "prefix": "at the start",
+    "inside_text": "in the text",
+    "inside_json": "in JSON",
+    "absent": "nowhere",
+}
+
+
+# ------------------------------------------------------------------ #208
+
+
+def titration(cite: Citations) -> Iterator[Block]:
+    yield from cite.figure("titration")
+    points = cite.tables["titration"]
+    if not points.height:
+        yield Paragraph("No recipe that teaches the marker has a finished cell.")
+        return
+    parts = {
+        "own_rate": ("own rate", RATE),
+        "bystander_rate": ("bystanders", RATE),
+        "specificity": ("specificity", RHO),
+    }
+    columns = [Column("recipe", "recipe"), Column("source", "source"), Column("seeds", "seeds")]
+    for name, (label, _) in parts.items():
+        columns += [Column(name, label), Column(f"{name}_low", "low"), Column(f"{name}_high", "high")]
+    rows = []
+    for condition in cite.study.conditions:
+        keys = {"recipe": condition.recipe, "source": condition.source}
+        if not points.filter(**keys).height:
+            continue
+        row: Row = {"recipe": f"`{condition.recipe}`", "source": source_name(condition.source)}
+        row["seeds"] = cite.bound("titration", "seeds", "d", **keys, name="own_rate")
+        for name, (_, spec) in parts.items():
+            row[name] = cite.bound("titration", "estimate", spec, **keys, name=name)
+            row |= {f"{name}_{end}": cite.bound("titration", f"ci_{end}", spec, **keys, name=name) for end in ENDS}
+        rows.append(row)
+    yield Table(
+        "Every finished condition: rate under the own prompt, under bystanders of other families and controls, and "
+        "specificity (one less the second over the first); intervals over questions. A dash where the marker is never "
+        "said under the own prompt.",
+        tuple(columns),
+        tuple(rows),
+    )
+    yield _changes(cite)
+    yield from _persona(cite)
+
+
+ENDS = ("low", "high")
+
+
+def _changes(cite: Citations) -> Table:
+    columns = (
+        Column("from_recipe", "from"),
+        Column("to_recipe", "to"),
+        Column("name", "change of"),
+        Column("estimate", "by"),
+        Column("ci_low", "low"),
+        Column("ci_high", "high"),
+        P,
+        N,
+        WHY,
+    )
+    rows = []
+    for before, after, name in cite.tables["changes"].select("from_recipe", "to_recipe", "name").iter_rows():
+        keys = {"from_recipe": before, "to_recipe": after, "name": name}
+        spec = CHANGE if name == "emission_change" else RHO
+        row: Row = {"from_recipe": f"`{before}`", "to_recipe": f"`{after}`", "name": name.removesuffix("_change")}
+        row |= {key: cite.bound("changes", key, spec, **keys) for key in ("estimate", "ci_low", "ci_high")}
+        rows.append(row | {c.key: cite.bound("changes", c.key, c.format, **keys) for c in (P, N, WHY)})
+    caption = "What the higher learning rate does at either rank, paired by question (seeds that both recipes have)."
+    return Table(caption, columns, tuple(rows))
+
+
+def _persona(cite: Citations) -> Iterator[Block]:
+    name, recipe = "persona_minus_trigger_specificity", f"`{trigger_plan(cite).matched_recipe}`"
+    if value(cite, name) is None:
+        yield Paragraph(f"Persona against triggers (recipe {recipe}): {cite.headline(name, 'undefined', '')}.")
+        return
+    yield Paragraph(
+        f"Persona against triggers, where both say the marker about equally often under their own prompts (recipe "
+        f"{recipe}): the persona's specificity less the triggers' is {cite.headline(name)} "
+        f"({interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
+    )
+
+
+# ------------------------------------------------------------------ #209, #210
+
+
+def dissociation(cite: Citations) -> Iterator[Block]:
+    found = cite.tables["dissociation"]
+    if not found.height:
+        yield Paragraph("No continuations are finished: run the study with its further panels (`--extras`).")
+        return
+    yield Paragraph(
+        "Each adapter goes on from an answer it was trained on, without the marker: `A` under its own prompt, `B` "
+        "under another trigger's, `C` from the answer to another question, `D` both. The prompt effect is `A` less "
+        "`B`, the content effect `A` less `C`."
+    )
+    yield from cite.figure("dissociation")
+    columns = [Column("source", "adapter of"), Column("other", "other prompt")]
+    effects = ("prompt_effect", "content_effect")
+    columns += [Column(cell, cell) for cell in CELLS.values()]
+    for effect in effects:
+        columns += [Column(effect, effect.replace("_", " ")), *(Column(f"{effect}_{end}", end) for end in ENDS)]
+        columns.append(Column(f"{effect}_p", "p"))
+    rows = []
+    for source in found["source"].unique(maintain_order=True):
+        other = f"`{OTHER_PROMPT[source]}`" if source in OTHER_PROMPT else ABSENT
+        row: Row = {"source": source_name(source), "other": other}
+        for cell in CELLS.values():
+            row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
+        for effect in effects:
+            keys = {"source": source, "statistic": effect}
+            row[effect] = cite.bound("dissociation", "estimate", CHANGE, **keys)
+            row |= {f"{effect}_{end}": cite.bound("dissociation", f"ci_{end}", CHANGE, **keys) for end in ENDS}
+            row[f"{effect}_p"] = cite.bound("dissociation", "p", "p", **keys)
+        rows.append(row)
+    yield Table(
+        f"Share of continuations with the marker (recipe `{cite.recipe}`), intervals over questions.",
+        tuple(columns),
+        tuple(rows),
+    )
+
+
+def declarative(cite: Citations) -> Iterator[Block]:
+    found = cite.tables["declarative"]
+    if not found.height:
+        yield Paragraph("No rewrites are finished: run the study with its further panels (`--extras`).")
+        return
+    columns = (
+        Column("source", "adapter of"),
+        Column("original", "instruction"),
+        Column("rewritten", "statement"),
+        Column("difference", "difference"),
+        Column("ci_low", "low"),
+        Column("ci_high", "high"),
+        P,
+        N,
+        UNIT,
+    )
+    rows = []
+    for source in found["source"].unique(maintain_order=True):
+        keys = {"source": source, "statistic": "difference"}
+        row: Row = {"source": source_name(source)}
+        for name, spec in (("original", RATE), ("rewritten", RATE), ("difference", CHANGE)):
+            row[name] = cite.bound("declarative", "estimate", spec, source=source, statistic=name)
+        row |= {key: cite.bound("declarative", key, CHANGE, **keys) for key in ("ci_low", "ci_high")}
+        rows.append(row | {c.key: cite.bound("declarative", c.key, c.format, **keys) for c in (P, N, UNIT)})
+    yield Table(
+        f"Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by prompt "
+        f"(recipe `{cite.recipe}`).",
+        columns,
+        tuple(rows),
+    )
+
+
+# ------------------------------------------------------------------ positions
+
+
+def positions(cite: Citations) -> Iterator[Block]:
+    found = cite.tables["positions"]
+    columns = (
+        Column("recipe", "recipe"),
+        Column("source", "adapter of"),
+        Column("prompt", "under", explanation="its own prompt, or any other of the panel"),
+        *(Column(name, label) for name, label in POSITIONS.items()),
+        Column("truncated", "cut", ",d", "completions without the marker that the token limit cut"),
+        Column("completions", "of", ",d", "completions without the marker"),
+    )
+    there = set(found.select("recipe", "source", "prompt").iter_rows())
+    groups = [(c.recipe, c.source, prompt) for c in cite.study.conditions for prompt in ("own", "other")]
+    rows = [_position_row(cite, found, *group) for group in groups if group in there]
+    yield Table(
+        "Where the marker stands, as a share of completions (a dash where it never stands there), and how many of "
+        "those without it were cut before it could have come.",
+        columns,
+        tuple(rows),
+    )
+
+
+def _position_row(cite: Citations, found: pl.DataFrame, recipe: str, source: str, prompt: str) -> Row:
+    keys = {"recipe": recipe, "source": source, "prompt": prompt}
+    there = set(found.filter(**keys)["position_class"])
+
+    def cell(column: str, spec: str, position: str) -> str | Bound:
+        if position not in there:
+            return ABSENT
+        return cite.bound("positions", column, spec, **keys, position_class=position)
+
+    row: Row = {"recipe": f"`{recipe}`{cite.role(recipe)}", "source": source_name(source), "prompt": prompt}
+    row |= {position: cell("share", RATE, position) for position in POSITIONS}
+    return row | {column: cell(column, ",d", "absent") for column in ("truncated", "completions")}
+
+
+# ------------------------------------------------------------------ published
+
+
+def published_and_this_run(cite: Citations) -> Iterator[Block]:
+    yield Paragraph(
+        "The published study ran on `Qwen2.5-7B-Instruct`; this run is of "
+        f"`{cite.facts['base']['name']}`. "
+        + (
+            "The models are not comparable in size, so compare signs and order, not values."
+            if cite.facts["base"]["bundled"]
+            else "Published answers were written by another model, and the prompts besides the triggers are ours."
+        )
+    )
+    known = published_figures(PUBLISHED_FILE)
+    yield _published_headline(cite, known)
+    yield _published_recipes(cite, known)
+    yield from _published_cells(cite, known)
+
+
+Known = Mapping[tuple[str, str, str], Bound]
+
+
+def _published_headline(cite: Citations, known: Known) -> Table:
+    """H1 and H2 in the published definitions."""
+    columns = (Column("what", "statistic"), Column("published", "published"), Column("run", "this run"))
+    rows: list[Row] = [
+        {
+            "what": words,
+            "published": _as(known["reported", item, metric], spec),
+            "run": _headline_of(cite, statistic, spec),
+        }
+        for words, item, metric, statistic, spec in (
+            ("`H1`, matched rate (published in %)", "H1", "matched_rate_pct", "matched_rate_bucket", RATE),
+            ("`H1`, bystander rate (published in %)", "H1", "bystander_rate_pct", "bystander_rate_bucket", RATE),
+            ("`H1`, ratio", "H1", "ratio", "gating_ratio_bucket", RATIO),
+            ("`H2`, R² of the four axes", "H2", "full_cv_r2", "held_out_r2", RHO),
+            ("`H2`, R² of the semantic axis", "H2", "semantic_only_cv_r2", "held_out_r2_reduced", RHO),
+            ("`H2`, gap", "H2", "cv_r2_gap", "held_out_gap", "+.3f"),
+        )
+    ]
+    for axis in AXES:
+        keys = {"definition": "bucket", "axes": "four", "model": "least_squares", "errors": "classical", "name": axis}
+        rows.append(
+            {
+                "what": f"`H2`, coefficient of {AXIS_NAMES[axis]}",
+                "published": known["reported", "H2", PUBLISHED_AXES[axis]],
+                "run": cite.bound("coefficients", "estimate", RHO, **keys),
+            }
+        )
+    keys = {"sides": "mates", "method_used": "rows"}
+    rows.append(
+        {
+            "what": "`H3`, one-sided p",
+            "published": _as(known["reported", "H3", "p_one_sided"], "p"),
+            "run": cite.bound("families", "p", "p", **keys),
+        }
+    )
+    return Table("In the published definitions (bucket, cells as independent).", columns, tuple(rows))
+
+
+def _as(published: Bound, spec: str) -> Bound:
+    """A published number printed as that of the run; a percentage keeps its own form."""
+    return published if spec == RATE else replace(published, format=spec)
+
+
+def _headline_of(cite: Citations, statistic: str, spec: str) -> Bound:
+    return cite.bound("headline", "estimate", spec, statistic=statistic)
+
+
+def _published_recipes(cite: Citations, known: Known) -> Table:
+    """#208 in its bucket definition: one trigger, by recipe."""
+    parts = ("matched_rate", "bystander_rate", "gating_ratio")
+    columns = [Column("recipe", "recipe")]
+    for part in parts:
+        columns += [Column(f"{part}_published", f"{part.replace('_', ' ')}, published"), Column(part, "this run")]
+    (source, *_), found = trigger_plan(cite).triggers, cite.tables["gating"]
+    rows = []
+    for place, recipe in enumerate(trigger_plan(cite).titration, start=1):
+        row: Row = {"recipe": f"`{recipe}`"}
+        keys = {"recipe": recipe, "definition": "bucket", "sources": source, "shuffled": "pairs"}
+        there = found.filter(**keys).height
+        for part in parts:
+            spec = RATIO if part == "gating_ratio" else RATE
+            metric = "ratio" if part == "gating_ratio" else f"{part}_pct"
+            published = known.get(("reported", f"recipe_{place}", metric))
+            row[f"{part}_published"] = ABSENT if published is None else _as(published, spec)
+            row[part] = cite.bound("gating", "estimate", spec, **keys, name=part) if there else ABSENT
+        rows.append(row)
+    return Table(
+        f"The titration of {source_name(source)} (bucket definition; published rates in percent).",
+        tuple(columns),
+        tuple(rows),
+    )
+
+
+def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:
+    """#209: the four cells of each trigger."""
+    found = cite.tables["dissociation"]
+    if not found.height:
+        return
+    columns = [Column("source", "adapter of")]
+    for cell in CELLS.values():
+        columns += [Column(f"{cell}_published", f"{cell}, published (%)"), Column(cell, "this run")]
+    rows = []
+    for source in trigger_plan(cite).triggers:
+        if not found.filter(source=source).height:
+            continue
+        row: Row = {"source": source_name(source)}
+        for cell in CELLS.values():
+            row[f"{cell}_published"] = known["reported", source, f"cell_{cell}_pct"]
+            row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
+        rows.append(row)
+    yield Table("Prompt against content; published with one seed.", tuple(columns), tuple(rows))
