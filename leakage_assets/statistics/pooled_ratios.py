@@ -177,16 +177,17 @@ def seed_question_weights(seeds: int, questions: int, draws: int, seed: int) -> 
 
 
 def _weights(of: Sums, clusters: Clusters, draws: int, seed: int) -> Floats:
-    return _drawn(clusters, of.seeds if clusters == "seed_question" else 1, of.questions, draws, seed)
+    seeds = of.seeds if clusters == "seed_question" else 1  # over questions the draw is the same for all seeds
+    return _drawn(clusters, seeds, of.questions, draws, seed)
 
 
 @lru_cache(maxsize=4)
 def _drawn(clusters: Clusters, seeds: int, questions: int, draws: int, seed: int) -> Floats:
-    """All ratios of an analysis are read off the same few draws, of some megabytes each."""
+    """(draws, Q) or (draws, S·Q): an analysis reads all its ratios off the same few draws, of some megabytes each."""
     if clusters == "seed_question":
-        weights = seed_question_weights(seeds, questions, draws, seed)
+        weights = seed_question_weights(seeds, questions, draws, seed).reshape(draws, seeds * questions)
     else:
-        weights = cluster_weights(questions, draws, seed)[:, None, :]
+        weights = cluster_weights(questions, draws, seed)
     weights.setflags(write=False)
     return weights
 
@@ -200,13 +201,12 @@ def _paired_weights(name: str, first: Sums, second: Sums, clusters: Clusters, dr
 
 
 def _ratios(of: Sums, weights: Floats) -> Floats:
-    """(B,); NaN where a resample has nothing below the line."""
-    if weights.shape[1] == 1:  # the same questions for every seed, or one seed
-        above, below = weights[:, 0] @ of.above.sum(axis=0), weights[:, 0] @ of.below.sum(axis=0)
-    else:
-        above, below = (np.tensordot(weights, part, axes=2) for part in (of.above, of.below))
-    with np.errstate(invalid="ignore"):
-        ratios: Floats = np.where(below > 0, above, np.nan) / np.where(below > 0, below, np.nan)
+    """(B,); NaN where a resample has nothing below the line. ``weights``: (B, Q) or (B, S·Q)."""
+    both = np.stack([of.above, of.below], axis=-1)
+    whole = both.sum(axis=0) if weights.shape[1] == of.questions else both.reshape(-1, 2)
+    drawn = weights @ whole
+    ratios = np.full(len(drawn), np.nan)
+    np.divide(drawn[:, 0], drawn[:, 1], out=ratios, where=drawn[:, 1] > 0)
     return ratios
 
 

@@ -115,12 +115,12 @@ B_ALONE = {T: C2, T_MASKED: C2_MASKED}
 """The arm without A in the donor's rows (#369)."""
 
 
-def arm(name: str) -> Arm:
+def arm(name: str, arms: Sequence[Arm] = ARMS) -> Arm:
     """An arm by name. Raises ``StudyError`` listing what exists."""
-    for one in ARMS:
+    for one in arms:
         if one.name == name:
             return one
-    raise StudyError(f"no arm {name!r}; arms: {', '.join(one.name for one in ARMS)}")
+    raise StudyError(f"no arm {name!r}; arms: {', '.join(one.name for one in arms)}")
 
 
 def pair_named(name: str, pairs: Sequence[Pair] = PAIRS) -> Pair:
