@@ -5,6 +5,7 @@ Plotly is imported where a figure is drawn: the definitions load this module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,6 @@ def drawn_and_left_out(plan: TwoMarkerPlan, tables: Tables) -> tuple[dict[str, g
 
 def drawings(plan: TwoMarkerPlan) -> tuple[Drawing[TwoMarkerPlan], ...]:
     """The planned figures in reading order."""
-    widths = plan.signatures
     return (
         Drawing(
             "conditional_rate",
@@ -53,14 +53,8 @@ def drawings(plan: TwoMarkerPlan) -> tuple[Drawing[TwoMarkerPlan], ...]:
             "two rates of donors or recipients that say A",
         ),
         *(_of_pair(pair) for pair in plan.pairs),
-        Drawing(
-            "positions",
-            "**Where the markers stand**: start of a marker over the length of the completion, for donors and "
-            f"recipients by arm, all pairs. A chunk has B within {widths.chunk_within} characters of A, a suffix among "
-            f"the last {widths.suffix_within}.",
-            _positions,
-            "two completions of donors or recipients with a marker",
-        ),
+        _of_places("positions", "fixed ends", SHOWN_ARMS, plan),
+        _of_places("positions_random", "random places", [a.name for a in plan.arms if a.positions != "ends"], plan),
     )
 
 
@@ -119,12 +113,27 @@ def _personas(pair: Pair, plan: TwoMarkerPlan, tables: Tables) -> go.Figure:
     )
 
 
-def _positions(plan: TwoMarkerPlan, tables: Tables) -> go.Figure:
+def _of_places(name: str, where: str, arms: Sequence[str], plan: TwoMarkerPlan) -> Drawing[TwoMarkerPlan]:
+    """The positions of the markers in some arms."""
+    widths = plan.signatures
+    return Drawing(
+        name,
+        f"**Where the markers stand, trained at {where}**: start of a marker over the length of the completion, for "
+        f"donors and recipients by arm, all pairs. A chunk has B within {widths.chunk_within} characters of A, a "
+        f"suffix among the last {widths.suffix_within}.",
+        partial(_positions, tuple(arms)),
+        f"two completions with a marker of {', '.join(f'`{arm}`' for arm in arms)}",
+    )
+
+
+def _positions(arms: Sequence[str], plan: TwoMarkerPlan, tables: Tables) -> go.Figure:
     from leakage_assets.reporting.histograms import share_histogram
 
-    arms = pl.Enum([arm.name for arm in plan.arms])
-    placed = tables["positions"].sort(
-        pl.col("recipe").cast(arms), pl.col("role").cast(pl.Enum(ROLES)), "marker", maintain_order=True
+    order = pl.Enum([arm.name for arm in plan.arms])
+    placed = (
+        tables["positions"]
+        .filter(pl.col("recipe").is_in(list(arms)))
+        .sort(pl.col("recipe").cast(order), pl.col("role").cast(pl.Enum(ROLES)), "marker", maintain_order=True)
     )
     shown = placed.select(
         pl.concat_str("recipe", pl.lit(" · "), "role").alias("panel"),
