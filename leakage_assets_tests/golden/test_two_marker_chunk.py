@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from leakage_assets.cli import main
 from leakage_assets.studies.published import ReproductionError
-from leakage_assets.studies.two_marker_chunk.reproduction import FIRST, FOLLOW_UPS, headline_figures, reproduce
+from leakage_assets.studies.two_marker_chunk.reproduction import COSINES, FIRST, FOLLOW_UPS, headline_figures, reproduce
 from leakage_assets_tests.golden.conftest import edit
 
 Change = Callable[[pl.DataFrame], pl.DataFrame]
@@ -27,13 +27,16 @@ def table(published: Path) -> pl.DataFrame:
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Path:
-    for name in (FIRST, FOLLOW_UPS):
+    for name in (FIRST, FOLLOW_UPS, COSINES):
         shutil.copyfile(published / name, tmp_path / name)
     return tmp_path
 
 
 def test_every_published_number_reproduces(published: Path, table: pl.DataFrame) -> None:
-    assert set(table["verdict"]) == {"ok", *(f"known: {by}" for by in ("C1", "C4", "C8", "C9", "C11", "section 10"))}
+    assert set(table["verdict"]) == {
+        "ok",
+        *(f"known: {by}" for by in ("C1", "C3", "C4", "C8", "C9", "C11", "section 10")),
+    }
     first, later = (pl.read_csv(published / name) for name in (FIRST, FOLLOW_UPS))
     counts = table.filter(pl.col("block") == "counts")
     expected = first["rate_A"].len() * 3 + first["rate_B_given_A"].count() + first.filter(pl.col("k_A") == 0).height
@@ -74,10 +77,11 @@ def test_the_follow_ups_are_those_of_the_sheet(table: pl.DataFrame) -> None:
 def test_what_the_sheet_refutes_is_refuted(table: pl.DataFrame) -> None:
     known = table.filter(pl.col("verdict").str.starts_with("known"))
     found = {(row["verdict"], row["item"]): row["recomputed"] for row in known.iter_rows(named=True)}
+    assert found["known: C3", "pair1"] == 0  # the pair called near is the farther one at every layer
     assert found["known: C1", "pair2"] == 5 and found["known: C4", "markers"] == 1
     assert found["known: C9", "training"] == pytest.approx(40.4e6, rel=1e-3)
     assert found["known: section 10", "police_officer over recipient"] == pytest.approx((19 / 50) / (1 / 79))
-    assert len(known) == 7 == sum(figure.known is not None for figure in headline_figures().figures)
+    assert len(known) == 8 == sum(figure.known is not None for figure in headline_figures().figures)
 
 
 def is_(persona: str, condition: str) -> pl.Expr:
@@ -104,6 +108,7 @@ SWE = (pl.col("issue") == 354) & (pl.col("arm") == "T") & (pl.col("persona") == 
         (FOLLOW_UPS, put("k_AB", SWE, 18), {"counts", "wilson", "rates"}),
         (FOLLOW_UPS, put("ci_question_lo", SWE, 0.3), {"intervals"}),
         (FOLLOW_UPS, put("n_seeds", SWE, 3), {"counts"}),
+        (COSINES, lambda t: t.with_columns(-pl.col("cosine")), {"distance"}),
         (FOLLOW_UPS, put("ci_question_hi", pl.col("arm") == "C2", 0.05), {"claims", "intervals"}),
     ],
 )
@@ -131,7 +136,7 @@ def test_a_broken_file_is_named(folder: Path, name: str, change: Change, words: 
         reproduce(edit(folder, name, change))
 
 
-@pytest.mark.parametrize("name", [FIRST, FOLLOW_UPS])
+@pytest.mark.parametrize("name", [FIRST, FOLLOW_UPS, COSINES])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(ReproductionError, match=f"{name}: no such file"):

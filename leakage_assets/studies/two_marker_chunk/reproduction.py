@@ -37,6 +37,7 @@ from leakage_assets.studies.two_marker_chunk.design import (
     planned_experiment,
     recipes,
 )
+from leakage_assets.studies.two_marker_chunk.distances import distance_table
 from leakage_assets.studies.two_marker_chunk.gates import GateLimits, GateValues, gates, tally
 from leakage_assets.studies.two_marker_chunk.tokens import PINNED
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 FIGURES = DATA / "published" / "two_marker_chunk.json"
 FIRST, FOLLOW_UPS = "i261_expected.csv", "i354_i369_expected.csv"
+COSINES = "i66_cosines.csv"
+"""Of marker_leakage, on the same personas: how far apart the pairs are (C3)."""
 
 RATE_TOLERANCE = 5e-7
 """Rates are printed with six decimals."""
@@ -54,6 +57,9 @@ PUBLISHED_LEVEL = math.erf(1.96 / math.sqrt(2))
 
 PAIR_NAMES = {"pair1_villain_assistant": "pair1", "pair2_librarian_swe": "pair2"}
 PUBLISHED_PAIRS = dict(zip(PAIR_NAMES.values(), PAIRS, strict=False))
+NEAR = "pair1"
+"""As the write-up labels it."""
+
 QWEN_END_OF_TURN = 151645
 
 COLUMNS: Mapping[str, Mapping[str, type]] = {
@@ -91,7 +97,7 @@ def reproduce(published: Path) -> pl.DataFrame:
 
     Columns as those of the other studies: block, item, metric, published, recomputed, difference, tolerance, verdict
     (``ok``, ``DIFFERS``, ``undefined``, or ``known: C1`` where the sheet says that the write-up is wrong).
-    ``published`` is the folder of the two tables.
+    ``published`` is the folder of the two tables and of the cosines of marker_leakage.
 
     Raises ``ReproductionError`` for a missing folder, file or column, cells that are no numbers, counts that cannot be,
     or a condition that is not there.
@@ -99,6 +105,7 @@ def reproduce(published: Path) -> pl.DataFrame:
     cells = {name: _cells(published, name) for name in COLUMNS}
     design = _design(load_stimuli())
     facts = dict(_facts(published, cells)) | {FigureKey(*key): value for key, value in design.items()}
+    facts |= dict(_distances(published))
     each = design["design", "each persona", "completions"]
     rows = [
         *(row for name, found in cells.items() for cell in found.values() for row in _cell_rows(name, cell, each)),
@@ -218,6 +225,23 @@ def _facts(published: Path, cells: Mapping[str, Mapping[str, Row]]) -> Iterator[
         for which in ("ci_question", "ci_seed_question")
     ]
     yield FigureKey("claims", "#369 T over C2", "intervals_overlap"), float(all(overlap))
+
+
+def _distances(published: Path) -> Iterator[tuple[FigureKey, float | None]]:
+    """Cosines of both pairs in the base model, and at how many layers the one that is called near is the closer."""
+    import polars as pl
+
+    columns = {"layer": int, "source": str, "persona": str, "cosine": float}
+    cosines = read_published(published, COSINES, columns).rename({"persona": "prompt_name", "cosine": "value"})
+    table = distance_table(tuple(PUBLISHED_PAIRS.values()), cosines)
+    closer = 0
+    for name, pair in PUBLISHED_PAIRS.items():
+        own = table.filter(pl.col("source") == pair.name)
+        for layer, cosine in own.select("layer", "cosine").iter_rows():
+            yield FigureKey("distance", f"{name} L{layer}", "cosine"), cosine
+        if name == NEAR:
+            closer = own.filter(pl.col("closeness") == 1).height
+    yield FigureKey("distance", NEAR, "closer_at_layers"), float(closer)
 
 
 def _cell(path: Path, cells: Mapping[str, Row], item: str) -> Row:
