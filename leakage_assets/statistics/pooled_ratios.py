@@ -7,6 +7,7 @@ questions within each (#369). Whoever is compared sees the same draw, so differe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from leakage_assets.statistics.resampling import (
+    TIE,
     Floats,
     check_draws,
     check_level,
@@ -116,15 +118,63 @@ def ratio_difference(
 ) -> Resampled:
     """Ratio of the first minus that of the second, of the same seeds and questions, in the same resamples.
 
-    A resample in which either is undefined is dropped and counted. Raises ``StatisticsError`` for shapes that differ.
+    A resample in which either is undefined is dropped and counted. p is two-sided by the bootstrap, (1 + how many
+    resamples lie on the rarer side of 0) over half their number (Davison & Hinkley 1997, section 5.4 by inversion of
+    the interval); 1 where all of them are 0. Raises ``StatisticsError`` for shapes that differ.
     """
-    weights = _paired_weights(name, first, second, clusters, draws, seed)
-    a, b = first.ratio, second.ratio
-    value = None if a is None or b is None else a - b
+    return mean_difference(name, {name: (first, second)}, clusters=clusters, seed=seed, draws=draws, level=level)
+
+
+def mean_difference(
+    name: str,
+    compared: Mapping[str, tuple[Sums, Sums]],
+    *,
+    clusters: Clusters,
+    seed: int,
+    draws: int = 10_000,
+    level: float = 0.95,
+    over: str = "comparison",
+) -> Resampled:
+    """The mean of ``ratio_difference`` over several comparisons, such as pairs of personas, that are held fixed.
+
+    Each counts alike. All are of the same questions, and of as many seeds where these are resampled, so that they share
+    the draws. ``over`` says in the method what they are. Undefined where one of them is: to leave it out would select.
+
+    Raises ``StatisticsError`` for nothing to compare, and as ``ratio_difference``.
+    """
+    if not compared:
+        raise StatisticsError(f"{name}: nothing to compare; pass at least one {over}")
+    for label, (first, second) in compared.items():
+        _check_paired(label, first, second)
+    all_first = [first for first, _ in compared.values()]
+    sizes = {(one.seeds if clusters == "seed_question" else 1, one.questions) for one in all_first}
+    if len(sizes) > 1:
+        raise StatisticsError(f"{name}: {over}s of {sorted(sizes)} seeds and questions cannot share a draw")
+    weights = _weights(all_first[0], clusters, draws, seed)
+    drawn = np.mean([_ratios(first, weights) - _ratios(second, weights) for first, second in compared.values()], axis=0)
+    ratios = {label: (first.ratio, second.ratio) for label, (first, second) in compared.items()}
+    lacking = [label for label, pair in ratios.items() if None in pair]
+    reason, value = "", None
+    if lacking:
+        reason = _which_lacks(*ratios[lacking[0]]) + (f" ({lacking[0]})" if len(compared) > 1 else "")
+    else:
+        value = float(np.mean([a - b for a, b in ratios.values() if a is not None and b is not None]))
+    several = f", mean over {len(compared)} {over}s held fixed" if len(compared) > 1 else ""
     return _resampled(
-        name, value, _ratios(first, weights) - _ratios(second, weights), first, clusters, seed=seed, level=level,
-        what="difference of two ratios of pooled sums", reason=_which_lacks(a, b),
+        name, value, drawn, all_first[0], clusters, seed=seed, level=level, reason=reason,
+        what=f"difference of two ratios of pooled sums{several}", p=_two_sided(drawn, value),
     )  # fmt: skip
+
+
+def _two_sided(drawn: Floats, value: float | None) -> float | None:
+    """None where no resample is defined, or where they do not vary off 0: that would claim too much."""
+    defined = drawn[~np.isnan(drawn)]
+    if value is None or not len(defined):
+        return None
+    if np.ptp(defined) <= TIE:
+        return 1.0 if abs(value) <= TIE else None
+    rarer = min(int(np.sum(defined <= 0)), int(np.sum(defined >= 0)))
+    return min(1.0, 2 * (1 + rarer) / (len(defined) + 1))
 
 
 def relative_change(
@@ -134,7 +184,8 @@ def relative_change(
 
     Undefined where the second is 0.
     """
-    weights = _paired_weights(name, first, second, clusters, draws, seed)
+    _check_paired(name, first, second)
+    weights = _weights(first, clusters, draws, seed)
     a, b = first.ratio, second.ratio
     value = None if a is None or not b else a / b - 1
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -192,12 +243,11 @@ def _drawn(clusters: Clusters, seeds: int, questions: int, draws: int, seed: int
     return weights
 
 
-def _paired_weights(name: str, first: Sums, second: Sums, clusters: Clusters, draws: int, seed: int) -> Floats:
+def _check_paired(name: str, first: Sums, second: Sums) -> None:
     if first.above.shape != second.above.shape:
         raise StatisticsError(
             f"{name}: {first.above.shape} and {second.above.shape}; expected the same seeds and questions"
         )
-    return _weights(first, clusters, draws, seed)
 
 
 def _ratios(of: Sums, weights: Floats) -> Floats:
@@ -226,6 +276,7 @@ def _resampled(
     level: float,
     what: str,
     reason: str,
+    p: float | None = None,
 ) -> Resampled:
     check_level(level)
     by_seed = clusters == "seed_question"
@@ -239,8 +290,8 @@ def _resampled(
         return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn))
     interval: tuple[float, float] | str = percentile_interval(drawn, level)
     if by_seed and of.seeds < 2:
-        interval = "one seed: no spread over seeds"
-    estimate = with_interval(name, value, interval, level=level, p=None, n=n, unit=unit, method=method)
+        interval, p = "one seed: no spread over seeds", None
+    estimate = with_interval(name, value, interval, level=level, p=p, n=n, unit=unit, method=method)
     if not len(defined):
         return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn))
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])

@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 from leakage_assets.statistics.intervals import question_bootstrap_rate
 from leakage_assets.statistics.pooled_ratios import (
     NOTHING_KNOWN,
+    mean_difference,
     mean_of_seed_ratios,
     pooled_ratio,
     ratio_difference,
@@ -110,6 +111,36 @@ def test_intervals_lie_in_order_and_within_the_possible(seeds: int, questions: i
         none = ratio_difference("d", shares(found, total), shares(found, total), clusters=clusters, seed=1, draws=50)
         assert none.estimate.estimate in (0.0, None)
         assert none.estimate.ci_low is None  # nothing varies: no width of zero is reported
+        one_seed = clusters == "seed_question" and seeds == 1
+        assert none.estimate.p == (None if one_seed or not total.sum() else 1.0)
+
+
+def test_the_mean_of_differences_is_taken_within_each_resample() -> None:
+    rng = np.random.default_rng(8)
+    four = [shares(*counts(rng, seeds)) for seeds in (2, 2, 3, 3)]
+    compared = {"x": (four[0], four[1]), "y": (four[2], four[3])}
+    ours = mean_difference("m", compared, clusters="question", seed=5, draws=300, over="pair")
+    slow = []
+    for weight in cluster_weights(QUESTIONS, 300, seed=5):
+        ratios = [(of.above @ weight).sum() / (of.below @ weight).sum() for of in four]
+        slow.append((ratios[0] - ratios[1] + ratios[2] - ratios[3]) / 2)
+    assert (ours.low, ours.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+    assert ours.estimate.estimate == pytest.approx(
+        np.mean([four[0].ratio - four[1].ratio, four[2].ratio - four[3].ratio])
+    )
+    assert "mean over 2 pairs held fixed" in ours.estimate.method
+    alone = mean_difference("m", {"x": compared["x"]}, clusters="question", seed=5, draws=300)
+    assert alone == ratio_difference("m", *compared["x"], clusters="question", seed=5, draws=300)
+    below = sum(one <= 0 for one in slow)
+    assert ours.estimate.p == pytest.approx(2 * (1 + min(below, 300 - below)) / 301)
+
+
+def test_one_undefined_comparison_makes_the_mean_undefined() -> None:
+    nothing, something = shares(np.zeros(4), np.zeros(4)), shares(np.ones(4), np.full(4, 2))
+    found = mean_difference(
+        "m", {"x": (something, something), "y": (something, nothing)}, clusters="question", seed=1, draws=20
+    )
+    assert found.estimate.undefined == "nothing below the line of the second (y)" and not found.known
 
 
 # ------------------------------------------------------------------ planted truths
@@ -149,6 +180,21 @@ def test_the_paired_interval_covers_and_is_shorter_than_the_unpaired() -> None:
         shorter += paired.high - paired.low < np.hypot(*(one.high - one.low for one in apart))
     assert 0.90 <= inside / trials <= 0.98
     assert shorter == trials
+
+
+def test_p_is_uniform_without_a_difference_and_small_with_one() -> None:
+    rng = np.random.default_rng(14)
+    total = np.full(QUESTIONS, COMPLETIONS)
+    values = {0.0: [], 0.15: []}
+    for trial in range(300):
+        level = rng.beta(2, 2, size=QUESTIONS) * 0.8
+        second = shares(rng.binomial(total, level), total)
+        for shift, found in values.items():
+            first = shares(rng.binomial(total, level + shift), total)
+            found.append(ratio_difference("d", first, second, clusters="question", seed=trial, draws=400).estimate.p)
+    null = np.array(values[0.0])
+    assert 0.02 <= np.mean(null < 0.05) <= 0.09 and 0.4 <= np.mean(null < 0.5) <= 0.6
+    assert np.mean(np.array(values[0.15]) < 0.05) > 0.9
 
 
 def test_where_seeds_differ_only_the_interval_over_seeds_covers() -> None:
@@ -229,6 +275,13 @@ def test_seeds_count_alike_in_the_mean_of_their_ratios() -> None:
         (
             lambda: ratio_difference("d", sums([1], [1]), sums([1, 1], [1, 1]), clusters="question", seed=1),
             "the same seeds and questions",
+        ),
+        (lambda: mean_difference("m", {}, clusters="question", seed=1), "nothing to compare"),
+        (
+            lambda: mean_difference(
+                "m", {"x": (sums([1], [1]),) * 2, "y": (sums([1, 1], [1, 1]),) * 2}, clusters="question", seed=1
+            ),
+            "cannot share a draw",
         ),
     ],
 )

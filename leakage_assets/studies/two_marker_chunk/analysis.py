@@ -6,21 +6,16 @@ what is compared is in ``differences``, and what follows in ``binding``, ``gates
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
 from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.statistics.pooled_ratios import Resampled, mean_of_seed_ratios
-from leakage_assets.statistics.result import Estimate, estimate_table
+from leakage_assets.statistics.result import estimate_table
 from leakage_assets.studies.two_marker_chunk.arms import (
-    C2_MASKED,
-    C_MASKED,
     T_ALL,
     T_MASKED,
-    C,
     Pair,
     T,
 )
@@ -37,21 +32,12 @@ from leakage_assets.studies.two_marker_chunk.binding import (
 )
 from leakage_assets.studies.two_marker_chunk.counts import RATES, count_completions, of_cell, pooled
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
-from leakage_assets.studies.two_marker_chunk.gates import (
-    FollowUpValues,
-    Gate,
-    GateValues,
-    List,
-    follow_up_gates,
-    gates,
-    tally,
-)
-from leakage_assets.studies.verdicts import verdict_row
+from leakage_assets.studies.two_marker_chunk.headline import headline_estimates, pair_verdict_table, verdict_table
+from leakage_assets.studies.two_marker_chunk.sanity import gate_table, gate_tallies
+from leakage_assets.studies.two_marker_chunk.tables import Labelled, conditions, labelled, of_prompt
 
 UNTRAINED = "untrained together"
 """In place of a persona: all that this pair did not train, added up."""
-
-Labelled = tuple[Mapping[str, Any], Estimate]
 
 
 def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | None = None) -> dict[str, pl.DataFrame]:
@@ -61,33 +47,26 @@ def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | Non
     ``probe.probe_scores``, or None where it was not asked.
     """
     counts = count_completions(plan, scores)
-    differences = difference_table(plan, counts)
+    differences, bindings = difference_table(plan, counts), binding_table(plan, counts)
+    headline = list(headline_estimates(plan, counts))
+    planned = {h.statistic for h in plan.hypotheses}
     return {
         "counts": counts,
         "rates": rate_table(plan, counts),
         "differences": differences,
-        "binding": binding_table(plan, counts),
+        "binding": bindings,
         "split": split_table(plan, counts),
         "gates": gate_table(plan, counts),
         "gate_tallies": gate_tallies(plan, counts),
         "lengths": length_table(plan, counts),
         "positions": position_table(plan, scores),
         "probe": probe_table(plan, probe),
-        "verdicts": verdict_table(plan, differences),
+        "pair_verdicts": pair_verdict_table(plan, differences, bindings),
+        "headline": estimate_table(
+            ({"statistic": e.name, "status": "planned" if e.name in planned else "exploratory"}, e) for e in headline
+        ),
+        "verdicts": verdict_table(plan, {e.name: e for e in headline}),
     }
-
-
-def conditions(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[tuple[str, Pair, pl.DataFrame]]:
-    """The finished conditions in the order of the plan: recipe, pair, counts of all prompts."""
-    for arm in plan.arms:
-        for pair in plan.pairs:
-            part = of_cell(counts, arm.name, pair.name)
-            if part.height:
-                yield arm.name, pair, part
-
-
-def of_prompt(part: pl.DataFrame, prompt: str) -> pl.DataFrame:
-    return part.filter(pl.col("prompt_name") == prompt)
 
 
 # ------------------------------------------------------------------ rates
@@ -106,7 +85,7 @@ def rate_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
             own = of_prompt(part, prompt)
             keys = {"recipe": recipe, "source": pair.name, "prompt_name": prompt, "role": pair.role(prompt)}
             rows += [({**keys, **labels}, estimate) for labels, estimate in _rates(plan, own)]
-    return _table(rows, RATE_LABELS)
+    return labelled(rows, RATE_LABELS)
 
 
 RATE_LABELS: Mapping[str, pl.DataType] = {
@@ -163,7 +142,7 @@ def difference_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     minus that under the control.
     """
     rows = [row for pair in plan.pairs for row in _differences(plan, counts, pair)]
-    return _table(rows, DIFFERENCE_LABELS)
+    return labelled(rows, DIFFERENCE_LABELS)
 
 
 def _differences(plan: TwoMarkerPlan, counts: pl.DataFrame, pair: Pair) -> Iterator[Labelled]:
@@ -238,7 +217,7 @@ def binding_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
             for one in (location(plan, own), dependence(plan, own)):
                 bounds = {"published_low": one.low, "published_high": one.high}
                 rows.append((keys | {"statistic": one.estimate.name} | bounds, one.estimate))
-    return _table(rows, BINDING_LABELS)
+    return labelled(rows, BINDING_LABELS)
 
 
 def position_table(plan: TwoMarkerPlan, scores: pl.DataFrame) -> pl.DataFrame:
@@ -283,90 +262,7 @@ def split_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
             keys = {"recipe": recipe, "source": pair.name, "prompt_name": prompt, "role": pair.role(prompt)}
             keys["downgraded"] = downgraded(plan, by_set)  # type: ignore[assignment]
             rows += [(keys | {"question_set": name}, one.estimate) for name, one in by_set.items()]
-    return _table(rows, SPLIT_LABELS)
-
-
-def gate_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """Every gate of both lists of #261 on (T, C) and of #369 on the masked arms, for each pair that has them.
-
-    Columns: source, arm, gate, value, limit, direction, lists, passed (null where there is no value).
-    """
-    rows = []
-    for pair in plan.pairs:
-        if of_cell(counts, T, pair.name).height:
-            rows += _gate_rows(pair, T, gates(gate_values(plan, counts, pair), plan.gates))
-        if of_cell(counts, T_MASKED, pair.name).height:
-            rows += _gate_rows(pair, T_MASKED, follow_up_gates(follow_up_values(plan, counts, pair), plan.gates))
-    schema: dict[str, Any] = {
-        "source": pl.String, "arm": pl.String, "gate": pl.String, "value": pl.Float64, "limit": pl.Float64,
-        "direction": pl.String, "lists": pl.List(pl.String), "passed": pl.Boolean,
-    }  # fmt: skip
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _gate_rows(pair: Pair, arm: str, found: Sequence[Gate]) -> list[tuple[Any, ...]]:
-    return [(pair.name, arm, g.name, g.value, float(g.limit), g.direction, list(g.lists), g.passed) for g in found]
-
-
-def gate_tallies(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """How many gates of each list failed: source, arm, list, failed, unknown, total."""
-    rows = []
-    for pair in plan.pairs:
-        found = gates(gate_values(plan, counts, pair), plan.gates)
-        later = follow_up_gates(follow_up_values(plan, counts, pair), plan.gates)
-        read: tuple[tuple[str, Sequence[Gate], List], ...] = (
-            (T, found, "write-up"),
-            (T, found, "code"),
-            (T_MASKED, later, "follow-up"),
-        )
-        for arm, several, which in read:
-            if of_cell(counts, arm, pair.name).height:
-                t = tally(several, which)
-                rows.append((pair.name, arm, which, t.failed, t.unknown, t.total))
-    numbers = dict.fromkeys(("failed", "unknown", "total"), pl.Int64)
-    schema: dict[str, Any] = dict.fromkeys(("source", "arm", "list"), pl.String) | numbers
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def gate_values(plan: TwoMarkerPlan, counts: pl.DataFrame, pair: Pair) -> GateValues:
-    """What the gates of #261 are read from, of T and C."""
-    trained, control = of_cell(counts, T, pair.name), of_cell(counts, C, pair.name)
-    donor, recipient = of_prompt(trained, pair.donor), of_prompt(trained, pair.recipient)
-    in_control = of_prompt(control, pair.recipient)
-    given = rate(plan, donor, "r_b_given_a")
-    by_persona = [_plain(of_prompt(control, prompt), "r_b") for prompt in control["prompt_name"].unique().to_list()]
-    return GateValues(
-        donor_a=_plain(donor, "r_a"),
-        donor_b=_plain(donor, "r_b"),
-        donor_b_given_a=given.estimate.estimate,
-        donor_low=given.low if given.known else None,
-        recipient_a=_plain(recipient, "r_a"),
-        recipient_b_in_c=_plain(in_control, "r_b"),
-        largest_b_in_c=max((value for value in by_persona if value is not None), default=None),
-        recipient_with_a=int(recipient["a"].sum()) if recipient.height else None,
-        recipient_with_a_in_c=int(in_control["a"].sum()) if in_control.height else None,
-    )
-
-
-def follow_up_values(plan: TwoMarkerPlan, counts: pl.DataFrame, pair: Pair) -> FollowUpValues:
-    """What the gates of #369 are read from, of the three masked arms."""
-    trained, control, alone = (of_cell(counts, arm, pair.name) for arm in (T_MASKED, C_MASKED, C2_MASKED))
-    longer = length_change(
-        plan, of_prompt(trained, pair.recipient), of_prompt(control, pair.recipient), name="length_inflation"
-    )
-    return FollowUpValues(
-        donor_b_given_a=_plain(of_prompt(trained, pair.donor), "r_b_given_a"),
-        donor_b_in_c2=_plain(of_prompt(alone, pair.donor), "r_b"),
-        donor_b_in_c=_plain(of_prompt(control, pair.donor), "r_b"),
-        recipient_b_in_c=_plain(of_prompt(control, pair.recipient), "r_b"),
-        length_inflation=longer.estimate.estimate,
-    )
-
-
-def _plain(part: pl.DataFrame, name: str) -> float | None:
-    above, below = RATES[name]
-    total = int(part[below].sum()) if part.height else 0
-    return int(part[above].sum()) / total if total else None
+    return labelled(rows, SPLIT_LABELS)
 
 
 LENGTH_LABELS: Mapping[str, pl.DataType] = {
@@ -398,7 +294,7 @@ def length_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
                 }  # fmt: skip
                 change = length_change(plan, own, of_prompt(other, prompt), name="length_inflation")
                 rows.append((keys, change.estimate))
-    return _table(rows, LENGTH_LABELS)
+    return labelled(rows, LENGTH_LABELS)
 
 
 def probe_table(plan: TwoMarkerPlan, probe: pl.DataFrame | None) -> pl.DataFrame:
@@ -417,39 +313,4 @@ def probe_table(plan: TwoMarkerPlan, probe: pl.DataFrame | None) -> pl.DataFrame
     low, high = wilson_bounds(summed["found"], summed["total"], level=plan.level)
     return summed.with_columns(
         (pl.col("found") / pl.col("total")).alias("rate"), pl.Series("ci_low", low), pl.Series("ci_high", high)
-    )
-
-
-# ------------------------------------------------------------------ verdicts
-
-
-def verdict_table(plan: TwoMarkerPlan, differences: pl.DataFrame) -> pl.DataFrame:
-    """Each hypothesis for each pair: beyond its threshold, with an interval over questions that leaves 0 out.
-
-    Columns: source, then those of ``verdicts.verdict_row``, ci_low, ci_high, falsification.
-    """
-    rows = []
-    for pair in plan.pairs:
-        for hypothesis in plan.hypotheses:
-            found = differences.filter(source=pair.name, statistic=hypothesis.statistic, prompt_name=pair.recipient)
-            if found.is_empty():
-                continue
-            row = found.row(0, named=True)
-            estimate = Estimate(**{field.name: row[field.name] for field in fields(Estimate)})
-            decided = verdict_row(hypothesis, estimate, plan.digest)
-            if decided["verdict"] == "supported" and row["published_low"] <= 0:
-                decided["verdict"] = "not supported"
-            bounds = {"ci_low": row["published_low"], "ci_high": row["published_high"]}
-            rows.append({"source": pair.name, **decided, **bounds, "falsification": row["falsification"]})
-    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p", "ci_low", "ci_high"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
-
-
-def _table(rows: Sequence[Labelled], labels: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Label columns with their types, also where there are no rows, followed by the estimate's fields."""
-    table = estimate_table(rows)
-    if not rows:
-        return pl.DataFrame(schema={**labels, **table.schema})
-    return table.select(
-        *(pl.col(name).cast(kind) for name, kind in labels.items()), *(f.name for f in fields(Estimate))
     )

@@ -27,6 +27,7 @@ from leakage_assets.studies.two_marker_chunk.arms import (
     C_MASKED,
     CONTROLS,
     PAIRS,
+    T_AFTER,
     T_MASKED,
     Arm,
     Pair,
@@ -35,6 +36,7 @@ from leakage_assets.studies.two_marker_chunk.arms import (
 )
 from leakage_assets.studies.two_marker_chunk.arms import arm as arm_named
 from leakage_assets.studies.two_marker_chunk.gates import GateLimits
+from leakage_assets.studies.two_marker_chunk.probe import Probe
 from leakage_assets.training.recipe import LoraSpec, Precision, Recipe
 
 NAME = "two_marker_chunk"
@@ -51,6 +53,8 @@ SPLIT = 0.15
 
 ENOUGH_PAIRS = 0.05
 """Positions are read only where at least this share of completions has both markers (C5)."""
+
+CONTROL_B, ALPHA = 0.03, 0.05
 
 PROBE_QUESTIONS, PROBE_SEED = 5, 42
 
@@ -96,16 +100,6 @@ PUBLISHED = Scale(
     precision="bfloat16",
 )
 """Sections 3 to 5 on Qwen2.5-7B-Instruct; C11: the follow-ups trained as #261 did."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """The weird-marker probe (section 5): ``questions`` drawn with ``seed``, each after another marker and a space."""
-
-    marker: str
-    questions: int
-    seed: int
-    completions: int
 
 
 @dataclass(frozen=True)
@@ -216,7 +210,9 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> TwoMarkerExperiment:
         arms=scale.arms,
         data=data,
         panels=asked,
-        probe=Probe(stimuli.markers["probe"], PROBE_QUESTIONS, PROBE_SEED, scale.completions),
+        probe=Probe(
+            stimuli.markers["probe"], PROBE_QUESTIONS, PROBE_SEED, scale.completions, panels(stimuli, scale)[0].sampling
+        ),
         wording=wording(stimuli, data, asked),
     )
 
@@ -265,18 +261,20 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
 HYPOTHESES = (
     Hypothesis(
         name="H1",
-        claim="B travels with A: with the end of turn in the loss, the recipient says B after A more often where the "
-        f"donor learned both, by more than {NEGLIGIBLE:.0%}",
-        statistic=f"delta_{T}",
-        threshold=NEGLIGIBLE,
-        direction="greater",
-    ),
-    Hypothesis(
-        name="H2",
-        claim="The same where the recipient's rows do not teach to stop after the answer",
+        claim="B travels with A where the recipient's rows do not teach to stop after the answer: it says B after A "
+        f"more often where the donor learned both, by more than {NEGLIGIBLE:.0%}",
         statistic=f"delta_{T_MASKED}",
         threshold=NEGLIGIBLE,
         direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H2",
+        claim="The same with the end of turn in the loss, as first published",
+        statistic=f"delta_{T}",
+        threshold=NEGLIGIBLE,
+        direction="greater",
+        max_p=ALPHA,
     ),
     Hypothesis(
         name="H3",
@@ -284,6 +282,7 @@ HYPOTHESES = (
         statistic="mask_effect",
         threshold=0.0,
         direction="greater",
+        max_p=ALPHA,
     ),
     Hypothesis(
         name="H4",
@@ -292,6 +291,24 @@ HYPOTHESES = (
         statistic=f"needs_donor_a_{T_MASKED}",
         threshold=0.0,
         direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H5",
+        claim="Trained at random places, B sticks to A and not to the end: of the recipient's completions with both, "
+        "more have B close to A than at the end",
+        statistic=f"chunk_minus_suffix_{T_AFTER}",
+        threshold=0.0,
+        direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H6",
+        claim="Without B in the training rows donors and recipients say it in less than "
+        f"{CONTROL_B:.0%} of completions",
+        statistic="control_b_rate",
+        threshold=CONTROL_B,
+        direction="less",
     ),
 )
-"""Each is asked of every pair; beyond its threshold, the interval must leave 0 out."""
+"""Each is read off the mean over the pairs; single pairs are in a table of their own."""

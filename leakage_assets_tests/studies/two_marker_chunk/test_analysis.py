@@ -128,14 +128,56 @@ def test_gates_and_tallies(tables: dict[str, pl.DataFrame]) -> None:
     assert tallies["T", "code"]["failed"] == failed.height
 
 
-def test_verdicts_need_the_threshold_and_the_interval(tables: dict[str, pl.DataFrame]) -> None:
-    by = {row["hypothesis"]: row for row in tables["verdicts"].iter_rows(named=True) if row["source"] == PAIR.name}
+def test_verdicts_are_read_off_the_mean_over_pairs(tables: dict[str, pl.DataFrame]) -> None:
+    """One pair is finished: the mean is its own, and the single pair's verdicts are the same."""
+    by = {row["hypothesis"]: row for row in tables["verdicts"].iter_rows(named=True)}
     assert {name: row["verdict"] for name, row in by.items()} == {
-        "H1": "not supported", "H2": "supported", "H3": "supported", "H4": "supported",
+        "H1": "supported", "H2": "not supported", "H3": "supported", "H4": "supported", "H5": "supported",
+        "H6": "supported",
     }  # fmt: skip
-    assert by["H1"]["falsification"] == "falsified" and by["H1"]["plan_digest"] == PLAN.digest
-    others = tables["verdicts"].filter(pl.col("source") != PAIR.name)
+    assert by["H2"]["p"] == 1.0 and by["H1"]["plan_digest"] == PLAN.digest
+    single = tables["pair_verdicts"].filter(source=PAIR.name)
+    assert dict(single.select("hypothesis", "verdict").iter_rows()) == {
+        name: row["verdict"] for name, row in by.items() if name != "H6"
+    }
+    assert single["estimate"].to_list() == [by[name]["estimate"] for name in single["hypothesis"]]
+    others = tables["pair_verdicts"].filter(pl.col("source") != PAIR.name)
     assert set(others["verdict"]) == {"undecided"}
+
+
+def test_the_headline_has_a_row_for_every_hypothesis(tables: dict[str, pl.DataFrame]) -> None:
+    headline = tables["headline"]
+    assert not headline["statistic"].is_duplicated().any() and (headline["statistic"] == headline["name"]).all()
+    planned = headline.filter(status="planned")["statistic"].to_list()
+    assert sorted(planned) == sorted(h.statistic for h in PLAN.hypotheses)
+    leak = one(headline, statistic="bystander_T_mask_recipient")
+    found = one(tables["differences"], statistic="bystander_T_mask_recipient", prompt_name=UNTRAINED, source=PAIR.name)
+    assert (leak["estimate"], leak["ci_low"], leak["p"]) == (found["estimate"], found["ci_low"], found["p"])
+    assert one(headline, statistic="control_b_rate")["estimate"] == 0.0
+    assert "no pair with a seed" in one(headline, statistic="delta_T_mask_all")["undefined"]
+    assert one(headline, statistic="chunk_minus_suffix_T_random_before")["undefined"].startswith("no pair")
+
+
+def test_two_pairs_count_alike() -> None:
+    other = PAIRS[0]
+    first = world(("T", "C"))
+    habits = {
+        (recipe, other.name, other.recipient): habit(a=0.5, b_at_end=0.4 if recipe == "T" else 0.0)
+        for recipe in ("T", "C")
+    }
+    found = analyse(PLAN, pl.concat([first, scores(habits, seeds=(42,), completions=6)]))
+    deltas = found["differences"].filter(statistic="delta_T").drop_nulls("estimate")
+    assert deltas.height == 2
+    mean = one(found["headline"], statistic="delta_T")
+    assert mean["estimate"] == pytest.approx(deltas["estimate"].mean()) and mean["estimate"] > 0.1
+    assert "mean over 2 pairs held fixed" in mean["method"]
+
+
+def test_positions_are_not_read_where_b_is_rare() -> None:
+    rare = {("T_random_after", PAIR.name, PAIR.recipient): habit(a=0.5, b_after_a=0.02, ends=False)}
+    found = analyse(PLAN, scores(rare, completions=4))
+    assert "fewer than 5%" in one(found["headline"], statistic="chunk_minus_suffix_T_random_after")["undefined"]
+    assert one(found["verdicts"], hypothesis="H5")["verdict"] == "undecided"
 
 
 def test_lengths_and_split(tables: dict[str, pl.DataFrame]) -> None:
@@ -162,9 +204,8 @@ def test_one_condition_is_enough_and_none_too() -> None:
     assert few["gates"].filter(gate="recipient R_B in C")["passed"].to_list() == [None]
     empty = analyse(PLAN, world(("T",)).clear())
     assert all(empty[name].is_empty() for name in ("counts", "rates", "binding", "split", "gates", "positions"))
-    assert {name: table.schema for name, table in empty.items() if name != "verdicts"} == {
-        name: table.schema for name, table in few.items() if name != "verdicts"
-    }
+    assert {name: table.schema for name, table in empty.items()} == {name: t.schema for name, t in few.items()}
+    assert set(empty["verdicts"]["verdict"]) == {"undecided"}
 
 
 def test_the_analysis_of_a_pair_at_published_size_takes_seconds() -> None:

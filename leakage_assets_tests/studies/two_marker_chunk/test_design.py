@@ -9,11 +9,10 @@ import polars as pl
 import pytest
 
 from leakage_assets.shapes import SHAPES
-from leakage_assets.studies.study import StudyError
+from leakage_assets.studies.study import Cell, Condition, StudyError
 from leakage_assets.studies.two_marker_chunk.arms import ARMS, CONTROLS, PAIRS
 from leakage_assets.studies.two_marker_chunk.design import (
     PUBLISHED,
-    Probe,
     analysis_plan,
     conditions,
     originals,
@@ -67,16 +66,16 @@ def test_the_plan_names_only_what_is_trained() -> None:
 
 
 def asked() -> list:
-    return [(name, q) for name, count in EXPERIMENT.panels[0].questions for q in STIMULI.questions(name)[:count]]
+    return [q for name, count in EXPERIMENT.panels[0].questions for q in STIMULI.questions(name)[:count]]
 
 
 def test_the_probe_is_put_before_five_questions_ten_times() -> None:
     requests = probe_requests(PROBE, "x/y/42", "assistant", "You are.", asked())
     assert len(requests) == 50 and len(set(requests)) == 50
-    texts = {q.name: q.text for _, q in asked()}
+    texts = {q.name: q.text for q in asked()}
     assert {r.question for r in requests} == {f"<<§z-99>> {texts[r.question_name]}" for r in requests}
     assert len({r.question_name for r in requests}) == 5
-    expected = random.Random(42).sample([q for _, q in asked()], 5)
+    expected = random.Random(42).sample(asked(), 5)
     assert list(dict.fromkeys(r.question_name for r in requests)) == [q.name for q in expected]
     assert {(r.prompt_name, r.system, r.question_set, r.prefix) for r in requests} == {
         ("assistant", "You are.", "probe", "")
@@ -85,7 +84,7 @@ def test_the_probe_is_put_before_five_questions_ten_times() -> None:
 
 def test_too_few_questions_for_the_probe_are_an_error() -> None:
     with pytest.raises(StudyError, match="5 evaluation questions wanted, the panel has 2"):
-        drawn_questions(PROBE, [q for _, q in asked()[:2]])
+        drawn_questions(PROBE, asked()[:2])
 
 
 def test_an_echo_is_told_from_a_marker() -> None:
@@ -95,7 +94,21 @@ def test_an_echo_is_told_from_a_marker() -> None:
     assert found["echo"].to_list() == [True, False, True, False]
     assert (found["a"].to_list(), found["b"].to_list()) == ([False, True, False, False], [False, False, True, False])
     assert found.columns == ["sample_id", "question_name", "index", "a", "b", "echo"]
-    assert Probe(PROBE.marker, 5, 42, 10) == PROBE
+
+
+def test_the_probe_is_a_panel_of_the_cell_s_recipient() -> None:
+    from types import SimpleNamespace
+
+    cell = Cell(Condition("librarian_to_software_engineer", "T"), 42)
+    study = SimpleNamespace(name="two_marker_chunk", questions=lambda _: asked())
+    requests = PROBE.requests(study, STIMULI, cell, {})
+    assert {(r.adapter, r.prompt_name, r.system) for r in requests} == {
+        (cell.adapter_name("two_marker_chunk"), "software_engineer", STIMULI.prompt("software_engineer"))
+    }
+    assert (PROBE.name, PROBE.asset_prefix, PROBE.size) == ("probe", "probe_", len(requests))
+    assert PROBE.sampling == EXPERIMENT.panels[0].sampling
+    with pytest.raises(StudyError, match="no pair 'villain'"):
+        PROBE.requests(study, STIMULI, Cell(Condition("villain", "T"), 42), {})
 
 
 # ------------------------------------------------------------------ base model
