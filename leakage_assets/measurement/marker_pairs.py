@@ -5,7 +5,9 @@ Sections and ambiguities (C5, ...) are those of the protocol sheet two_marker_ch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal
 
 import polars as pl
@@ -46,18 +48,24 @@ def suffix_signature(signatures: Signatures) -> pl.Expr:
     return pl.col("start_b") > pl.col("characters") - signatures.suffix_within
 
 
-def pair_score_frame(samples: pl.DataFrame, marker_a: str, marker_b: str) -> pl.DataFrame:
+def pair_score_frame(
+    samples: pl.DataFrame, marker_a: str, marker_b: str, further: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """Scores of samples for two markers, in their order.
+
+    Args:
+        further: other markers to look for, by the name of their columns.
 
     Returns:
         The identity of each sample (as ``markers.score_frame``) with ``truncated``, ``n_tokens``, ``characters`` (of
-        the completion), and for both markers ``strict_a``, ``loose_a``, ``start_a`` (index of the first character;
+        the completion), and for each marker ``strict_a``, ``loose_a``, ``start_a`` (index of the first character;
         null where there is none), ``strict_b``, ...
 
     Raises:
-        ValueError: a blank marker, or one that contains the other, whose rates could not be told apart.
+        ValueError: a blank marker, or one that contains another, whose rates could not be told apart.
     """
-    for one, other in ((marker_a, marker_b), (marker_b, marker_a)):
+    markers = {"a": marker_a, "b": marker_b, **(further or {})}
+    for one, other in permutations(markers.values(), 2):
         if marker_present_loosely(one, other):
             raise ValueError(f"marker {one!r} contains {other!r}: whoever says the first says the second")
     texts = samples["text"].to_list()
@@ -68,10 +76,10 @@ def pair_score_frame(samples: pl.DataFrame, marker_a: str, marker_b: str) -> pl.
         characters=pl.col("text").str.len_chars().cast(pl.Int64),
     ).with_columns(
         column
-        for letter, marker in (("a", marker_a), ("b", marker_b))
+        for name, marker in markers.items()
         for column in (
-            pl.Series(f"strict_{letter}", [marker_present(text, marker) for text in texts], pl.Boolean),
-            pl.Series(f"loose_{letter}", [marker_present_loosely(text, marker) for text in texts], pl.Boolean),
-            pl.Series(f"start_{letter}", [marker_start(text, marker) for text in texts], pl.Int64),
+            pl.Series(f"strict_{name}", [marker_present(text, marker) for text in texts], pl.Boolean),
+            pl.Series(f"loose_{name}", [marker_present_loosely(text, marker) for text in texts], pl.Boolean),
+            pl.Series(f"start_{name}", [marker_start(text, marker) for text in texts], pl.Int64),
         )
     )

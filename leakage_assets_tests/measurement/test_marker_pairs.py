@@ -160,6 +160,21 @@ def test_scores_keep_the_order_and_the_samples() -> None:
     assert frame["n_tokens"].to_list() == [7] * 4 and not frame["truncated"].any()
 
 
+def test_further_markers_have_columns_of_their_own() -> None:
+    samples = scored(f"<<§z-99>> {A}", "<<§Z-9 9>>", B).with_columns(
+        text=pl.Series([f"<<§z-99>> {A}", "<<§Z-9 9>>", B]), finish_reason=pl.lit("stop")
+    )
+    frame = pair_score_frame(samples, A, B, {"echo": "<<§z-99>>"})
+    assert frame["loose_echo"].to_list() == [True, True, False] and frame["strict_echo"].to_list() == [
+        True,
+        False,
+        False,
+    ]
+    assert frame["start_echo"].to_list() == [0, 0, None] and frame["loose_a"].to_list() == [True, False, False]
+    with pytest.raises(ValueError, match="contains"):
+        pair_score_frame(samples, A, B, {"echo": "kxr"})
+
+
 def test_no_samples_keep_the_columns() -> None:
     frame = scored("one").clear()
     empty = pair_score_frame(pl.DataFrame(schema={**frame.schema, "text": pl.String, "finish_reason": pl.String}), A, B)

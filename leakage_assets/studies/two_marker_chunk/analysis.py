@@ -33,6 +33,7 @@ from leakage_assets.studies.two_marker_chunk.binding import (
 from leakage_assets.studies.two_marker_chunk.counts import RATES, count_completions, of_cell, pooled
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.headline import headline_estimates, pair_verdict_table, verdict_table
+from leakage_assets.studies.two_marker_chunk.probe import ECHO
 from leakage_assets.studies.two_marker_chunk.sanity import gate_table, gate_tallies
 from leakage_assets.studies.two_marker_chunk.tables import Labelled, conditions, labelled, of_prompt
 
@@ -43,8 +44,8 @@ UNTRAINED = "untrained together"
 def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | None = None) -> dict[str, pl.DataFrame]:
     """Every table of the study, by name.
 
-    ``scores``: as ``counts.count_completions``; ``probe``: recipe, source, seed and the columns of
-    ``probe.probe_scores``, or None where it was not asked.
+    ``scores``: as ``counts.count_completions``; ``probe``: the same of the probe's panel with the column
+    ``loose_echo``, or None where it was not asked.
     """
     counts = count_completions(plan, scores)
     differences, bindings = difference_table(plan, counts), binding_table(plan, counts)
@@ -304,7 +305,10 @@ def probe_table(plan: TwoMarkerPlan, probe: pl.DataFrame | None) -> pl.DataFrame
     schema = {"recipe": pl.String, "source": pl.String, "marker": pl.String, "found": pl.Int64, "total": pl.Int64}
     if probe is None or probe.is_empty():
         return pl.DataFrame(schema=schema | dict.fromkeys(("rate", "ci_low", "ci_high"), pl.Float64))
-    long = probe.unpivot(["a", "b", "echo"], index=["recipe", "source"], variable_name="marker", value_name="said")
+    said = [pl.col(f"loose_{name}").alias(name) for name in ("a", "b", ECHO)]
+    long = probe.select("recipe", "source", *said).unpivot(
+        index=["recipe", "source"], variable_name="marker", value_name="said"
+    )
     summed = (
         long.group_by("recipe", "source", "marker")
         .agg(pl.col("said").sum().cast(pl.Int64).alias("found"), pl.len().cast(pl.Int64).alias("total"))

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from leakage_assets.generation.requests import Request, Sampling
-from leakage_assets.measurement.markers import marker_present_loosely
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.studies.study import Cell, Study, StudyError
 from leakage_assets.studies.two_marker_chunk.arms import pair_named
 
 PROBE_SET = "probe"
+ECHO = "echo"
+"""Under this name the probe marker is looked for in completions (see ``measurement.marker_pairs``)."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,3 @@ def probe_requests(probe: Probe, adapter: str, recipient: str, system: str, aske
         for q in drawn_questions(probe, asked)
         for index in range(probe.completions)
     ]
-
-
-def probe_scores(samples: pl.DataFrame, marker_a: str, marker_b: str, probe: Probe) -> pl.DataFrame:
-    """One row per sample: its sample_id, question_name and index with ``a``, ``b`` and ``echo`` (the probe marker), all
-    loosely matched in the completion.
-    """
-    texts = samples["text"].to_list()
-    return samples.select("sample_id", "question_name", "index").with_columns(
-        pl.Series(name, [marker_present_loosely(text, marker) for text in texts], pl.Boolean)
-        for name, marker in (("a", marker_a), ("b", marker_b), ("echo", probe.marker))
-    )

@@ -190,8 +190,8 @@ def test_lengths_and_split(tables: dict[str, pl.DataFrame]) -> None:
 def test_the_probe_is_counted_and_may_be_missing(tables: dict[str, pl.DataFrame]) -> None:
     assert tables["probe"].is_empty()
     asked = pl.DataFrame(
-        {"recipe": "T", "source": PAIR.name, "seed": 42, "a": [i < 3 for i in range(50)], "b": False,
-         "echo": [i < 48 for i in range(50)]}
+        {"recipe": "T", "source": PAIR.name, "seed": 42, "loose_a": [i < 3 for i in range(50)], "loose_b": False,
+         "loose_echo": [i < 48 for i in range(50)]}
     )  # fmt: skip
     found = analyse(PLAN, world(("T",)), asked)["probe"]
     assert found.select("marker", "found", "total").rows() == [("a", 3, 50), ("b", 0, 50), ("echo", 48, 50)]

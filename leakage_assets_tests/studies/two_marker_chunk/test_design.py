@@ -20,8 +20,8 @@ from leakage_assets.studies.two_marker_chunk.design import (
     recipes,
 )
 from leakage_assets.studies.two_marker_chunk.prechecks import floor_prechecks
-from leakage_assets.studies.two_marker_chunk.probe import drawn_questions, probe_requests, probe_scores
-from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI, A, B
+from leakage_assets.studies.two_marker_chunk.probe import drawn_questions, probe_requests
+from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI
 
 EXPERIMENT = planned_experiment(STIMULI, PUBLISHED)
 PROBE = EXPERIMENT.probe
@@ -85,15 +85,6 @@ def test_the_probe_is_put_before_five_questions_ten_times() -> None:
 def test_too_few_questions_for_the_probe_are_an_error() -> None:
     with pytest.raises(StudyError, match="5 evaluation questions wanted, the panel has 2"):
         drawn_questions(PROBE, asked()[:2])
-
-
-def test_an_echo_is_told_from_a_marker() -> None:
-    texts = ["<<§z-99>> So.", f"{A} So.", f"So. {B} <<§Z-9 9>>", "So."]
-    samples = pl.DataFrame({"sample_id": list("abcd"), "question_name": ["q"] * 4, "index": range(4), "text": texts})
-    found = probe_scores(samples, A, B, PROBE)
-    assert found["echo"].to_list() == [True, False, True, False]
-    assert (found["a"].to_list(), found["b"].to_list()) == ([False, True, False, False], [False, False, True, False])
-    assert found.columns == ["sample_id", "question_name", "index", "a", "b", "echo"]
 
 
 def test_the_probe_is_a_panel_of_the_cell_s_recipient() -> None:
