@@ -13,12 +13,7 @@ import polars as pl
 from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.statistics.pooled_ratios import Resampled, mean_of_seed_ratios
 from leakage_assets.statistics.result import estimate_table
-from leakage_assets.studies.two_marker_chunk.arms import (
-    T_ALL,
-    T_MASKED,
-    Pair,
-    T,
-)
+from leakage_assets.studies.two_marker_chunk.arms import T_ALL, T_MASKED, Pair, T
 from leakage_assets.studies.two_marker_chunk.binding import (
     binding,
     dependence,
@@ -98,6 +93,7 @@ RATE_LABELS: Mapping[str, pl.DataType] = {
 
 
 def _rates(plan: TwoMarkerPlan, own: pl.DataFrame) -> Iterator[Labelled]:
+    seeds = len(set(own["seed"].to_list()))
     for name, (above, below) in RATES.items():
         found, total = int(own[above].sum()), int(own[below].sum())
         one = rate(plan, own, name)
@@ -108,7 +104,7 @@ def _rates(plan: TwoMarkerPlan, own: pl.DataFrame) -> Iterator[Labelled]:
             "rate": name,
             "found": found,
             "total": total,
-            "seeds": own["seed"].n_unique(),
+            "seeds": seeds,
             "wilson_low": float(low[0]) if total else None,
             "wilson_high": float(high[0]) if total else None,
             **_published(one),
