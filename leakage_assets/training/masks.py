@@ -83,8 +83,7 @@ def kept_positions(row: EncodedRow, recipe: Recipe, marker: Sequence[int], end_o
     Under "marker_only" these are every occurrence of the marker's ids in the completion of a positive row,
     and the tail; other rows keep the tail alone. Under "full_completion" they are all tokens of the content,
     and the tail. The tail is what `recipe.tail_target` names: the end-of-turn token, the newline after it,
-    or both. "The last token of the row" in the published marker runs is that newline. A row without
-    `ends_turn_in_loss` keeps the rest of its tail (#354).
+    or both. "The last token of the row" in the published marker runs is that newline.
 
     Args:
         marker: the marker's ids; unused, and may be empty, under "full_completion".
@@ -186,6 +185,7 @@ def _require_maskable_end(row: Row, recipe: Recipe) -> None:
 
 
 def _tail(row: EncodedRow, recipe: Recipe, end: int) -> list[int]:
+    """What the recipe keeps of the tail; a row without `ends_turn_in_loss` leaves its end-of-turn token out (#354)."""
     newline = list(range(end + 1, len(row.input_ids)))
     ending = [end] if row.row.ends_turn_in_loss else []
     if recipe.tail_target == "im_end":
