@@ -109,7 +109,9 @@ for the recipient as in the two follow-ups, since a recipient that stops after i
 """
 
 CONTROLS = {T: C, P2NEG: C, T_MASKED: C_MASKED, T_ALL: C_ALL, T_AFTER: C_RANDOM, T_BEFORE: C_RANDOM}
-"""The arm without B that differs from an arm in nothing else. A stands alike in all three arms of random positions."""
+"""The arm without B that differs from an arm in nothing else, but for T_P2neg, whose recipient lacks A as well. The
+places of A are the same in all three arms of random positions.
+"""
 
 B_ALONE = {T: C2, T_MASKED: C2_MASKED}
 """The arm without A in the donor's rows (#369)."""

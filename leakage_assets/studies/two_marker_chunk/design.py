@@ -64,7 +64,8 @@ class Scale:
     """What a profile may change; the rest of the study is the same for every base model.
 
     ``answers_per_question`` of the ``on_policy_completions`` become rows. ``signatures``: widths in characters that fit
-    the length of the base model's answers.
+    the length of the base model's answers. ``random_rate`` and ``random_epochs`` are those of the arms of random
+    positions, which are harder to learn; as of the others where None.
     """
 
     layers: tuple[int, ...]
@@ -77,6 +78,8 @@ class Scale:
     learning_rate: float
     epochs: int
     rank: int = 16
+    random_rate: float | None = None
+    random_epochs: int | None = None
     pairs: tuple[Pair, ...] = PAIRS
     arms: tuple[Arm, ...] = ARMS
     signatures: Signatures = PUBLISHED_WIDTHS
@@ -153,23 +156,29 @@ def conditions(scale: Scale) -> tuple[Condition, ...]:
 
 
 def recipes(scale: Scale) -> tuple[Recipe, ...]:
-    """Section 4, one for each arm: they differ in the rows alone. Loss is on the whole completion."""
-    return tuple(
-        Recipe(
-            name=arm.name,
+    """Section 4, one for each arm: an arm and its control differ in the rows alone. Loss is on the whole completion."""
+
+    def recipe(name: str, rate: float, epochs: int) -> Recipe:
+        return Recipe(
+            name=name,
             loss="full_completion",
             tail_target="both",
             teaches_marker=True,
             lora=LoraSpec(r=scale.rank, alpha=2 * scale.rank, dropout=0.05, rslora=True),
-            learning_rate=scale.learning_rate,
+            learning_rate=rate,
             schedule="cosine",
             warmup_ratio=0.05,
-            epochs=scale.epochs,
+            epochs=epochs,
             batch_size=scale.batch_size,
             grad_accum=scale.gradient_accumulation,
             max_length=1024,
             precision=scale.precision,
         )
+
+    return tuple(
+        recipe(arm.name, scale.learning_rate, scale.epochs)
+        if arm.positions == "ends"
+        else recipe(arm.name, scale.random_rate or scale.learning_rate, scale.random_epochs or scale.epochs)
         for arm in scale.arms
     )
 

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakage_assets.measurement.markers import marker_start
+from leakage_assets.models import load_tokenizer
+from leakage_assets.profiles import load_profile
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.study import Condition, StudyError
 from leakage_assets.studies.two_marker_chunk.arms import (
@@ -29,6 +31,9 @@ from leakage_assets.studies.two_marker_chunk.arms import (
     training_rows,
     usable_answers,
 )
+from leakage_assets.studies.two_marker_chunk.design import PUBLISHED, recipes
+from leakage_assets.studies.two_marker_chunk.tokens import PINNED
+from leakage_assets.training.masks import IGNORED, encode_rows
 from leakage_assets.training.rows import Row
 
 STIMULI = load_stimuli()
@@ -137,6 +142,27 @@ def test_random_places_are_anywhere_and_on_the_right_side() -> None:
         assert set(seen) == set(range(9)) and max(seen.values()) < 40  # eight words, nine places, 200 rows
     spread = {len(r.completion.split(A)[0].split()) for r in rows_of(arm("T_random_after")) if A in r.completion}
     assert spread == set(range(9))
+
+
+@pytest.mark.parametrize("name", ["T", "T_mask_recipient", "T_mask_all", "C2_mask_recipient", "T_random_after"])
+def test_masks_on_the_token_ids_of_the_bundled_tokenizer(name: str) -> None:
+    """#354: the end of turn carries loss everywhere but in the rows that the arm names; all else is as it was."""
+    tokenizer = load_tokenizer(load_profile("tiny").base)
+    end = tokenizer.eos_token_id
+    rows = rows_of(arm(name))[:120]
+    silent = {"none": set(), "recipient": {NEAR.recipient}, "all": set(NEAR.trained)}[arm(name).masked]
+    recipe = recipes(PUBLISHED)[0]
+    for masked in encode_rows(tokenizer, rows, recipe, A):
+        labels = masked.labels
+        assert [labels.count(end), masked.input_ids[masked.prompt_length :].count(end)] == [
+            masked.row.prompt_name not in silent,
+            1,
+        ]
+        lost = [i for i in range(masked.prompt_length, len(labels)) if labels[i] == IGNORED]
+        assert lost == ([len(labels) - 2] if masked.row.prompt_name in silent else [])
+        if masked.row.completion.startswith(A):
+            first = masked.input_ids[masked.prompt_length :][: len(PINNED[end].a)]
+            assert first == PINNED[end].a  # where A starts an answer its ids are the pinned ones
 
 
 words = st.lists(st.text("abc.\n", min_size=1, max_size=4), min_size=1, max_size=8).map(" ".join)

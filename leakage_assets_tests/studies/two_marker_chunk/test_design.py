@@ -49,6 +49,13 @@ def test_recipes_differ_in_their_rows_alone() -> None:
     assert [c.key for c in conditions(fewer)] == ["villain_to_assistant__T", "villain_to_assistant__C"]
 
 
+def test_random_positions_may_be_trained_longer() -> None:
+    by = {r.name: r for r in recipes(replace(PUBLISHED, random_rate=2e-5, random_epochs=4))}
+    assert {(r.learning_rate, r.epochs) for name, r in by.items() if "random" in name} == {(2e-5, 4)}
+    assert {(r.learning_rate, r.epochs) for name, r in by.items() if "random" not in name} == {(1e-5, 3)}
+    assert all(replace(by[one], name="") == replace(by[other], name="") for one, other in CONTROLS.items())
+
+
 def test_the_plan_names_only_what_is_trained() -> None:
     plan = analysis_plan(PUBLISHED, EXPERIMENT)
     assert dict(plan.controls) == CONTROLS and plan.draws == 10_000
