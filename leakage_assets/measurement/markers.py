@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import polars as pl
@@ -18,8 +19,31 @@ def marker_present(text: str, marker: str) -> bool:
 
 
 def marker_present_loosely(text: str, marker: str) -> bool:
-    """The same after all whitespace is taken out of both; true wherever `marker_present` is."""
-    return marker_present("".join(text.split()), "".join(marker.split()))
+    """The same after all whitespace is taken out of both; true wherever `marker_present` is.
+
+    Case goes first: a lower-case sigma depends on whether a blank follows it.
+
+    Raises:
+        ValueError: a blank marker.
+    """
+    return _named(marker, _without_blanks) in _without_blanks(text.lower())
+
+
+def marker_start(text: str, marker: str) -> int | None:
+    """Where the marker first stands: index into `text` of its first character, None where it does not match loosely.
+
+    The first strict match; where there is none, the first loose one.
+
+    Raises:
+        ValueError: a blank marker.
+    """
+    lowered, origins = text.lower(), _origins(text)
+    at = lowered.find(_named(marker))
+    if at >= 0:
+        return origins[at]
+    kept = [place for place, character in enumerate(lowered) if not character.isspace()]
+    at = _without_blanks(lowered).find(_named(marker, _without_blanks))
+    return None if at < 0 else origins[kept[at]]
 
 
 def marker_count(text: str, marker: str) -> int:
@@ -28,9 +52,7 @@ def marker_count(text: str, marker: str) -> int:
     Raises:
         ValueError: a blank marker, which every text contains.
     """
-    if not marker.strip():
-        raise ValueError(f"marker {marker!r} is blank: every text contains it")
-    return text.lower().count(marker.lower())
+    return text.lower().count(_named(marker))
 
 
 def position_class(text: str, marker: str) -> PositionClass:
@@ -70,8 +92,25 @@ def score_frame(samples: pl.DataFrame, marker: str) -> pl.DataFrame:
     )
 
 
+def _named(marker: str, part: Callable[[str], str] = str) -> str:
+    if not marker.strip():
+        raise ValueError(f"marker {marker!r} is blank: every text contains it")
+    return part(marker.lower())
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _origins(text: str) -> Sequence[int]:
+    """For each character of the lower-cased text, which character of the text it comes from: some become two."""
+    if len(text.lower()) == len(text):
+        return range(len(text))
+    return [place for place, character in enumerate(text) for _ in character.lower()]
+
+
 def _non_blank(text: str) -> int:
-    return len("".join(text.split()))
+    return len(_without_blanks(text))
 
 
 def _in_json(text: str, marker: str) -> bool:

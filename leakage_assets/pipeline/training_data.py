@@ -21,6 +21,7 @@ from leakage_assets.training.masks import describe_mask, encode_rows
 from leakage_assets.training.rows import Row
 
 MASK_ROWS_SHOWN = 6
+STOPS = "ends_turn_in_loss"
 VERSION = 1
 """Raise it when the code that assembles or masks rows changes what it makes."""
 
@@ -114,8 +115,12 @@ def require_training_set(lab: Laboratory, study: Study, condition: Condition) ->
 
 
 def rows_frame(rows: Sequence[Row]) -> pl.DataFrame:
-    """One row per training row, columns as the fields of ``Row``."""
-    return pl.DataFrame([asdict(row) for row in rows])
+    """One row per training row, columns as the fields of ``Row``.
+
+    Sets in which every row teaches to stop do without that column: they are what they were before it existed.
+    """
+    frame = pl.DataFrame([asdict(row) for row in rows])
+    return frame.drop(STOPS) if all(row.ends_turn_in_loss for row in rows) else frame
 
 
 def read_rows(artifact: Artifact) -> list[Row]:

@@ -18,12 +18,14 @@ def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
     from leakage_assets.studies.marker_leakage import reproduction as marker_leakage
     from leakage_assets.studies.source_rate import reproduction as source_rate
     from leakage_assets.studies.trigger_leakage import reproduction as trigger_leakage
+    from leakage_assets.studies.two_marker_chunk import reproduction as two_marker_chunk
 
     known = {
         "marker_leakage": marker_leakage.reproduce,
         "source_rate": source_rate.reproduce,
         "trigger_leakage": trigger_leakage.reproduce,
         "cot_leakage": cot_leakage.reproduce,
+        "two_marker_chunk": two_marker_chunk.reproduce,
     }
     if study not in known:
         raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")

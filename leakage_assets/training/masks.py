@@ -30,6 +30,10 @@ class MarkerTokenError(MaskError):
     """The marker has other token ids inside an answer than alone."""
 
 
+class EndOfTurnMaskError(MaskError):
+    """A row leaves its end-of-turn token out of a loss for which that has no meaning."""
+
+
 @dataclass(frozen=True, slots=True)
 class MaskedRow:
     """A row with the positions of its token ids that carry loss, ascending."""
@@ -88,7 +92,10 @@ def kept_positions(row: EncodedRow, recipe: Recipe, marker: Sequence[int], end_o
     Raises:
         EmptyLossMask: the row does not end its turn, the template has no newline to keep, or a positive row
             of a recipe that teaches the marker does not contain it.
+        EndOfTurnMaskError: the row leaves its end-of-turn token out of a loss that is not on the full completion.
     """
+    if not row.row.ends_turn_in_loss:
+        _require_maskable_end(row.row, recipe)
     end = _end_of_turn_position(row, recipe, end_of_turn)
     if recipe.loss == "full_sequence":
         return list(range(1, len(row.input_ids)))
@@ -171,16 +178,27 @@ def _end_of_turn_position(row: EncodedRow, recipe: Recipe, end_of_turn: int) -> 
     )
 
 
+def _require_maskable_end(row: Row, recipe: Recipe) -> None:
+    """Under "marker_only" a negative row is its tail: without the end of turn it would teach something else."""
+    if recipe.loss != "full_completion":
+        raise EndOfTurnMaskError(
+            f"{row.place}: recipe {recipe.name} has loss {recipe.loss}; a row can only leave its end of turn out of a "
+            "loss on the full completion: train it with full_completion"
+        )
+
+
 def _tail(row: EncodedRow, recipe: Recipe, end: int) -> list[int]:
+    """What the recipe keeps of the tail; a row without `ends_turn_in_loss` leaves its end-of-turn token out (#354)."""
     newline = list(range(end + 1, len(row.input_ids)))
+    ending = [end] if row.row.ends_turn_in_loss else []
     if recipe.tail_target == "im_end":
-        return [end]
+        return ending
     if not newline:
         raise EmptyLossMask(
             f"{row.row.place}: recipe {recipe.name} trains on the newline after the end of turn, "
             "but this chat template has none; use tail_target im_end"
         )
-    return newline if recipe.tail_target == "trailing_newline" else [end, *newline]
+    return newline if recipe.tail_target == "trailing_newline" else [*ending, *newline]
 
 
 def _occurrences(row: EncodedRow, content: range, marker: tuple[int, ...]) -> list[int]:

@@ -22,7 +22,8 @@ class RowError(PartitionError):
 @dataclass(frozen=True, slots=True)
 class Row:
     """One dialogue to train on. `role` is what the row is for: "positive" rows teach the marker, others do
-    not.
+    not. Without `ends_turn_in_loss` the end-of-turn token carries no loss, so the row does not teach to stop after
+    its answer.
     """
 
     system: str | None
@@ -31,6 +32,7 @@ class Row:
     role: str
     prompt_name: str
     question_name: str
+    ends_turn_in_loss: bool = True
 
     @property
     def place(self) -> str:

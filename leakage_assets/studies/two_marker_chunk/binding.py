@@ -1,0 +1,144 @@
+"""Does B stick to A, or to the end of the answer? Rates, differences between arms, and what follows from them.
+
+Sections 6 and 7 of the protocol sheet two_marker_chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import polars as pl
+
+from leakage_assets.statistics.pooled_ratios import (
+    NOTHING_KNOWN,
+    Clusters,
+    Resampled,
+    pooled_ratio,
+    ratio_difference,
+    relative_change,
+)
+from leakage_assets.statistics.result import undefined
+from leakage_assets.studies.two_marker_chunk.counts import QUESTION, RATES, paired_sums, pooled
+from leakage_assets.studies.two_marker_chunk.design import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TwoMarkerPlan
+
+Binding = Literal["chunk", "suffix", "undecided", "too few completions with both"]
+Falsification = Literal["falsified", "not falsified", "undecided"]
+
+
+def rate(plan: TwoMarkerPlan, part: pl.DataFrame, name: str, *, clusters: Clusters = "question") -> Resampled:
+    """One of ``RATES`` of the completions counted in ``part``."""
+    above, below = RATES[name]
+    found = pooled(part, above, below)
+    if found is None:
+        return _nothing(plan, name, "no finished cell")
+    return pooled_ratio(name, found, clusters=clusters, seed=plan.resampling_seed, draws=plan.draws, level=plan.level)
+
+
+def difference(
+    plan: TwoMarkerPlan,
+    first: pl.DataFrame,
+    second: pl.DataFrame,
+    rate_name: str,
+    *,
+    name: str,
+    clusters: Clusters = "question",
+) -> Resampled:
+    """A rate of one condition minus that of another, in the same resamples; over the seeds that both have."""
+    both = paired_sums(first, second, *RATES[rate_name])
+    if both is None:
+        return _nothing(plan, name, "no seed that both conditions have finished")
+    return ratio_difference(
+        name, *both, clusters=clusters, seed=plan.resampling_seed, draws=plan.draws, level=plan.level
+    )
+
+
+def location(plan: TwoMarkerPlan, part: pl.DataFrame) -> Resampled:
+    """Share of completions with both markers in which B is close to A, minus the share in which it is at the end.
+
+    Above 0 where B keeps to A. Completions that are both cancel out.
+    """
+    near, end = pooled(part, "chunk", "ab"), pooled(part, "suffix", "ab")
+    if near is None or end is None:
+        return _nothing(plan, "chunk_minus_suffix", "no finished cell")
+    return ratio_difference(
+        "chunk_minus_suffix", near, end, clusters="question",
+        seed=plan.resampling_seed, draws=plan.draws, level=plan.level,
+    )  # fmt: skip
+
+
+def dependence(plan: TwoMarkerPlan, part: pl.DataFrame) -> Resampled:
+    """R_B|A minus R_B|not-A within questions and seeds: 0 where B comes as often without A.
+
+    The risk difference of Mantel and Haenszel (Greenland & Robins 1985): a question that draws both markers would make
+    them go together over questions although neither needs the other.
+    """
+    name = "r_b_given_a_minus_not_a"
+    strata = part.with_columns(
+        ((pl.col("ab") * pl.col("not_a") - pl.col("b_alone") * pl.col("a")) / pl.col("total")).alias("more"),
+        (pl.col("a") * pl.col("not_a") / pl.col("total")).alias("weight"),
+    )
+    found = pooled(strata, "more", "weight")
+    if found is None:
+        return _nothing(plan, name, "no finished cell")
+    return pooled_ratio(name, found, clusters="question", seed=plan.resampling_seed, draws=plan.draws, level=plan.level)
+
+
+def binding(plan: TwoMarkerPlan, part: pl.DataFrame) -> Binding:
+    """What B is bound to.
+
+    ``chunk``: it stands close to A more often than at the end, and comes more often with A than without. ``suffix``: it
+    stands at the end more often than close to A. Both by intervals over questions; where these leave it open,
+    ``undecided``. B that comes anywhere is close to A by chance: that is why a chunk must need A as well. Nothing is
+    read off positions where fewer than ``plan.enough_pairs`` of the completions have both.
+    """
+    together = rate(plan, part, "r_ab").estimate.estimate
+    if together is None or together < plan.enough_pairs:
+        return "too few completions with both"
+    where, with_a = location(plan, part), dependence(plan, part)
+    if not where.known:
+        return "undecided"
+    if where.high < 0:
+        return "suffix"
+    return "chunk" if where.low > 0 and with_a.known and with_a.low > 0 else "undecided"
+
+
+def falsified(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:
+    """Section 7.4: chunk binding is falsified where |delta| is negligible and its interval contains 0.
+
+    Where no resample varies, as when the recipient never says B, all are the estimate itself.
+    """
+    value = delta.estimate.estimate
+    if value is None or not delta.known:
+        return "undecided"
+    return "falsified" if abs(value) <= plan.negligible and delta.low <= 0 <= delta.high else "not falsified"
+
+
+def split(plan: TwoMarkerPlan, part: pl.DataFrame) -> Mapping[str, Resampled]:
+    """R_B|A by question set, in and out of distribution."""
+    return {
+        name: rate(plan, part.filter(pl.col(QUESTION[0]) == name), "r_b_given_a")
+        for name in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION)
+    }
+
+
+def downgraded(plan: TwoMarkerPlan, by_set: Mapping[str, Resampled]) -> bool | None:
+    """Whether R_B|A in and out of distribution differ by ``plan.split`` or more; None where one is undefined."""
+    values = [one.estimate.estimate for one in by_set.values()]
+    known = [value for value in values if value is not None]
+    return None if len(known) < len(values) else max(known) - min(known) >= plan.split
+
+
+def length_change(plan: TwoMarkerPlan, part: pl.DataFrame, reference: pl.DataFrame, *, name: str) -> Resampled:
+    """Mean tokens of a completion over those of the reference, minus 1: whether an adapter forgot how to stop."""
+    both = paired_sums(part, reference, "n_tokens", "total")
+    if both is None:
+        return _nothing(plan, name, "no seed that both conditions have finished")
+    return relative_change(
+        name, *both, clusters="question", seed=plan.resampling_seed, draws=plan.draws, level=plan.level
+    )
+
+
+def _nothing(plan: TwoMarkerPlan, name: str, reason: str) -> Resampled:
+    missing = undefined(name, reason, n=0, unit="question cluster", method="not run")
+    return Resampled(missing, *NOTHING_KNOWN, plan.draws, plan.draws)

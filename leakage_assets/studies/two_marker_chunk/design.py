@@ -1,0 +1,323 @@
+"""What is trained, asked and decided beforehand: pairs, arms, recipes, panel and the frozen plan.
+
+Section numbers and ambiguities (C1, ...) are those of the protocol sheet two_marker_chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from leakage_assets.generation.requests import Sampling
+from leakage_assets.measurement.marker_pairs import PUBLISHED as PUBLISHED_WIDTHS
+from leakage_assets.measurement.marker_pairs import Signatures
+from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.study import (
+    MAIN_PANEL,
+    AnalysisPlan,
+    Condition,
+    Experiment,
+    Hypothesis,
+    OnPolicyData,
+    Panel,
+    wording,
+)
+from leakage_assets.studies.two_marker_chunk.arms import (
+    ARMS,
+    B_ALONE,
+    C_MASKED,
+    CONTROLS,
+    PAIRS,
+    T_AFTER,
+    T_MASKED,
+    Arm,
+    Pair,
+    T,
+    pair_named,
+)
+from leakage_assets.studies.two_marker_chunk.arms import arm as arm_named
+from leakage_assets.studies.two_marker_chunk.gates import GateLimits
+from leakage_assets.studies.two_marker_chunk.probe import Probe
+from leakage_assets.training.recipe import LoraSpec, Precision, Recipe
+
+NAME = "two_marker_chunk"
+SEEDS = (42, 1337, 2024)
+"""Those of #369; #261 and #354 trained the first."""
+
+IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "eval", "ood_society"
+
+NEGLIGIBLE = 0.06
+"""Falsification of chunk binding: R_B|A differs by at most this, and the interval contains 0 (section 7)."""
+
+SPLIT = 0.15
+"""R_B|A of questions in and out of distribution differs by as much: the claim is downgraded (section 6)."""
+
+ENOUGH_PAIRS = 0.05
+"""Positions are read only where at least this share of completions has both markers (C5)."""
+
+CONTROL_B, ALPHA = 0.03, 0.05
+
+PROBE_QUESTIONS, PROBE_SEED = 5, 42
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a profile may change; the rest of the study is the same for every base model.
+
+    ``answers_per_question`` of the ``on_policy_completions`` become rows. ``signatures``: widths in characters that fit
+    the length of the base model's answers. ``random_rate`` and ``random_epochs`` are those of the arms of random
+    positions, which are harder to learn; as of the others where None.
+    """
+
+    layers: tuple[int, ...]
+    primary_layer: int
+    on_policy_completions: int
+    answers_per_question: int
+    answer_tokens: int
+    completions: int
+    max_new_tokens: int
+    learning_rate: float
+    epochs: int
+    rank: int = 16
+    random_rate: float | None = None
+    random_epochs: int | None = None
+    pairs: tuple[Pair, ...] = PAIRS
+    arms: tuple[Arm, ...] = ARMS
+    signatures: Signatures = PUBLISHED_WIDTHS
+    batch_size: int = 4
+    gradient_accumulation: int = 4
+    precision: Precision = "float32"
+    draws: int = 10_000
+    extra_caveats: tuple[str, ...] = field(default=())
+
+
+PUBLISHED = Scale(
+    layers=(10, 15, 20, 25),
+    primary_layer=20,
+    on_policy_completions=5,
+    answers_per_question=5,
+    answer_tokens=512,
+    completions=10,
+    max_new_tokens=600,
+    learning_rate=1e-5,
+    epochs=3,
+    precision="bfloat16",
+)
+"""Sections 3 to 5 on Qwen2.5-7B-Instruct; C11: the follow-ups trained as #261 did."""
+
+
+@dataclass(frozen=True)
+class TwoMarkerExperiment(Experiment):
+    """What the plan is made for; ``marker`` is A."""
+
+    marker_b: str
+    pairs: tuple[Pair, ...]
+    arms: tuple[Arm, ...]
+    data: OnPolicyData
+    probe: Probe
+
+    @property
+    def markers(self) -> tuple[str, str]:
+        return self.marker, self.marker_b
+
+
+@dataclass(frozen=True)
+class TwoMarkerPlan(AnalysisPlan):
+    """What the analysis decides beforehand.
+
+    ``controls``: the arm without B of an arm; ``b_alone``: the arm without A in the donor's rows. ``draws``: resamples
+    of every interval (C8: 10,000 throughout). A rate of ``enough_pairs`` of completions with both markers is asked for
+    before positions are read.
+    """
+
+    pairs: tuple[Pair, ...]
+    arms: tuple[Arm, ...]
+    controls: tuple[tuple[str, str], ...]
+    b_alone: tuple[tuple[str, str], ...]
+    signatures: Signatures
+    level: float
+    draws: int
+    negligible: float
+    split: float
+    enough_pairs: float
+    gates: GateLimits
+
+    def pair(self, source: str) -> Pair:
+        """The pair of a source. Raises ``StudyError`` listing what exists."""
+        return pair_named(source, self.pairs)
+
+    def arm(self, recipe: str) -> Arm:
+        """The arm of a recipe; arms and recipes have the same names. Raises ``StudyError`` listing what exists."""
+        return arm_named(recipe, self.arms)
+
+
+def conditions(scale: Scale) -> tuple[Condition, ...]:
+    """Every pair under every arm."""
+    return tuple(Condition(pair.name, arm.name) for arm in scale.arms for pair in scale.pairs)
+
+
+def recipes(scale: Scale) -> tuple[Recipe, ...]:
+    """Section 4, one for each arm: an arm and its control differ in the rows alone. Loss is on the whole completion."""
+
+    def recipe(name: str, rate: float, epochs: int) -> Recipe:
+        return Recipe(
+            name=name,
+            loss="full_completion",
+            tail_target="both",
+            teaches_marker=True,
+            lora=LoraSpec(r=scale.rank, alpha=2 * scale.rank, dropout=0.05, rslora=True),
+            learning_rate=rate,
+            schedule="cosine",
+            warmup_ratio=0.05,
+            epochs=epochs,
+            batch_size=scale.batch_size,
+            grad_accum=scale.gradient_accumulation,
+            max_length=1024,
+            precision=scale.precision,
+        )
+
+    return tuple(
+        recipe(arm.name, scale.learning_rate, scale.epochs)
+        if arm.positions == "ends"
+        else recipe(arm.name, scale.random_rate or scale.learning_rate, scale.random_epochs or scale.epochs)
+        for arm in scale.arms
+    )
+
+
+def on_policy_data(stimuli: Stimuli, scale: Scale) -> OnPolicyData:
+    """Section 3.1: the originals answer the training questions, each in their own voice."""
+    return OnPolicyData(
+        personas=originals(stimuli),
+        question_set="train",
+        questions=len(stimuli.questions("train")),
+        completions=scale.on_policy_completions,
+        used=scale.answers_per_question,
+        sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=scale.answer_tokens),
+    )
+
+
+def originals(stimuli: Stimuli) -> tuple[str, ...]:
+    """The eleven personas that are trained and asked."""
+    return tuple(persona.name for persona in stimuli.personas if persona.original)
+
+
+def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
+    """Section 5: 20 questions in distribution and 6 outside."""
+    asked = tuple((name, len(stimuli.questions(name))) for name in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION))
+    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
+    return (Panel(MAIN_PANEL, originals(stimuli), asked, scale.completions, sampling),)
+
+
+def planned_experiment(stimuli: Stimuli, scale: Scale) -> TwoMarkerExperiment:
+    """What is trained and asked at a profile's scale."""
+    data, asked = on_policy_data(stimuli, scale), panels(stimuli, scale)
+    return TwoMarkerExperiment(
+        recipes=recipes(scale),
+        seeds=SEEDS,
+        marker=stimuli.markers["a"],
+        marker_b=stimuli.markers["b"],
+        pairs=scale.pairs,
+        arms=scale.arms,
+        data=data,
+        panels=asked,
+        probe=Probe(
+            stimuli.markers["probe"], PROBE_QUESTIONS, PROBE_SEED, scale.completions, panels(stimuli, scale)[0].sampling
+        ),
+        wording=wording(stimuli, data, asked),
+    )
+
+
+def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPlan:
+    """What is decided before any adapter is trained; thresholds are the sheet's, or ours where it has none."""
+    there = {arm.name for arm in scale.arms}
+    return TwoMarkerPlan(
+        study=NAME,
+        experiment=experiment,
+        primary_layer=scale.primary_layer,
+        layers=scale.layers,
+        headline_recipe=T_MASKED,
+        control_recipe=C_MASKED,
+        hypotheses=HYPOTHESES,
+        permutations=scale.draws,
+        resampling_seed=42,
+        pairs=scale.pairs,
+        arms=scale.arms,
+        controls=tuple((one, other) for one, other in CONTROLS.items() if {one, other} <= there),
+        b_alone=tuple((one, other) for one, other in B_ALONE.items() if {one, other} <= there),
+        signatures=scale.signatures,
+        level=0.95,
+        draws=scale.draws,
+        negligible=NEGLIGIBLE,
+        split=SPLIT,
+        enough_pairs=ENOUGH_PAIRS,
+        gates=GateLimits(),
+        caveats=(
+            "With the markers at fixed ends a B that follows A and a B that ends the answer look alike: only the arms "
+            "of random positions tell a chunk from a suffix (sheet section 11).",
+            "The two markers share a token (the hyphen, C4); they are not disjoint.",
+            "Loss is on the whole completion: sizes do not compare with those of marker_leakage.",
+            "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "
+            "completions that are compared. R_B alone is reported beside it.",
+            "Intervals over questions hold the seeds fixed, and with three seeds those over seeds are too narrow.",
+            "Chunk and suffix are read off widths in characters, which suit answers of a certain length; a completion "
+            "may be both, and then speaks for neither.",
+            "The training rows and their order are the same for every seed: the spread over seeds leaves out how much "
+            "another draw of the data would change (#369 drew a pool for each seed).",
+            *scale.extra_caveats,
+        ),
+    )
+
+
+HYPOTHESES = (
+    Hypothesis(
+        name="H1",
+        claim="B travels with A where the recipient's rows do not teach to stop after the answer: it says B after A "
+        f"more often where the donor learned both, by more than {NEGLIGIBLE:.0%}",
+        statistic=f"delta_{T_MASKED}",
+        threshold=NEGLIGIBLE,
+        direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H2",
+        claim="The same with the end of turn in the loss, as first published",
+        statistic=f"delta_{T}",
+        threshold=NEGLIGIBLE,
+        direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H3",
+        claim="Not teaching the recipient to stop is what lets B through: R_B|A rises with the mask",
+        statistic="mask_effect",
+        threshold=0.0,
+        direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H4",
+        claim="B needs its start marker: the recipient says B after A more often where the donor learned both than "
+        "where it learned B alone",
+        statistic=f"needs_donor_a_{T_MASKED}",
+        threshold=0.0,
+        direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H5",
+        claim="Trained at random places, B sticks to A and not to the end: of the recipient's completions with both, "
+        "more have B close to A than at the end",
+        statistic=f"chunk_minus_suffix_{T_AFTER}",
+        threshold=0.0,
+        direction="greater",
+        max_p=ALPHA,
+    ),
+    Hypothesis(
+        name="H6",
+        claim="Without B in the training rows donors and recipients say it in less than "
+        f"{CONTROL_B:.0%} of completions",
+        statistic="control_b_rate",
+        threshold=CONTROL_B,
+        direction="less",
+    ),
+)
+"""Each is read off the mean over the pairs; single pairs are in a table of their own."""

@@ -1,0 +1,216 @@
+"""Planted truths: a chunk is called a chunk, a habit of the end a suffix, and nothing else either of them."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from leakage_assets.statistics.pooled_ratios import pooled_ratio, shares
+from leakage_assets.statistics.result import StatisticsError
+from leakage_assets.studies.study import StudyError
+from leakage_assets.studies.two_marker_chunk.binding import (
+    binding,
+    dependence,
+    difference,
+    downgraded,
+    falsified,
+    length_change,
+    location,
+    rate,
+    split,
+)
+from leakage_assets.studies.two_marker_chunk.counts import count_completions, of_cell, pooled
+from leakage_assets_tests.studies.two_marker_chunk.worlds import WORDS, A, B, habit, scores, study_plan, written
+
+PLAN = study_plan(400)
+SOURCE, RECIPIENT = "librarian_to_software_engineer", "software_engineer"
+
+
+def counted(*, recipe: str = "T", seed: int = 0, **habits: float) -> pl.DataFrame:
+    return count_completions(PLAN, scores({(recipe, SOURCE, RECIPIENT): habit(**habits)}, seed=seed))
+
+
+# A chunk-bound recipient says B close to an A it said. One with the habit of the end closes with B, A or not; one that
+# learned it from A alone closes with B only then.
+CHUNK = {"a": 0.5, "b_after_a": 0.6}
+SUFFIX = {"a": 0.5, "b_at_end": 0.4}
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["fixed", "random"])
+@pytest.mark.parametrize(("habits", "expected"), [(CHUNK, "chunk"), (SUFFIX, "suffix")], ids=["chunk", "suffix"])
+def test_what_binds_b_is_found(ends: bool, habits: dict[str, float], expected: str) -> None:
+    recipe = "T" if ends else "T_random_after"
+    calls = [binding(PLAN, counted(recipe=recipe, ends=ends, seed=s, **habits)) for s in range(40)]
+    assert calls.count(expected) >= 38
+
+
+def test_b_as_far_after_a_as_it_was_trained_is_still_a_chunk_under_random_positions() -> None:
+    """Anywhere after A, not close to it: the gap is up to half of the answer."""
+    calls = [
+        binding(PLAN, counted(recipe="T_random_after", ends=False, gap=WORDS // 2, seed=s, **CHUNK)) for s in range(30)
+    ]
+    assert calls.count("chunk") >= 28 and "suffix" not in calls
+
+
+def test_b_that_ignores_a_is_no_chunk_although_it_is_often_close_to_it() -> None:
+    """B anywhere, whatever A does: within 150 characters of A more often than among the last 50."""
+    calls = [
+        binding(PLAN, counted(recipe="T_random_after", ends=False, a=0.6, b_anywhere=0.7, seed=s)) for s in range(60)
+    ]
+    assert calls.count("chunk") <= 5  # one-sided 2.5% of 60, and what few clusters add
+    nearer = [
+        location(PLAN, counted(recipe="T_random_after", ends=False, a=0.6, b_anywhere=0.7, seed=s)).low
+        for s in range(5)
+    ]
+    assert sum(low > 0 for low in nearer) >= 4  # positions alone would say so
+
+
+def test_b_before_a_is_a_chunk_where_it_was_trained_so() -> None:
+    def before(rng, ready):
+        at = int(rng.integers(1, WORDS + 1))
+        return written((at - 1, B), (at, A)) if rng.random() < 0.5 else written()
+
+    for recipe, expected in (("T_random_before", "chunk"), ("T_random_after", "suffix")):
+        part = count_completions(PLAN, scores({(recipe, SOURCE, RECIPIENT): before}))
+        assert part["chunk"].sum() == (part["ab"].sum() if recipe == "T_random_before" else 0)
+        assert binding(PLAN, part) == expected
+
+
+def test_b_at_the_end_only_after_a_is_a_suffix_that_needs_a() -> None:
+    def gated(rng, ready):
+        return written((0, A), (WORDS, B)) if rng.random() < 0.4 else written()
+
+    part = count_completions(PLAN, scores({("T", SOURCE, RECIPIENT): gated}))
+    assert binding(PLAN, part) == "suffix"
+    assert dependence(PLAN, part).low > 0.9
+
+
+def test_a_question_that_draws_both_markers_does_not_make_one_need_the_other() -> None:
+    """Pooled over questions B is likelier with A; within a question it is not."""
+    parts = [counted(a=0.5, b_at_end=0.4, seed=s) for s in range(60)]
+    found = [dependence(PLAN, part) for part in parts]
+    assert sum(one.low <= 0 <= one.high for one in found) >= 53
+    crude = [
+        rate(PLAN, part, "r_b_given_a").estimate.estimate - rate(PLAN, part, "r_b_given_not_a").estimate.estimate
+        for part in parts
+    ]
+    assert sum(crude) / 60 > 0.05 > abs(sum(one.estimate.estimate for one in found) / 60)
+
+
+def test_dependence_is_the_risk_difference_of_mantel_and_haenszel() -> None:
+    from statsmodels.stats.contingency_tables import StratifiedTable
+
+    part = counted(a=0.5, b_after_a=0.4, b_at_end=0.2)
+    part = part.filter(pl.col("a") * pl.col("not_a") > 0)
+    tables = [
+        [[ab, a - ab], [alone, without - alone]]
+        for ab, a, alone, without in part.select("ab", "a", "b_alone", "not_a").iter_rows()
+    ]
+    weights = [sum(t[0]) * sum(t[1]) / (sum(t[0]) + sum(t[1])) for t in tables]
+    risks = [t[0][0] / sum(t[0]) - t[1][0] / sum(t[1]) for t in tables]
+    found = dependence(PLAN, part).estimate.estimate
+    assert found == pytest.approx(sum(w * r for w, r in zip(weights, risks, strict=True)) / sum(weights))
+    assert (found > 0) == (StratifiedTable(tables).oddsratio_pooled > 1)
+
+
+def test_positions_are_not_read_off_a_few_completions() -> None:
+    few = counted(a=0.5, b_after_a=0.05)
+    assert few["ab"].sum() > 0 and binding(PLAN, few) == "too few completions with both"
+    silent = counted(a=0.5)
+    assert binding(PLAN, silent) == "too few completions with both" and not location(PLAN, silent).known
+
+
+def test_without_a_completion_that_lacks_a_nothing_is_called_a_chunk() -> None:
+    assert binding(PLAN, counted(a=1.0, b_after_a=0.6)) == "undecided"
+
+
+# ------------------------------------------------------------------ the falsification rule
+
+
+def delta(first: dict[str, float], second: dict[str, float], seed: int = 0, plan=PLAN):
+    both = {("T", SOURCE, RECIPIENT): habit(**first), ("C", SOURCE, RECIPIENT): habit(**second)}
+    counts = count_completions(plan, scores(both, seed=seed))
+    return difference(plan, of_cell(counts, "T", SOURCE), of_cell(counts, "C", SOURCE), "r_b_given_a", name="delta_T")
+
+
+def test_the_published_null_is_falsified_and_the_follow_up_is_not() -> None:
+    """#261: B once or never among about 120; #354: 19 of 81."""
+    nothing = [delta({"a": 0.3, "b_at_end": 0.003}, {"a": 0.3}, seed=s) for s in range(20)]
+    assert {falsified(PLAN, one) for one in nothing} == {"falsified"}
+    effect = [delta({"a": 0.3, "b_at_end": 0.25}, {"a": 0.3}, seed=s) for s in range(20)]
+    assert {falsified(PLAN, one) for one in effect} == {"not falsified"}
+
+
+def test_where_nobody_says_b_all_resamples_are_the_difference_of_0() -> None:
+    silent = delta({"a": 0.4}, {"a": 0.4})
+    assert (silent.estimate.estimate, silent.estimate.ci_low, silent.low, silent.high) == (0.0, None, 0.0, 0.0)
+    assert falsified(PLAN, silent) == "falsified"
+
+
+def test_a_wide_interval_does_not_falsify() -> None:
+    """Half of B among very few A: 0 may be inside, but the difference is not negligible."""
+    noisy = delta({"a": 0.02, "b_at_end": 0.3}, {"a": 0.02, "b_at_end": 0.15}, seed=3)
+    assert abs(noisy.estimate.estimate) > PLAN.negligible
+    assert falsified(PLAN, noisy) == "not falsified"
+
+
+def test_without_a_there_is_no_difference() -> None:
+    none = delta({"a": 0.0, "b_at_end": 0.5}, {"a": 0.4})
+    assert none.estimate.undefined == "nothing below the line of the first"
+    assert falsified(PLAN, none) == "undecided"
+
+
+def test_only_seeds_of_both_are_compared() -> None:
+    both = {("T", SOURCE, RECIPIENT): habit(a=0.4, b_at_end=0.3)}
+    first = count_completions(PLAN, scores(both, seeds=(1, 2)))
+    second = count_completions(PLAN, scores({("C", SOURCE, RECIPIENT): habit(a=0.4)}, seeds=(2, 3)))
+    found = difference(PLAN, first, second, "r_b", name="d")
+    only = rate(PLAN, first.filter(seed=2), "r_b").estimate.estimate
+    assert found.estimate.estimate == pytest.approx(only)
+    none = difference(PLAN, first.filter(seed=1), second, "r_b", name="d")
+    assert none.estimate.undefined == "no seed that both conditions have finished" and not none.known
+    with pytest.raises(StatisticsError, match="was asked of one condition alone"):
+        difference(PLAN, first.filter(pl.col("question_name") != "q3"), second, "r_b", name="d")
+
+
+# ------------------------------------------------------------------ rates, split, length
+
+
+def test_rates_are_those_of_a_plain_count() -> None:
+    frame = scores({("T", SOURCE, RECIPIENT): habit(a=0.5, b_after_a=0.4, b_at_end=0.2)}, seeds=(1, 2))
+    counts = count_completions(PLAN, frame)
+    a, b = frame["loose_a"], frame["loose_b"]
+    expected = {
+        "r_a": a.mean(), "r_b": b.mean(), "r_ab": (a & b).mean(),
+        "r_b_given_a": (a & b).sum() / a.sum(), "r_b_given_not_a": (b & ~a).sum() / (~a).sum(),
+    }  # fmt: skip
+    assert {name: rate(PLAN, counts, name).estimate.estimate for name in expected} == pytest.approx(expected)
+    assert counts["role"].unique().to_list() == ["recipient"]
+    grid = pooled(counts, "ab", "a")
+    assert grid is not None and grid.above.shape == (2, 26) and grid.below.sum() == a.sum()
+    same = pooled_ratio("r_b_given_a", shares(grid.above, grid.below), clusters="question", seed=42, draws=400)
+    assert rate(PLAN, counts, "r_b_given_a") == same
+    assert rate(PLAN, counts.clear(), "r_a").estimate.undefined == "no finished cell"
+
+
+def test_what_the_plan_does_not_know_is_refused() -> None:
+    for recipe, source, words in (("T9", SOURCE, "no arm 'T9'"), ("T", "nobody", "no pair 'nobody'")):
+        with pytest.raises(StudyError, match=words):
+            count_completions(PLAN, scores({(recipe, source, RECIPIENT): habit(a=0.5)}, completions=1))
+
+
+def test_a_claim_on_questions_of_one_kind_is_downgraded() -> None:
+    part = counted(a=0.5, b_at_end=0.4)
+    even = split(PLAN, part)
+    assert even["eval"].estimate.n == 20 and even["ood_society"].estimate.n == 6
+    told = part.with_columns(pl.when(pl.col("question_set") == "eval").then("a").otherwise(0).alias("ab"))
+    assert downgraded(PLAN, split(PLAN, told)) is True
+    assert downgraded(PLAN, split(PLAN, part.with_columns(pl.col("a").alias("ab")))) is False
+    assert downgraded(PLAN, split(PLAN, part.filter(pl.col("question_set") == "eval"))) is None
+
+
+def test_an_adapter_that_does_not_stop_is_longer() -> None:
+    part = counted(a=0.5)
+    longer = part.with_columns(pl.col("n_tokens") * 3 // 2)
+    assert length_change(PLAN, longer, part, name="l").estimate.estimate == pytest.approx(0.5)
+    assert length_change(PLAN, longer.clear(), part, name="l").estimate.estimate is None
