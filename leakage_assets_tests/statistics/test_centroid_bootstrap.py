@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -135,14 +133,3 @@ def test_counts_must_be_possible() -> None:
         QuestionCounts(np.full((1, 2, 3), 5), np.full((1, 2, 3), 4))
     with pytest.raises(StatisticsError, match="expected"):
         QuestionCounts(np.zeros((1, 2, 3), dtype=int), np.zeros((1, 2), dtype=int))
-
-
-def test_tiny_profile_size_is_fast() -> None:
-    rng = np.random.default_rng(7)
-    people = tuple(f"p{i}" for i in range(111))
-    vectors = rng.normal(size=(111, 20, 192)).astype(np.float32)
-    total = np.full((5, 111, 20), 10)
-    counts = QuestionCounts(rng.binomial(total, 0.3), total)
-    start = time.perf_counter()
-    centroid_bootstrap(people[:5], people, vectors, counts, seed=1)
-    assert time.perf_counter() - start < 3.0

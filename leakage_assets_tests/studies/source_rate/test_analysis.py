@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +14,6 @@ from leakage_assets.reporting.preview import png_preview
 from leakage_assets.statistics.result import StatisticsError
 from leakage_assets.stimuli import load_stimuli
 from leakage_assets.studies.source_rate.analysis import (
-    SourceRateTables,
     analyse,
     cosine_table,
     own_counts,
@@ -29,75 +26,32 @@ from leakage_assets.studies.source_rate.design import (
     NEW,
     PUBLISHED_DRAW,
     SOURCES,
-    Scale,
     SourceRatePlan,
     analysis_plan,
     planned_experiment,
 )
 from leakage_assets.studies.source_rate.figures import caption, scatter_with_fit
-
-LAYERS, PRIMARY = (10, 15), 15
-QUESTIONS, COMPLETIONS = 20, 5
-SCALE = Scale(
-    layers=LAYERS, primary_layer=PRIMARY, completions=COMPLETIONS, max_new_tokens=64, learning_rate=1e-4, epochs=1
+from leakage_assets_tests.studies.source_rate.worlds import (
+    COMPLETIONS,
+    COSINES,
+    LAYERS,
+    PRIMARY,
+    QUESTIONS,
+    SCALE,
+    TOKENS,
+    Rate,
+    counts,
+    falling,
+    flat,
+    never,
+    planted_tables,
+    tables,
 )
-COSINES = np.array([-0.50, -0.41, -0.33, -0.24, -0.15, -0.02, 0.10, 0.21, 0.33, 0.45, 1.0, 0.70])
-TOKENS = dict(zip(SOURCES, (10, 6, 15, 11, 27, 13, 9, 15, 12, 18, 8, 16), strict=True))
-
-Rate = Callable[[float], float]
 
 
 @pytest.fixture(scope="module")
 def plan() -> SourceRatePlan:
     return analysis_plan(SCALE, planned_experiment(load_stimuli(), SCALE))
-
-
-def cosines(*references: str) -> pl.DataFrame:
-    """The planted cosines to every reference, noisier at the first layer; 1 to itself."""
-    rng = np.random.default_rng(7)
-    rows = []
-    for layer in LAYERS:
-        for reference in references or ("assistant",):
-            noise = 0.1 * (layer != PRIMARY) + 0.2 * (reference != "assistant")
-            for source, cosine in zip(SOURCES, COSINES, strict=True):
-                value = 1.0 if source == reference else float(np.clip(cosine + noise * rng.normal(), -0.99, 0.99))
-                rows.append({"layer": layer, "reference": reference, "source": source, "cosine": value})
-    return pl.DataFrame(rows)
-
-
-def counts(rate: Rate, *, recipe: str = IMPLANT, sources=SOURCES, seeds=(42,), draw: int = 1) -> pl.DataFrame:
-    """Counts of adapters under their own prompts; seed and source differ only by chance."""
-    rng = np.random.default_rng(draw)
-    rows = [
-        {
-            "recipe": recipe,
-            "source": source,
-            "seed": seed,
-            "question_name": f"q{question}",
-            "found": int(rng.binomial(COMPLETIONS, rate(COSINES[SOURCES.index(source)]))),
-            "total": COMPLETIONS,
-        }
-        for seed in seeds
-        for source in sources
-        for question in range(QUESTIONS)
-    ]
-    return pl.DataFrame(rows)
-
-
-def tables(*parts: pl.DataFrame, references: tuple[str, ...] = ()) -> SourceRateTables:
-    return SourceRateTables(pl.concat(parts), cosines(*references), TOKENS)
-
-
-def falling(cosine: float) -> float:
-    return 0.45 - 0.35 * cosine
-
-
-def flat(_: float) -> float:
-    return 0.4
-
-
-def never(_: float) -> float:
-    return 0.0
 
 
 def verdicts(found: dict[str, pl.DataFrame]) -> dict[str, str]:
@@ -116,17 +70,7 @@ def everything(found: dict[str, pl.DataFrame]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def planted(plan: SourceRatePlan) -> dict[str, pl.DataFrame]:
-    """Rates that fall with the cosine, three seeds, and a control that says nothing."""
-    seeds = (42, 137, 256)
-    return analyse(
-        plan,
-        tables(
-            counts(falling, seeds=seeds),
-            counts(falling, recipe=PUBLISHED_DRAW, sources=NEW, seeds=seeds, draw=2),
-            counts(never, recipe=GENERIC_SFT, sources=("assistant",), seeds=seeds),
-            references=SOURCES,
-        ),
-    )
+    return analyse(plan, planted_tables())
 
 
 def test_a_planted_relation_is_found_and_every_hypothesis_decided(planted: dict[str, pl.DataFrame]) -> None:
@@ -253,16 +197,6 @@ def test_a_seed_that_lacks_a_source_is_not_compared(plan: SourceRatePlan) -> Non
     rows = found["seeds"].filter(statistic="spearman")
     assert set(rows["undefined"]) == {"the seeds cover different sources"}
     assert found["points"]["seeds"].to_list() == [2] * 9 + [1] * 3
-
-
-def test_an_analysis_of_published_size_takes_less_than_two_seconds(plan: SourceRatePlan, planted) -> None:
-    assert planted  # imports are paid
-    four = replace(plan, layers=(10, 15, 20, 25), primary_layer=20)
-    everyone = pl.concat([cosines(*SOURCES).with_columns(pl.col("layer") + shift) for shift in (0, 10)])
-    given = SourceRateTables(counts(falling, seeds=(42, 137, 256)), everyone, TOKENS)
-    start = time.process_time()
-    analyse(four, given)
-    assert time.process_time() - start < 2.0
 
 
 def test_the_figure_shows_the_points_the_line_and_the_band(plan: SourceRatePlan, planted) -> None:

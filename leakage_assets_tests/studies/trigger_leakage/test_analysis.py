@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -502,26 +501,3 @@ def test_estimates_survive_the_table(found: dict[str, pl.DataFrame]) -> None:
     names = list(Estimate.__slots__)
     for row in found["headline"].iter_rows(named=True):
         assert Estimate(**{name: row[name] for name in names}).as_row() == {name: row[name] for name in names}
-
-
-@pytest.mark.slow
-def test_all_statistics_take_less_than_two_seconds_at_the_published_size(stimuli: Stimuli) -> None:
-    """14 adapters of #207 with the three more of #208: 122,400 completions, 384 rows, 10,000 and 1,000 permutations."""
-    plan = plan_of(stimuli)
-    assert (plan.permutations, plan.gap_permutations) == (10_000, 1_000)
-    headline = dict.fromkeys(plan.triggers, (42, 137, 256)) | {plan.persona: (42,)}
-    once = {"T_task": (42,)}
-    recipes = dict.fromkeys((plan.control_recipe, "rank16_low", "rank16_high", plan.gentle_recipe), once)
-    design = Design({plan.headline_recipe: headline, **recipes})
-    rate = planted(plan)
-    given = tables(
-        plan,
-        scores(plan, design, rate, seed=15),
-        declarative=scores(plan, design, rate, seed=16, names=[r for _, r in plan.rewrites]),
-        dissociation=continuations(plan, lambda *_: 0.5, seed=17),
-    )
-    assert given.scores.height == 17 * 7_200
-    analyse(plan, given)  # what is imported at first use is not the statistics'
-    started = time.process_time()
-    analyse(plan, given)
-    assert time.process_time() - started < 2
