@@ -63,7 +63,7 @@ def measure(shape: str, device: str) -> dict[str, Any]:
         assert means.shape == (len(prompts), len(layers), base.model.config.hidden_size)
         return seconds, _work(base, prompts, asked, layers)
 
-    timed(others[:1])  # kernels are chosen and memory is taken
+    timed(others)  # kernels are chosen and memory is taken, for batches as large as those that count
     calibration_s, calibration = timed(others)
     centroids_s, work = timed(questions)
     hardware = hardware_called(torch.cuda.get_device_name()) if device.startswith("cuda") else this_cpu()
