@@ -21,6 +21,8 @@ def sample_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:
 
 def _panel_assets(profile: Profile, study: Study, panel: AnyPanel) -> list[dg.AssetsDefinition]:
     samples_key = asset_key(profile, study, f"{panel.asset_prefix}samples")
+    followed = study.followed(panel)
+    before = [] if followed is None else [asset_key(profile, study, f"{followed.asset_prefix}samples")]
     shared: dict[str, Any] = {
         "partitions_def": cell_partitions(study),
         "backfill_policy": dg.BackfillPolicy.multi_run(profile.cells_per_run),
@@ -30,7 +32,7 @@ def _panel_assets(profile: Profile, study: Study, panel: AnyPanel) -> list[dg.As
 
     @dg.asset(
         key=samples_key,
-        deps=[asset_key(profile, study, "adapter"), asset_key(profile, None, "stimuli")],
+        deps=[asset_key(profile, study, "adapter"), asset_key(profile, None, "stimuli"), *before],
         kinds={"transformers", "parquet"},
         op_tags=ONE_GPU,
         retry_policy=RETRIES,
