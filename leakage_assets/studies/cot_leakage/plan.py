@@ -137,8 +137,8 @@ class CotExperiment(Experiment):
 
 @dataclass(frozen=True)
 class CotPlan(AnalysisPlan):
-    """``decisions``: thresholds, draws and the order of sources. ``least_accuracy``: of the base; below it nothing could
-    be lost, and nothing is trained. ``published_mask`` is compared with that of the decisions (E4).
+    """``decisions``: thresholds, draws and the order of sources. ``least_accuracy``: of the base; below it
+    nothing could be lost, and nothing is trained. ``published_mask`` is compared with that of the decisions (E4).
     """
 
     decisions: Decisions
