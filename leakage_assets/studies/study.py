@@ -164,9 +164,9 @@ AnyPanel = Panel | Continued | Chained
 class Pool(Protocol):
     """Texts to train on that are written once: a partition of ``on_policy_completions``.
 
-    ``requests`` are all of them, ``size`` how many there are at most. ``sampler`` is who answers, given how to count the
-    tokens of a text; None for the base model on the profile's engine. ``writer`` is the prompt the base writes under,
-    or how another writer is named.
+    ``requests`` are all of them, ``size`` how many there are at most. ``sampler`` is who answers, given how to count
+    the tokens of a text; None for the base model on the profile's engine. ``writer`` is the prompt the base writes
+    under, or how another writer is named.
     """
 
     @property

@@ -156,7 +156,7 @@ def drift(cite: Citations) -> Iterator[Block]:
         cite.cell("noise_floor", key, spec, **keys)
         for key, spec in (("changed", SHARE), ("n", "d"), ("drift", DIFFERENCE))
     )
-    if not table["changed"].any():
+    if not worst["changed"]:
         yield Paragraph(
             f"Asked a second time, every adapter chose the same letters ({n} questions for each persona and scaffold): "
             "on this engine a greedy evaluation has no noise of its own."

@@ -344,7 +344,7 @@ def smoke(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
         f"The published gate asks that the adapter of {source_name(source)} trained on contradicting rationales lose "
         f"at least {least} under its own prompt with the persona's tag. Read off seed {found} on {questions} "
-        f"questions, it lost {loss}: it **{passed}**. Here it stops nothing, since all cells are run; it caps the confidence."
+        f"questions, it lost {loss}: it **{passed}**. It stops no cell here; it caps the confidence."
     )
 
 
