@@ -70,6 +70,10 @@ class Profile:
                 raise StudyError(f"profile {self.name}: two studies write different answers into pool {pool.name!r}")
         return tuple(pools.values())
 
+    def cells_of_a_run(self, study: Study) -> int:
+        """Cells that one run makes on one load of the base model: at least every condition of a seed."""
+        return max(self.cells_per_run, len(study.conditions))
+
     def study(self, name: str) -> Study:
         """A study by name. Raises ``StudyError`` listing what exists."""
         for study in self.studies:

@@ -25,7 +25,7 @@ def _panel_assets(profile: Profile, study: Study, panel: AnyPanel) -> list[dg.As
     before = [] if followed is None else [asset_key(profile, study, f"{followed.asset_prefix}samples")]
     shared: dict[str, Any] = {
         "partitions_def": cell_partitions(study),
-        "backfill_policy": dg.BackfillPolicy.multi_run(profile.cells_per_run),
+        "backfill_policy": dg.BackfillPolicy.multi_run(profile.cells_of_a_run(study)),
         "group_name": group(profile, "measurement"),
         "owners": OWNERS,
     }

@@ -430,7 +430,7 @@ class _Survey:
         """How often a base is loaded, an engine and a step are started: a run holds one seed's cells of a stretch."""
         left = {stage.name for stage in stages if stage.work}
         seeds = Counter(cell.seed for cell in self.cells)
-        runs = sum(-(-count // self.lab.profile.cells_per_run) for count in seeds.values())
+        runs = sum(-(-count // self.lab.profile.cells_of_a_run(self.study)) for count in seeds.values())
         panels = [name for name in left if name.endswith("samples")]
         engines = len({"on_policy_completions", "prechecks"} & left) + runs * (("adapter" in left) + len(panels))
         bases = engines + ("persona_centroids" in left) + runs * ("tuned_similarity" in left)
