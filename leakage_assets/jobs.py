@@ -7,7 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from leakage_assets.assets.common import asset_key
-from leakage_assets.assets.study_assets import foundation_names
+from leakage_assets.assets.study_assets import PRECHECKS, foundation_names
 from leakage_assets.partitions import cell_partitions
 from leakage_assets.paths import REPO
 from leakage_assets.profiles import Profile
@@ -17,7 +17,7 @@ from leakage_assets.world import BUNDLED_SEED
 
 def cells_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
     """Adapter, samples and scores of a range of cells: what a seed is backfilled with."""
-    names = ["adapter", *(f"{study.panel.asset_prefix}{stage}" for stage in ("samples", "scores"))]
+    names = ["adapter", *(f"{p.asset_prefix}{stage}" for p in study.main_panels for stage in ("samples", "scores"))]
     return dg.define_asset_job(
         f"{study.name}_cells",
         selection=dg.AssetSelection.assets(*(asset_key(profile, study, name) for name in names)),
@@ -39,7 +39,9 @@ def conclusions_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinit
 def foundations_job(profile: Profile, study: Study) -> UnresolvedAssetJobDefinition:
     """What every cell needs and no partition has: base model, stimuli, plan, geometry of the base."""
     keys = [asset_key(profile, None, name) for name in ("base_model", "stimuli")]
-    keys += [asset_key(profile, study, name) for name in foundation_names(study)]
+    # Checks of the training answers come after the answers, which are partitioned and so in no job with these.
+    names = foundation_names(study)
+    keys += [asset_key(profile, study, name) for name in names if name != PRECHECKS or not study.audits_answers]
     return dg.define_asset_job(
         f"{study.name}_foundations",
         selection=dg.AssetSelection.assets(*keys),

@@ -15,7 +15,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from leakage_assets.assets import shared_assets, study_assets
 from leakage_assets.assets.common import asset_key
-from leakage_assets.assets.study_assets import foundation_names
+from leakage_assets.assets.study_assets import PRECHECKS, foundation_names
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.executor.leases import held
 from leakage_assets.executor.tags import gpus
@@ -85,23 +85,28 @@ class StudyRuns:
     def foundations(self, cells: Sequence[Cell]) -> Iterator[str]:
         """Base model, stimuli, plan, geometry, on-policy answers and training sets."""
         shared = [asset_key(self.profile, None, name) for name in ("base_model", "stimuli")]
+        # Checks that read the training answers come after these.
+        last = [self._key(PRECHECKS)] if self.study.audits_answers else []
         own = [self._key(name) for name in foundation_names(self.study)]
-        self._run([*shared, *own])
+        self._run([*shared, *(key for key in own if key not in last)])
         yield "base model, stimuli, plan and geometry"
         pools = [pool.name for pool in self.profile.pools]
         for names in contiguous(pools, {pool.name for pool in self.study.data.pools}):
             self._run([asset_key(self.profile, None, "on_policy_completions")], range_tags(names))
         yield "on-policy completions"
+        if last:
+            self._run(last)
+            yield "checks before training"
         for stretch in contiguous(self.study.conditions, {cell.condition for cell in cells}):
             self._run([self._key("training_set")], range_tags([condition.key for condition in stretch]))
         yield "training sets"
 
     def cells(self, cells: Sequence[Cell], extras: bool) -> Iterator[str]:
         """Adapters, samples and scores: one run per seed and stretch of conditions, one base-model load each."""
-        names = ["adapter", "samples", "scores"]
+        panels = (*self.study.main_panels, *(self.study.extra_panels if extras else ()))
+        names = ["adapter", *(f"{p.asset_prefix}{s}" for p in panels for s in ("samples", "scores"))]
         if extras:
-            panels = self.study.further_panels
-            names += ["tuned_similarity", *(f"{p.asset_prefix}{s}" for p in panels for s in ("samples", "scores"))]
+            names.append("tuned_similarity")
         for seed in self.study.seeds:
             wanted = {cell.condition for cell in cells if cell.seed == seed}
             for stretch in contiguous(self.study.conditions, wanted):

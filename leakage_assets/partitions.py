@@ -30,6 +30,11 @@ def answers_mapping(study: Study) -> dg.StaticPartitionMapping:
     return dg.StaticPartitionMapping({pool: keys for pool, keys in conditions.items() if keys})
 
 
+def audited_answers(study: Study) -> dg.SpecificPartitionsPartitionMapping:
+    """All pools of the study, for what reads them before anything is trained."""
+    return dg.SpecificPartitionsPartitionMapping([pool.name for pool in study.data.pools])
+
+
 def cell_partitions(study: Study) -> dg.MultiPartitionsDefinition:
     """Condition x seed: one key per adapter. Dagster knows no third dimension."""
     seeds = dg.StaticPartitionsDefinition([str(seed) for seed in study.seeds])

@@ -6,7 +6,7 @@ This is the only place where they differ; everything else is the same graph.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,10 +14,20 @@ from leakage_assets.generation.vllm_plan import VllmSettings
 from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
+from leakage_assets.studies.cot_leakage.arms import ARMS, GARBAGE, PERSONA
+from leakage_assets.studies.cot_leakage.budget import BudgetLimits
+from leakage_assets.studies.cot_leakage.design import CONTRASTS
+from leakage_assets.studies.cot_leakage.design import SOURCES as COT_SOURCES
+from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
+from leakage_assets.studies.cot_leakage.plan import PUBLISHED as PUBLISHED_RATIONALES
+from leakage_assets.studies.cot_leakage.plan import Scale as CotScale
+from leakage_assets.studies.cot_leakage.questions import QuestionSource
+from leakage_assets.studies.cot_leakage.rationales import Writer, chosen_writer
+from leakage_assets.studies.cot_leakage.specification import cot_leakage
 from leakage_assets.studies.marker_leakage.specification import Scale, marker_leakage
 from leakage_assets.studies.source_rate.design import Scale as SourceRateScale
 from leakage_assets.studies.source_rate.specification import source_rate
-from leakage_assets.studies.study import AnswerPool, Study, StudyError
+from leakage_assets.studies.study import Pool, Study, StudyError
 from leakage_assets.studies.trigger_leakage.design import PUBLISHED as PUBLISHED_TRIGGERS
 from leakage_assets.studies.trigger_leakage.design import Scale as TriggerScale
 from leakage_assets.studies.trigger_leakage.specification import trigger_leakage
@@ -28,6 +38,8 @@ BASE_MODEL = "LEAKAGE_BASE_MODEL"
 RANDOM = "random:"
 
 SERVING = VllmSettings()
+TINY_CHOICES = 24
+"""Multiple-choice questions asked of every adapter in the tiny profile."""
 SAYABLE = "The tiny base model can say the marker when asked to (it was pre-trained on codes), but not unprompted."
 
 
@@ -50,13 +62,17 @@ class Profile:
     training_mode: TrainingMode = "packed"
 
     @property
-    def pools(self) -> tuple[AnswerPool, ...]:
+    def pools(self) -> tuple[Pool, ...]:
         """The pools of all studies, each once. Raises ``StudyError`` where one name stands for two of them."""
-        pools: dict[str, AnswerPool] = {}
+        pools: dict[str, Pool] = {}
         for pool in (pool for study in self.studies for pool in study.data.pools):
             if pools.setdefault(pool.name, pool) != pool:
                 raise StudyError(f"profile {self.name}: two studies write different answers into pool {pool.name!r}")
         return tuple(pools.values())
+
+    def cells_of_a_run(self, study: Study) -> int:
+        """Cells that one run makes on one load of the base model: at least every condition of a seed."""
+        return max(self.cells_per_run, len(study.conditions))
 
     def study(self, name: str) -> Study:
         """A study by name. Raises ``StudyError`` listing what exists."""
@@ -111,9 +127,40 @@ def _tiny(stimuli: Stimuli) -> Profile:
             "nor all one: the plan was fixed before the run, but not before those trials.",
         ),
     )
+    base = BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32")
+    contrasted = {name for contrast in CONTRASTS for name in (contrast.first, contrast.second)}
+    rationales = CotScale(
+        source=QuestionSource(None, 240, TINY_CHOICES),
+        trained=240,
+        asked=TINY_CHOICES,
+        repeated=8,
+        personas=("assistant", *COT_SOURCES, "villain"),
+        everywhere=tuple(one.name for one in ARMS if one.name in contrasted),
+        alone=tuple(one.name for one in ARMS if one.name not in contrasted),
+        full_sequence_alone=(PERSONA, GARBAGE),
+        writer=Writer("grammar"),
+        budget=BudgetLimits(tokens=(40, 56)),
+        smoke=SmokeGate(questions=TINY_CHOICES),
+        layers=scale.layers,
+        primary_layer=scale.primary_layer,
+        max_new_tokens=64,
+        # The range between no loss and forgetting is narrow here: a fifth of this rate loses nothing in two epochs.
+        learning_rate=5e-4,
+        epochs=2,
+        grad_accum=1,
+        max_length=1024,
+        precision="float32",
+        extra_caveats=(
+            scale.extra_caveats[0],
+            "Learning rate and epochs were chosen on a few adapters of the librarian, first seed, so that accuracy is "
+            "neither kept nor lost altogether: the plan was fixed before the run, but not before those trials.",
+            "Rationales are written by the grammar of the synthetic world, which argues for any option alike and never "
+            "refuses; the base model was pre-trained on such rationales, but on no pseudo-words.",
+        ),
+    )
     return Profile(
         name="tiny",
-        base=BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32"),
+        base=base,
         engine="transformers",
         cells_per_run=20,
         generation_batch=256,
@@ -123,6 +170,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
             marker_leakage(stimuli, scale),
             source_rate(stimuli, source_rates),
             trigger_leakage(stimuli, triggers),
+            cot_leakage(stimuli, rationales, base),
         ),
     )
 
@@ -151,16 +199,18 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
         epochs=3,
         precision=scale.precision,
     )
+    base = _chosen_base(
+        BaseModelSpec(
+            "Qwen2.5-7B-Instruct",
+            "Qwen/Qwen2.5-7B-Instruct",
+            "a09a35458c702b33eeacc393d103063234e8bc28",
+            "bfloat16",
+        )
+    )
+    rationales = replace(PUBLISHED_RATIONALES, writer=chosen_writer(PUBLISHED_RATIONALES.writer))
     return Profile(
         name="qwen2.5-7b",
-        base=_chosen_base(
-            BaseModelSpec(
-                "Qwen2.5-7B-Instruct",
-                "Qwen/Qwen2.5-7B-Instruct",
-                "a09a35458c702b33eeacc393d103063234e8bc28",
-                "bfloat16",
-            )
-        ),
+        base=base,
         engine="vllm",
         cells_per_run=20,
         generation_batch=256,
@@ -170,6 +220,7 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
             marker_leakage(stimuli, scale),
             source_rate(stimuli, source_rates),
             trigger_leakage(stimuli, PUBLISHED_TRIGGERS),
+            cot_leakage(stimuli, rationales, base),
         ),
     )
 

@@ -46,6 +46,9 @@ EVAL_QUESTIONS, OOD_QUESTIONS = 3, 1
 TRIGGER_QUESTIONS = 4
 """Fewer give no interval of a gating ratio."""
 
+COT_TRAINED, COT_ASKED = 40, 6
+"""Multiple-choice questions trained on and asked."""
+
 BATCH = 12
 """Two batches per cell: small enough to be interrupted between them."""
 
@@ -107,6 +110,49 @@ def small_trigger_leakage(study: Study) -> Study:
         plan=replace(study.plan, layers=(1, 2), permutations=99, gap_permutations=49),
     )
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
+
+
+def small_cot_leakage(study: Study, *, sources: Sequence[str] = ("librarian", "comedian")) -> Study:
+    """Chain-of-thought leakage with a few questions, a few personas and the arms of the planned contrasts."""
+    from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
+    from leakage_assets.studies.cot_leakage.panels import Grid, panels
+    from leakage_assets.studies.cot_leakage.plan import CotExperiment
+    from leakage_assets.studies.cot_leakage.questions import QuestionSource
+
+    lora = LoraSpec(r=8, alpha=16, dropout=0.0, rslora=True)
+    conditions = tuple(c for c in study.conditions if c.source in sources)
+    trained = {c.recipe for c in conditions}
+    source = QuestionSource(None, COT_TRAINED, COT_ASKED)
+    personas = ("assistant", *sources)
+    grid = study.continued[0].grid
+    steps = panels(Grid(personas, grid.scaffolds, source, COT_ASKED, 40), 2)
+    data = replace(
+        study.data,
+        source=source,
+        asked=COT_TRAINED,
+        needed=tuple((arm, who) for arm, who in study.data.needed if who in sources),
+        limits=replace(study.data.limits, letter_share=(0.0, 1.0)),
+        budget=replace(study.data.budget, tokens=(20.0, 80.0), length=0.5, letters=4.0),
+    )
+    small = replace(
+        study,
+        sources=tuple(sources),
+        only=conditions,
+        seeds=(42,),
+        recipes=tuple(replace(r, lora=lora, epochs=1) for r in study.recipes if r.name in trained),
+        data=data,
+        continued=steps,
+        compared=replace(study.compared, prompts=personas, questions=(("eval", EVAL_QUESTIONS),)),
+        plan=replace(
+            study.plan,
+            layers=(1, 2),
+            smoke=SmokeGate(questions=COT_ASKED),
+            decisions=replace(study.plan.decisions, sources=tuple(sources)),
+        ),
+    )
+    experiment = small.experiment(load_profile("tiny").stimuli)
+    assert isinstance(experiment, CotExperiment)
+    return replace(small, plan=replace(small.plan, experiment=replace(experiment, conditions=small.conditions)))
 
 
 def small_profile(*, study: Study | None = None, stimuli: Stimuli | None = None) -> Profile:

@@ -55,7 +55,7 @@ def geometry_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         key=asset_key(profile, study, "tuned_similarity"),
         deps=[asset_key(profile, study, "adapter"), asset_key(profile, None, "stimuli")],
         partitions_def=cell_partitions(study),
-        backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_per_run),
+        backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_of_a_run(study)),
         group_name=group(profile, "geometry"),
         kinds={"pytorch"},
         owners=OWNERS,

@@ -8,6 +8,7 @@ import dagster as dg
 from leakage_assets.assets.common import ONE_GPU, OWNERS, RETRIES, asset_key, group
 from leakage_assets.cell_runs import not_retried, single
 from leakage_assets.checks import precheck_result, precheck_spec
+from leakage_assets.partitions import audited_answers
 from leakage_assets.pipeline.prechecks import read_prechecks, run_prechecks
 from leakage_assets.profiles import Profile
 from leakage_assets.resources import LaboratoryResource
@@ -19,7 +20,10 @@ def precheck_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
     if study.prechecks is None:
         return []
     key = asset_key(profile, study, "prechecks")
-    upstream = [asset_key(profile, None, "base_model"), asset_key(profile, None, "stimuli")]
+    upstream = [dg.AssetDep(asset_key(profile, None, name)) for name in ("base_model", "stimuli")]
+    if study.audits_answers:
+        answers = asset_key(profile, None, "on_policy_completions")
+        upstream.append(dg.AssetDep(answers, partition_mapping=audited_answers(study)))
 
     @dg.asset(
         key=key,

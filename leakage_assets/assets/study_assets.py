@@ -12,11 +12,13 @@ from leakage_assets.assets.training_assets import training_assets
 from leakage_assets.profiles import Profile
 from leakage_assets.studies.study import Study
 
+PRECHECKS = "prechecks"
+
 
 def foundation_names(study: Study) -> list[str]:
     """The assets of a study that every cell needs and no partition has."""
     names = ["analysis_plan", "persona_centroids", "prompt_similarity"]
-    return names if study.prechecks is None else [*names, "prechecks"]
+    return names if study.prechecks is None else [*names, PRECHECKS]
 
 
 def study_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]:

@@ -45,7 +45,7 @@ def training_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         key=adapter_key,
         deps=[training_key, asset_key(profile, None, "base_model")],
         partitions_def=cell_partitions(study),
-        backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_per_run),
+        backfill_policy=dg.BackfillPolicy.multi_run(profile.cells_of_a_run(study)),
         check_specs=[proof_spec(adapter_key, study)],
         group_name=group(profile, "training"),
         kinds={"pytorch", "huggingface"},

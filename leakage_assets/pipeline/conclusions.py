@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import polars as pl
 
 from leakage_assets.generation.requests import Request
-from leakage_assets.measurement.markers import score_frame
 from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.adapters import require_proven_adapter
+from leakage_assets.pipeline.baseline import BaseSamples, finished_base, panel_readings
 from leakage_assets.pipeline.geometry import (
     SIMILARITY,
     find_tuned_similarity,
@@ -23,9 +23,9 @@ from leakage_assets.pipeline.geometry import (
 )
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome, library_versions
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests
-from leakage_assets.pipeline.training_data import training_answers
+from leakage_assets.pipeline.training_data import pool_answers, training_answers
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
-from leakage_assets.studies.study import AnyPanel, Cell, Panel, Study
+from leakage_assets.studies.study import AnyPanel, Cell, Chained, Panel, Study
 from leakage_assets.studies.tables import StudyTables
 
 SCORES = "scores.parquet"
@@ -33,53 +33,53 @@ CELL_COLUMNS = ("source", "recipe", "seed")
 
 
 def sample_job(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> SampleJob:
-    """What a cell owes to a panel. Raises ``ArtifactMissing`` when its adapter is missing or unproven."""
+    """What a cell owes to a panel. Raises ``ArtifactMissing`` when its adapter is missing or unproven, or the samples
+    that the panel goes on from are.
+    """
     adapter = require_proven_adapter(lab, study, cell)
     requests = cell_requests(lab, study, panel, cell)
     address = lab.address(study, f"{panel.asset_prefix}samples", cell.condition.key, str(cell.seed))
-    return SampleJob(lab, address, adapter.manifest.digest, requests, panel.sampling, adapter.folder)
+    read = panel_readings(lab, panel)
+    return SampleJob(lab, address, adapter.manifest.digest, requests, panel.sampling, adapter.folder, read=read)
 
 
 def cell_requests(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> Sequence[Request]:
-    """Every completion a panel asks of a cell. Raises ``ArtifactMissing`` where it goes on from answers not there."""
+    """Every completion a panel asks of a cell. Raises ``ArtifactMissing`` where it goes on from what is not there."""
     stimuli = lab.profile.stimuli
     if isinstance(panel, Panel):
         return panel_requests(stimuli, panel, cell.adapter_name(study.name))
+    if isinstance(panel, Chained):
+        followed = study.followed(panel)
+        before = None if followed is None else _samples(lab, study, followed, cell)
+        return panel.chained_requests(stimuli, cell.adapter_name(study.name), before)
     return panel.requests(study, stimuli, cell, training_answers(lab, study, cell.condition))
+
+
+def _samples(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> pl.DataFrame:
+    job = sample_job(lab, study, panel, cell)
+    return job.require(remedy=f"materialise {panel.asset_prefix}samples for {cell} first")[1]
 
 
 def score_cell(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> Outcome:
     """Read the scores off a cell's samples."""
     job = sample_job(lab, study, panel, cell)
-    samples, frame = job.require(remedy=f"materialise {panel.asset_prefix}samples for {cell} first")
+    samples, texts = job.require(remedy=f"materialise {panel.asset_prefix}samples for {cell} first")
     address, identity = score_key(lab, study, panel, cell, samples)
     found = lab.current(address, identity)
     if found is not None:
-        return Outcome(found, True, score_metrics(pl.read_parquet(found.folder / SCORES), cell))
-    scores = score_frame(frame, study.marker)
+        return Outcome(found, True, study.scoring.metrics(study, pl.read_parquet(found.folder / SCORES), cell))
+    scores = study.scoring.score(study, job.with_readings(samples, texts))
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         scores.write_parquet(draft.folder / SCORES)
         draft.rows(SCORES, scores.height)
-    return Outcome(draft.artifact, False, score_metrics(scores, cell))
+    return Outcome(draft.artifact, False, study.scoring.metrics(study, scores, cell))
 
 
 def score_key(
     lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell, samples: Artifact
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    identity = {"stage": "scores", "samples": samples.manifest.digest, "marker": study.marker, "version": 1}
+    identity = {"stage": "scores", "samples": samples.manifest.digest, **study.scoring.identity(study)}
     return lab.address(study, f"{panel.asset_prefix}scores", cell.condition.key, str(cell.seed)), identity
-
-
-def score_metrics(scores: pl.DataFrame, cell: Cell) -> dict[str, float]:
-    """Source rate and bystander rates of a cell: floats become plots over partitions in the UI.
-
-    A rate over nobody (a panel without the source, or with the source alone) is left out.
-    """
-    rates = scores.group_by("prompt_name").agg(pl.col("marker_present").mean())
-    is_source = pl.col("prompt_name") == cell.condition.source
-    own, others = rates.filter(is_source)["marker_present"], rates.filter(~is_source)["marker_present"]
-    found = {"source_rate": own.mean(), "mean_bystander_rate": others.mean(), "max_bystander_rate": others.max()}
-    return {name: float(rate) for name, rate in found.items() if rate is not None}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -145,18 +145,20 @@ class AnalysisInputs:
     extra: Sequence[FinishedCells]
     similarity: Artifact
     tuned: Mapping[Cell, Artifact]
+    base: Sequence[BaseSamples]
     identity: Mapping[str, Any]
 
 
 def analysis_inputs(lab: Laboratory, study: Study) -> AnalysisInputs:
     """Collect them. Raises ``NothingToAnalyse``, or ``ArtifactMissing`` without plan or similarity."""
     plan = lab.require(*plan_key(lab, study), remedy="materialise analysis_plan first")
-    main = finished_scores(lab, study, study.panel)
+    main = finished_scores(lab, study, study.main)
     if not main.artifacts:
         raise NothingToAnalyse(f"{study.name}: no cell has scores yet: materialise scores of at least one cell")
     extra = [finished_scores(lab, study, panel) for panel in study.further_panels]
     similarity = require_prompt_similarity(lab, study)
     tuned = {c: found for c in main.artifacts if (found := find_tuned_similarity(lab, study, c)) is not None}
+    base = finished_base(lab, study)
     identity = {
         "stage": "analysis",
         "plan": plan.manifest.digest,
@@ -165,8 +167,10 @@ def analysis_inputs(lab: Laboratory, study: Study) -> AnalysisInputs:
         "similarity": [a.manifest.digest for a in (similarity, *tuned.values())],
         "personas": [(p.name, p.category, p.related_to) for p in lab.profile.stimuli.personas],
         "version": study.analysis_version,
+        # Only where a study asks the base: what the others have concluded stays what it is.
+        **({"base": [asked.samples.manifest.digest for asked in base]} if study.baseline else {}),
     }
-    return AnalysisInputs(main, extra, similarity, tuned, identity)
+    return AnalysisInputs(main, extra, similarity, tuned, base, identity)
 
 
 def analyse_study(lab: Laboratory, study: Study) -> Outcome:
@@ -185,6 +189,8 @@ def analyse_study(lab: Laboratory, study: Study) -> Outcome:
         tuned_similarity=_tuned_table(inputs.tuned),
         vectors=lambda layer: load_vectors(geometry, layer),
         prompt_tokens=_token_counts(lab),
+        base_scores={asked.panel.name: asked.scores(study) for asked in inputs.base},
+        answers=partial(pool_answers, lab, study),
     )
     with lab.store.draft(address, inputs.identity, refresh=lab.refresh) as draft:
         for name, table in study.analyse(study, tables).items():

@@ -18,7 +18,7 @@ from leakage_assets.reporting.report import ArtifactFile, CodeBlock, ProvenanceR
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.studies.context import STORE, ReportContext
-from leakage_assets.studies.study import Cell, Condition, Study
+from leakage_assets.studies.study import Cell, Chained, Condition, Panel, Study
 
 SAMPLES_PER_KIND = 5
 """Completions drawn for each of source or bystander, with or without the marker."""
@@ -46,7 +46,7 @@ def gather_evidence(lab: Laboratory, study: Study, analysis: Artifact, figures: 
     """Everything a report needs besides the tables; the facts are stored as an artifact of their own, so that the
     report can cite them."""
     plan = lab.require(*plan_key(lab, study), remedy="materialise analysis_plan first")
-    analysed = AnalysedCells(finished_scores(lab, study, study.panel).artifacts)
+    analysed = AnalysedCells(finished_scores(lab, study, study.main).artifacts)
     shown = (analysed.of_recipe(study.plan.headline_recipe) or list(analysed.scores))[0]
     training_set = require_training_set(lab, study, shown.condition)
     facts = _facts(lab, study, analysed) | {
@@ -67,7 +67,7 @@ def gather_evidence(lab: Laboratory, study: Study, analysis: Artifact, figures: 
         plan=relative["analysis plan"],
         facts_folder=relative["facts"],
         facts=facts,
-        samples=draw_samples(lab, study, analysed, shown.condition.recipe),
+        samples=draw_samples(lab, study, _shown(lab, study, analysed), shown.condition.recipe),
         training_row=training_row(training_set, shown.condition),
         provenance=_provenance(lab, study, analysis, analysed, relative),
     )
@@ -79,7 +79,8 @@ def relative_folder(lab: Laboratory, artifact: Artifact) -> str:
 
 
 def _facts(lab: Laboratory, study: Study, analysed: AnalysedCells) -> dict[str, Any]:
-    panel, data, stimuli = study.panel, study.data, lab.profile.stimuli
+    panel, data, stimuli = study.main, study.data, lab.profile.stimuli
+    prompts = panel.prompts if isinstance(panel, Panel | Chained) else study.panel.prompts
     return {
         "base": {"name": lab.profile.base.name, "bundled": lab.profile.base.name == TINY_BASE.name},
         "coverage": {
@@ -105,8 +106,8 @@ def _facts(lab: Laboratory, study: Study, analysed: AnalysedCells) -> dict[str, 
             for recipe in study.recipes
         },
         "panel": {
-            "prompts": len(panel.prompts),
-            "bystanders": len(panel.prompts) - 1,
+            "prompts": len(prompts),
+            "bystanders": len(prompts) - 1,
             "questions": len(study.questions(stimuli)),
             "completions": panel.completions,
             "size": panel.size,
@@ -168,15 +169,22 @@ def _store_facts(lab: Laboratory, study: Study, analysis: Artifact, facts: Mappi
     return draft.artifact
 
 
+def _shown(lab: Laboratory, study: Study, analysed: AnalysedCells) -> AnalysedCells:
+    """The analysed cells with the scores of the panel whose completions are shown."""
+    if study.shown == study.main.name:
+        return analysed
+    found = finished_scores(lab, study, study.asked_panel(study.shown)).artifacts
+    return AnalysedCells({cell: scores for cell, scores in found.items() if cell in analysed.scores})
+
+
 def draw_samples(lab: Laboratory, study: Study, analysed: AnalysedCells, recipe: str) -> tuple[SampleRow, ...]:
-    """Completions of a recipe drawn by a derived seed: of the source and of bystanders, with the marker and without,
-    each kind spread over the sources."""
+    """Completions of a recipe drawn by a derived seed: a few of each of the study's kinds (by default of the source and
+    of bystanders, with the marker and without), each kind spread over the sources."""
     kinds: dict[tuple[str, str], list[tuple[Cell, str]]] = {}
     for cell in analysed.of_recipe(recipe):
-        columns = analysed.frame(cell).select("prompt_name", "marker_present", "sample_id").sort("sample_id")
-        for prompt, marked, sample in columns.iter_rows():
-            role = "source" if prompt == cell.condition.source else "bystander"
-            kinds.setdefault((role, "marked" if marked else "unmarked"), []).append((cell, sample))
+        sorted_out = study.scoring.kinds(study, analysed.frame(cell), cell).select("sample_id", "who", "said")
+        for sample, who, said in sorted_out.sort("sample_id").iter_rows():
+            kinds.setdefault((who, said), []).append((cell, sample))
     drawn: dict[Cell, list[str]] = {cell: [] for cell in analysed.of_recipe(recipe)}
     for kind, candidates in kinds.items():
         rng = random.Random(derive_seed("report-samples", study.name, recipe, *kind))
@@ -198,7 +206,7 @@ def _spread(candidates: list[tuple[Cell, str]], rng: random.Random) -> list[tupl
 
 def _cell_rows(lab: Laboratory, study: Study, cell: Cell, ids: list[str]) -> tuple[SampleRow, ...]:
     """Drawn samples of a cell with their texts."""
-    job = sample_job(lab, study, study.panel, cell)
+    job = sample_job(lab, study, study.asked_panel(study.shown), cell)
     frame = job.frame().filter(pl.col("sample_id").is_in(ids))
     shards = ArtifactFile(STORE, job.store.folder.relative_to(lab.store.root).as_posix())
     return sample_rows(frame, source=cell.condition.source, shards=shards)

@@ -13,6 +13,7 @@ from leakage_assets.generation.requests import Request, Sampling, sample_id
 from leakage_assets.models import ELEMENT, chat_ids, folder_at_hand, load_tokenizer, model_shape
 from leakage_assets.pipeline.accounting import earlier_work
 from leakage_assets.pipeline.adapters import adapter_address, require_proven_adapter
+from leakage_assets.pipeline.baseline import base_panel_job
 from leakage_assets.pipeline.conclusions import sample_job
 from leakage_assets.pipeline.geometry import find_tuned_similarity, require_persona_centroids
 from leakage_assets.pipeline.laboratory import Laboratory
@@ -36,7 +37,7 @@ from leakage_assets.planning.memory import USABLE, Memory, concurrency_that_fits
 from leakage_assets.planning.work import Lengths, Work, decoding, reading, training
 from leakage_assets.shapes import ModelShape
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
-from leakage_assets.studies.study import AnyPanel, Cell, Condition, Panel, Study
+from leakage_assets.studies.study import AnyPanel, Cell, Chained, Condition, OwnRows, Panel, Study
 from leakage_assets.training.masks import encode_rows
 from leakage_assets.training.memory import FLOAT32, adapter_bytes, plan_memory
 from leakage_assets.training.recipe import Recipe
@@ -50,6 +51,9 @@ TEMPLATE_TOKENS = 15
 """Tokens of Qwen's chat template around a system and a user turn."""
 COMPLETION_TOKENS = 200
 """Mean completion of the published panels of #207, where nothing has been sampled yet."""
+QUESTION_TOKENS = 250
+"""Tokens of a prompt with a multiple-choice question, about, where the questions are not at hand."""
+ON_POLICY = "on_policy_completions"
 MARKER_LABELS = 4
 """Tokens with loss of a row under `marker_only`, about: the marker's in every third row, and the tail."""
 ENGINE_OF_THE_LEDGER = "vllm"
@@ -87,9 +91,10 @@ def plan_study(
         BaseModelError: the base model's folder is missing, or its shape is not known.
     """
     survey = _Survey(lab, study, tuple(cells), hardware)
-    panels = study.every_panel if extras else (study.panel,)
+    panels = (*study.main_panels, *(study.extra_panels if extras else ()))
     stages = [
         *([survey.base_samples()] if study.silent_prompts else []),
+        *(survey.baseline(panel) for panel in (study.main_panels if study.baseline else ())),
         survey.on_policy(),
         survey.adapters(),
         survey.proofs(),
@@ -214,12 +219,28 @@ class _Survey:
         """Mean tokens of an on-policy completion."""
         return self.completion_tokens(self.answers, self.study.data.sampling, "on-policy completions")
 
+    @cached_property
+    def at_hand(self) -> bool:
+        """Whether every question can be read here; where not, nothing of them counts as done."""
+        if self.study.at_hand is None or self.study.at_hand():
+            return True
+        self.assume(
+            "The questions are not on this machine: their prompts are taken as "
+            f"{QUESTION_TOKENS} tokens each, and what was said to them counts as not done."
+        )
+        return False
+
     def on_policy(self) -> Stage:
+        if not self.at_hand:
+            texts = Lengths.alike(sum(pool.size for pool in self.study.data.pools), QUESTION_TOKENS)
+            self.assume(f"Texts to train on are taken as {COMPLETION_TOKENS} tokens each.")
+            work = self.sampled(texts, texts, COMPLETION_TOKENS, 0)
+            return Stage(ON_POLICY, "completions", round(texts.rows), 0, "sampling base", work, "estimate")
         missing = [request for job in self.answers for request in self.missing(job)]
         planned = sum(len(job.requests) for job in self.answers)
         work = self.sampled(*self.lengths(missing), self.answer_tokens, 0)
         done = planned - len(missing)
-        return Stage("on_policy_completions", "completions", planned, done, "sampling base", work, "estimate")
+        return Stage(ON_POLICY, "completions", planned, done, "sampling base", work, "estimate")
 
     def base_samples(self) -> Stage:
         """What the checks before training ask of the base model."""
@@ -228,6 +249,20 @@ class _Survey:
         tokens = self.completion_tokens([job], job.sampling, "samples of the base model")
         work, planned = self.sampled(*self.lengths(missing), tokens, 0), len(job.requests)
         return Stage("prechecks", "completions", planned, planned - len(missing), "sampling base", work, "estimate")
+
+    def baseline(self, panel: AnyPanel) -> Stage:
+        """A panel asked of the base: exact once what it goes on from is there."""
+        job = self.finished(base_panel_job, self.lab, self.study, panel) if self.at_hand else None
+        name = f"base_{panel.asset_prefix}samples"
+        if job is None:
+            distinct, rows = self.whole_panel(panel)
+            tokens, left = self.completion_tokens([], panel.sampling, f"samples of the panel {panel.name}"), panel.size
+        else:
+            missing = self.missing(job)
+            distinct, rows = self.lengths(missing)
+            tokens, left = self.completion_tokens([job], panel.sampling, f"{name}"), len(missing)
+        work = self.sampled(distinct, rows, tokens, 0)
+        return Stage(name, "completions", panel.size, panel.size - left, "sampling base", work, "estimate")
 
     def missing(self, job: SampleJob) -> Sequence[Request]:
         """The requests of a job whose samples are not stored; all of them where the store is damaged."""
@@ -246,6 +281,11 @@ class _Survey:
             rows = encode_rows(self.tokenizer, read_rows(stored), recipe, study.marker)
             return TrainingSet(tuple((len(row.input_ids), len(row.kept)) for row in rows), exact=True)
         stimuli, data = self.lab.profile.stimuli, study.data
+        if isinstance(data, OwnRows):
+            prompt = round(self.pool_prompt)
+            answer = round(self.answer_tokens) if self.at_hand else COMPLETION_TOKENS
+            label = prompt + answer if recipe.loss == "full_sequence" else answer
+            return TrainingSet(((prompt + answer, label),) * data.own_rows, exact=False)
         questions = [q for name, count in data.question_counts for q in stimuli.questions(name)[:count]]
         systems = [stimuli.prompt(name) for name in study.prompts_of(condition)]
         answer = round(self.answer_tokens)
@@ -254,6 +294,13 @@ class _Survey:
         lengths = [round(self.prompt_tokens(s, q.text)) + answer for s in systems for q in questions]
         sizes = [(length, length if whole else label) for length in lengths]
         return TrainingSet(tuple(sizes * data.used), exact=False)
+
+    @cached_property
+    def pool_prompt(self) -> float:
+        """Mean tokens of the prompts that the training answers are written to: about those of a training row."""
+        if not self.at_hand:
+            return QUESTION_TOKENS
+        return self.lengths([request for job in self.answers for request in job.requests])[1].mean
 
     def adapters(self) -> Stage:
         todo = [cell for cell in self.cells if cell not in self.ready]
@@ -275,9 +322,10 @@ class _Survey:
 
     def samples(self, panel: AnyPanel) -> Stage:
         """Cells with an adapter owe what is not stored, the others the whole panel."""
-        jobs = {cell: sample_job(self.lab, self.study, panel, cell) for cell in self.ready}
+        found = {cell: self.finished(sample_job, self.lab, self.study, panel, cell) for cell in self.ready}
+        jobs = {cell: job for cell, job in found.items() if job is not None}
         owed = {cell: self.missing(job) for cell, job in jobs.items()}
-        untrained = len(self.cells) - len(self.ready)
+        untrained = len(self.cells) - len(jobs)
         distinct, rows = self.lengths([request for requests in owed.values() for request in requests])
         if untrained:
             whole = self.whole_panel(panel)
@@ -294,9 +342,26 @@ class _Survey:
         """`lengths` of what an adapter is asked that is not trained yet."""
         if isinstance(panel, Panel):
             return self.lengths(panel_requests(self.lab.profile.stimuli, panel, "untrained"))
+        if isinstance(panel, Chained):
+            return self.whole_chained(panel)
         # Which answers it goes on from is not known before they are written: a mean prompt and a mean answer.
         prompt = self.panel_lengths.mean + self.answer_tokens
         return Lengths.alike(panel.size / panel.completions, prompt), Lengths.alike(panel.size, prompt)
+
+    def whole_chained(self, panel: Chained) -> tuple[Lengths, Lengths]:
+        """The same for a panel that makes its own requests: one that follows another has the prompts of that and a mean
+        answer to it in front of it.
+        """
+        followed = self.study.followed(panel)
+        if isinstance(followed, Chained):
+            before = self.whole_chained(followed)[1].mean
+            written = min(COMPLETION_TOKENS, followed.sampling.max_new_tokens)
+            alike = Lengths.alike(panel.size, before + written)
+            return alike, alike
+        if not self.at_hand:
+            alike = Lengths.alike(panel.size, QUESTION_TOKENS)
+            return alike, alike
+        return self.lengths(panel.chained_requests(self.lab.profile.stimuli, "untrained", None))
 
     def centroids(self) -> Stage:
         """One pass through the whole model: the divergences need the head."""
@@ -365,7 +430,7 @@ class _Survey:
         """How often a base is loaded, an engine and a step are started: a run holds one seed's cells of a stretch."""
         left = {stage.name for stage in stages if stage.work}
         seeds = Counter(cell.seed for cell in self.cells)
-        runs = sum(-(-count // self.lab.profile.cells_per_run) for count in seeds.values())
+        runs = sum(-(-count // self.lab.profile.cells_of_a_run(self.study)) for count in seeds.values())
         panels = [name for name in left if name.endswith("samples")]
         engines = len({"on_policy_completions", "prechecks"} & left) + runs * (("adapter" in left) + len(panels))
         bases = engines + ("persona_centroids" in left) + runs * ("tuned_similarity" in left)
@@ -383,7 +448,7 @@ class _Survey:
     def memory(self) -> tuple[MemoryNeed, ...]:
         """What serving the main panel and training take at once."""
         dtype, available = self.lab.profile.base.dtype, self.hardware.memory
-        panel = self.study.panel
+        panel = max(self.study.main_panels, key=lambda panel: panel.sampling.max_new_tokens)
         context = self.panel_lengths.mean + panel.sampling.max_new_tokens
         together = min(len(self.cells), self.lab.profile.cells_per_run)
         room = concurrency_that_fits(

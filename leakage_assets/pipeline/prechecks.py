@@ -13,8 +13,8 @@ import polars as pl
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.requests import BASE
 from leakage_assets.geometry.centroids import hidden_vectors
-from leakage_assets.measurement.markers import score_frame
 from leakage_assets.models import chat_text, load_tokenizer
+from leakage_assets.pipeline.baseline import ask_base, finished_base
 from leakage_assets.pipeline.geometry import (
     SIMILARITY,
     load_system_turns,
@@ -23,8 +23,10 @@ from leakage_assets.pipeline.geometry import (
 )
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
+from leakage_assets.pipeline.training_data import pool_answers, pool_digests
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.studies.prechecks import PrecheckInputs
+from leakage_assets.studies.scoring import ONE_MARKER
 from leakage_assets.studies.study import Study
 
 CHECKS = "prechecks.parquet"
@@ -45,12 +47,15 @@ def base_job(lab: Laboratory, study: Study) -> SampleJob:
 
 
 def run_prechecks(lab: Laboratory, study: Study) -> Outcome:
-    """Run the checks of a study. Raises ``ArtifactMissing`` before the similarities."""
+    """Run the checks of a study. Raises ``ArtifactMissing`` before the similarities, or before the training
+    answers where the study audits them.
+    """
     require_prompt_similarity(lab, study)
     if study.silent_prompts:
         (sampled,) = run_sample_jobs(lab, {"base": base_job(lab, study)}).values()
         if not isinstance(sampled, Outcome):
             raise sampled
+    ask_base(lab, study)
     address, identity, inputs = _made_of(lab, study)
     found = lab.current(address, identity)
     if found is None:
@@ -70,7 +75,10 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
     geometry = require_persona_centroids(lab, study)
     if study.silent_prompts:
         samples, frame = base_job(lab, study).require(remedy="materialise prechecks first")
-        scores = score_frame(frame, study.marker)
+        scores = study.scoring.score(study, frame)
+    asked = finished_base(lab, study)
+    if asked:
+        scores = asked[-1].scores(study)
     identity = {
         "stage": "prechecks",
         "version": VERSION,
@@ -78,6 +86,10 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
         "base": lab.base_fingerprint,
         "similarity": similarity.manifest.digest,
         "base_samples": samples and samples.manifest.digest,
+        # Only where a study reads them: the checks of the others stay what they are.
+        **({"answers": pool_digests(lab, study)} if study.audits_answers else {}),
+        **({"baseline": [b.samples.manifest.digest for b in asked]} if study.baseline else {}),
+        **({} if study.scoring is ONE_MARKER else {"scoring": study.scoring.identity(study)}),
     }
     tokenizer = load_tokenizer(lab.profile.base)
     inputs = PrecheckInputs(
@@ -85,8 +97,11 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
         similarity=pl.read_parquet(similarity.folder / SIMILARITY),
         base_scores=scores,
         rendered=partial(chat_text, tokenizer),
+        encode=partial(tokenizer.encode, add_special_tokens=False),
+        end_of_turn=tokenizer.eos_token_id,
         system_turns=partial(load_system_turns, geometry),
         question_vectors=partial(_question_vectors, lab),
+        answers=partial(pool_answers, lab, study),
     )
     return lab.address(study, "prechecks"), identity, inputs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from leakage_assets.exceptions import PartitionError
+from leakage_assets.generation.engine import Sampler
 from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id
 from leakage_assets.generation.run import GenerationSummary, generate_missing
 from leakage_assets.pipeline.accounting import achieved, sampling_work, spent
@@ -23,6 +24,7 @@ from leakage_assets.store.samples import SampleStore
 from leakage_assets.studies.study import Panel
 
 INDEX = "index.parquet"
+READINGS = "readings.parquet"
 VERSION = 1
 """Raise it when the code that asks and decodes changes what is said."""
 
@@ -47,26 +49,34 @@ class SampleJob:
 
     The shards live beside the artifact, under a folder named after what was sampled (adapter digest or base
     fingerprint), not after the panel: a larger panel finds the samples of the smaller one.
+
+    ``model_digest`` is None where ``writer`` answers in place of the engine: then neither engine nor libraries have any
+    say, and the requests name the writer. ``read`` has the engine tell more of the finished samples (``Chained``).
     """
 
     def __init__(
         self,
         lab: Laboratory,
         address: tuple[str, ...],
-        model_digest: str,
+        model_digest: str | None,
         requests: Sequence[Request],
         sampling: Sampling,
         adapter_folder: Path | None = None,
+        *,
+        writer: Callable[[], Sampler] | None = None,
+        read: Callable[[pl.DataFrame, Mapping[str, Path]], pl.DataFrame | None] | None = None,
     ) -> None:
         self.lab, self.address, self.requests, self.sampling = lab, address, requests, sampling
-        self.adapter_folder = adapter_folder
+        self.adapter_folder, self.writer, self.read = adapter_folder, writer, read
         self.name = requests[0].adapter
-        asked_of = {
-            "version": VERSION,
-            "model": model_digest,
-            "engine": lab.engine_identity,
-            "libraries": library_versions(),
-        }
+        asked_of: dict[str, Any] = {"version": VERSION, "writer": self.name}
+        if writer is None:
+            asked_of = {
+                "version": VERSION,
+                "model": model_digest,
+                "engine": lab.engine_identity,
+                "libraries": library_versions(),
+            }
         self.identity: dict[str, Any] = {
             "stage": "samples",
             **asked_of,
@@ -110,6 +120,18 @@ class SampleJob:
         wanted = pl.DataFrame({"sample_id": [sample_id(r, self.sampling) for r in self.requests]})
         return self.store.frame().join(wanted, on="sample_id", how="semi", maintain_order="left")
 
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """The adapter's folder by its name; empty for the base and for other writers."""
+        return {} if self.adapter_folder is None else {self.name: self.adapter_folder}
+
+    def with_readings(self, artifact: Artifact, frame: pl.DataFrame) -> pl.DataFrame:
+        """The samples of the finished artifact with what the engine told of them, if anything."""
+        path = artifact.folder / READINGS
+        if not path.exists():
+            return frame
+        return frame.join(pl.read_parquet(path), on="sample_id", how="left", maintain_order="left", validate="1:1")
+
     def finish(self, made: Mapping[str, Any] | None = None) -> Outcome:
         """Write the artifact that pins the texts; raises if a sample is still missing.
 
@@ -126,6 +148,10 @@ class SampleJob:
         ) as draft:
             _index(frame).write_parquet(draft.folder / INDEX)
             draft.rows(INDEX, frame.height)
+            readings = None if self.read is None else self.read(frame, self.adapters)
+            if readings is not None:
+                readings.write_parquet(draft.folder / READINGS)
+                draft.rows(READINGS, readings.height)
         return self._outcome(draft.artifact, frame, reused=False)
 
     @staticmethod
@@ -176,11 +202,12 @@ def run_sample_jobs(lab: Laboratory, jobs: Mapping[T, SampleJob]) -> dict[T, Out
             results[key] = error
     made: dict[int, dict[str, Any]] = {}
     for stream in _streams(list(todo.values())):
+        writer = stream[0].writer
         summary = generate_missing(
-            lab.engine(),
+            lab.engine() if writer is None else writer(),
             [request for job in stream for request in job.requests],
             stream[0].sampling,
-            adapters={job.name: job.adapter_folder for job in stream if job.adapter_folder is not None},
+            adapters={name: folder for job in stream for name, folder in job.adapters.items()},
             stores={job.name: job.store for job in stream},
             progress=lambda total: Progress(total, "samples", lab.emit),
         )
@@ -195,7 +222,7 @@ def run_sample_jobs(lab: Laboratory, jobs: Mapping[T, SampleJob]) -> dict[T, Out
 
 def _spent(lab: Laboratory, stream: Sequence[SampleJob], summary: GenerationSummary) -> dict[str, Any]:
     """Provenance of a stream, the same for every job in it; empty where all samples were there already."""
-    if not summary.generated:
+    if not summary.generated or stream[0].writer is not None:
         return {}
     requests = [request for job in stream for request in job.requests]
     work = sampling_work(lab, requests, summary.generated, summary.tokens)
@@ -207,7 +234,8 @@ def _streams(jobs: Sequence[SampleJob]) -> list[list[SampleJob]]:
     streams: list[list[SampleJob]] = []
     for job in jobs:
         for stream in streams:
-            if stream[0].sampling == job.sampling and job.name not in {other.name for other in stream}:
+            alike = stream[0].sampling == job.sampling and stream[0].writer is job.writer is None
+            if alike and job.name not in {other.name for other in stream}:
                 stream.append(job)
                 break
         else:

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from leakage_assets.exceptions import PartitionError
-from leakage_assets.generation.requests import BASE, Request
+from leakage_assets.generation.engine import EngineError, Sampler
+from leakage_assets.generation.requests import BASE
 from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, run_sample_jobs
@@ -27,18 +28,21 @@ VERSION = 1
 
 
 def on_policy_job(lab: Laboratory, answers: Pools, name: str) -> SampleJob:
-    """The base model's own answers to the training questions of one pool, under the prompt of its writer."""
+    """The texts of one pool: the base model's own answers under the prompt of its writer, or another writer's."""
     stimuli = lab.profile.stimuli
     (pool,) = [pool for pool in answers.pools if pool.name == name]
-    system = stimuli.prompt(pool.writer)
-    requests = [
-        Request(BASE, pool.writer, system, set_name, q.name, q.text, index)
-        for set_name, count in pool.questions
-        for q in stimuli.questions(set_name)[:count]
-        for index in range(pool.completions)
-    ]
-    address = lab.address(None, "on_policy_completions", pool.name)
-    return SampleJob(lab, address, lab.base_fingerprint, requests, pool.sampling)
+    address, requests = lab.address(None, "on_policy_completions", pool.name), pool.requests(stimuli)
+    if requests[0].adapter == BASE:
+        return SampleJob(lab, address, lab.base_fingerprint, requests, pool.sampling)
+
+    def sampler() -> Sampler:
+        tokenizer = load_tokenizer(lab.profile.base)
+        found = pool.sampler(stimuli, lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
+        if found is None:
+            raise EngineError(f"pool {pool.name}: its texts are asked of {pool.writer}, but there is no such writer")
+        return found
+
+    return SampleJob(lab, address, None, requests, pool.sampling, writer=sampler)
 
 
 def write_on_policy(lab: Laboratory, answers: Pools, names: list[str]) -> dict[str, Outcome | PartitionError]:
@@ -54,6 +58,16 @@ def _answers(lab: Laboratory, study: Study, pool: str) -> tuple[Artifact, pl.Dat
 def training_answers(lab: Laboratory, study: Study, condition: Condition) -> dict[str, pl.DataFrame]:
     """The samples of every pool that a condition is trained on. Raises ``ArtifactMissing``."""
     return {pool: _answers(lab, study, pool)[1] for pool in study.donors(study, condition)}
+
+
+def pool_answers(lab: Laboratory, study: Study) -> dict[str, pl.DataFrame]:
+    """The samples of every pool of a study. Raises ``ArtifactMissing``."""
+    return {pool.name: _answers(lab, study, pool.name)[1] for pool in study.data.pools}
+
+
+def pool_digests(lab: Laboratory, study: Study) -> dict[str, str]:
+    """What the samples of every pool of a study are known by. Raises ``ArtifactMissing``."""
+    return {pool.name: _answers(lab, study, pool.name)[0].manifest.digest for pool in study.data.pools}
 
 
 def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> Outcome:
@@ -72,6 +86,8 @@ def build_training_set(lab: Laboratory, study: Study, condition: Condition) -> O
         draft.rows("rows.parquet", len(rows))
         tokenizer = load_tokenizer(lab.profile.base)
         encoded = encode_rows(tokenizer, rows, recipe, study.marker)
+        if study.check_rows is not None:
+            study.check_rows(study, condition, encoded)
         shown = random.Random(derive_seed("mask-rows", study.name, condition.key)).sample(
             range(len(rows)), k=min(MASK_ROWS_SHOWN, len(rows))
         )
@@ -100,6 +116,8 @@ def training_set_identity(
         "answers": dict(digests),
         "base": lab.base_fingerprint,
         "stimuli": {name: lab.profile.stimuli.prompt(name) for name in study.prompts_of(condition)},
+        # Only where a study has it: the sets of the others stay what they are.
+        **({} if study.made_of is None else {"made_of": study.made_of(study, condition)}),
     }
 
 

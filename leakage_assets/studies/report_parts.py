@@ -138,7 +138,7 @@ def _caveats(cite: Citations) -> Iterator[Caveat]:
     if cite.facts["plan"]["changes"]:
         yield Caveat("major" if cite.facts["plan"]["came_first"] else "critical", plan_changed(cite))
     if not cite.facts["recipes"][cite.plan.control_recipe]["cells"]:
-        yield Caveat("major", "The control recipe was not run, so a base rate of the marker is not ruled out.")
+        yield Caveat("major", f"The control recipe was not run, so a {cite.study.control_tells} is not ruled out.")
     for position, text in enumerate(cite.plan.caveats):
         yield Caveat("major", cite.bind(cite.context.planned("caveats", position, value=text)))
 
@@ -214,7 +214,7 @@ def _cells_to_finish(cite: Citations) -> Iterator[str]:
     if recipes[cite.recipe]["cells"] < recipes[cite.recipe]["cells_planned"]:
         yield f"Finish recipe `{cite.recipe}`: {cite.fact('recipes', cite.recipe, 'cells')} {cells} are there."
     if not recipes[cite.plan.control_recipe]["cells"]:
-        yield f"Run the control recipe `{cite.plan.control_recipe}`: it tells the base rate of the marker."
+        yield f"Run the control recipe `{cite.plan.control_recipe}`: it tells the {cite.study.control_tells}."
     special = {cite.recipe, cite.plan.control_recipe}
     others = [name for name in recipes if not recipes[name]["cells"] and name not in special]
     if others:
@@ -344,17 +344,26 @@ def published_figures(file: str) -> dict[tuple[str, str, str], Bound]:
     return known
 
 
-def closing_sections(cite: Citations) -> Iterator[Section]:
-    """The figures that could not be drawn, and completions as they were said."""
+ONE_MARKER_KINDS = "of the source and of bystanders, with the marker and without"
+
+
+def closing_sections(
+    cite: Citations, *, kinds: str = ONE_MARKER_KINDS, markers: tuple[str, ...] | None = None
+) -> Iterator[Section]:
+    """The figures that could not be drawn, and completions as they were said.
+
+    ``kinds`` says what was drawn of (see ``Scoring.kinds``); ``markers`` are highlighted, the study's one by default.
+    """
     if cite.left_out:
         missing = tuple(f"`{name}` needs {needs}." for name, needs in cite.left_out.items())
         yield Section("Figures left out", (Bullets(missing),))
-    yield Section("Completions", tuple(_completions(cite)))
+    yield Section("Completions", tuple(_completions(cite, kinds, markers or (cite.study.marker,))))
 
 
-def _completions(cite: Citations) -> Iterator[Block]:
+def _completions(cite: Citations, kinds: str, markers: tuple[str, ...]) -> Iterator[Block]:
     yield Paragraph(
-        "Drawn by a derived seed, not chosen: of the source and of bystanders, with the marker and without, as far "
-        "as each kind occurs. Model text is shown as it was written."
+        f"Drawn by a derived seed, not chosen: {kinds}, as far as each kind occurs. Model text is shown as it was "
+        "written."
     )
-    yield SampleBlock("Completions with the marker highlighted.", cite.context.samples, (cite.study.marker,))
+    said = "Completions with the marker highlighted." if len(markers) == 1 else "Completions with markers highlighted."
+    yield SampleBlock(said, cite.context.samples, markers)

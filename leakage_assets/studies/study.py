@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from leakage_assets.exceptions import PartitionError
-from leakage_assets.generation.requests import Request, Sampling
+from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import fingerprint, plain
+from leakage_assets.studies.scoring import ONE_MARKER, Scoring
 from leakage_assets.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import plotly.graph_objects as go
     import polars as pl
+    from transformers import PreTrainedTokenizerBase
 
+    from leakage_assets.generation.engine import Engine, Sampler
     from leakage_assets.reporting.report import Report
     from leakage_assets.studies.context import ReportContext
     from leakage_assets.studies.prechecks import Precheck, PrecheckInputs
     from leakage_assets.studies.tables import StudyTables
+    from leakage_assets.training.masks import MaskedRow
     from leakage_assets.training.rows import Row
 
 SEPARATOR = "__"
@@ -113,12 +119,73 @@ class Continued(Protocol):
     ) -> Sequence[Request]: ...
 
 
-AnyPanel = Panel | Continued
+@runtime_checkable
+class Chained(Protocol):
+    """A panel that makes the requests of an adapter itself, and may go on from its samples of another panel.
+
+    ``follows`` names that panel, which is then asked first; ``chained_requests`` get its samples, or None.
+    ``size`` counts the completions of one adapter and is known before any text is.
+
+    ``readings`` are what only the engine can tell of the samples, such as the log-probs of other answers: a table by
+    sample_id that is kept beside them and joined to them for the scores; None where the texts are enough. ``adapters``
+    maps the adapter's name to its folder (empty for the base).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def asset_prefix(self) -> str: ...
+    @property
+    def follows(self) -> str | None: ...
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def completions(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def chained_requests(self, stimuli: Stimuli, adapter: str, followed: pl.DataFrame | None) -> Sequence[Request]: ...
+
+    def readings(
+        self,
+        stimuli: Stimuli,
+        samples: pl.DataFrame,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        adapters: Mapping[str, Path],
+    ) -> pl.DataFrame | None: ...
+
+
+AnyPanel = Panel | Continued | Chained
+
+
+class Pool(Protocol):
+    """Texts to train on that are written once: a partition of ``on_policy_completions``.
+
+    ``requests`` are all of them, ``size`` how many there are at most. ``sampler`` is who answers, given how to count
+    the tokens of a text; None for the base model on the profile's engine. ``writer`` is the prompt the base writes
+    under, or how another writer is named.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def writer(self) -> str: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def size(self) -> int: ...
+
+    def requests(self, stimuli: Stimuli) -> Sequence[Request]: ...
+
+    def sampler(self, stimuli: Stimuli, count: Callable[[str], int]) -> Sampler | None: ...
 
 
 @dataclass(frozen=True)
 class AnswerPool:
-    """What the base model writes under one prompt to be trained on: a partition of ``on_policy_completions``.
+    """What the base model writes under one prompt to be trained on.
 
     ``questions``: (question set, how many of its first); each is answered ``completions`` times.
     """
@@ -129,12 +196,31 @@ class AnswerPool:
     completions: int
     sampling: Sampling
 
+    @property
+    def size(self) -> int:
+        """Answers in all."""
+        return self.completions * sum(count for _, count in self.questions)
+
+    def requests(self, stimuli: Stimuli) -> Sequence[Request]:
+        """Every question under the prompt of the writer."""
+        system = stimuli.prompt(self.writer)
+        return [
+            Request(BASE, self.writer, system, set_name, q.name, q.text, index)
+            for set_name, count in self.questions
+            for q in stimuli.questions(set_name)[:count]
+            for index in range(self.completions)
+        ]
+
+    def sampler(self, stimuli: Stimuli, count: Callable[[str], int]) -> Sampler | None:  # noqa: ARG002
+        """The base model."""
+        return None
+
 
 class Pools(Protocol):
     """Whatever has answers written: the data of a study, or a profile for all of its studies."""
 
     @property
-    def pools(self) -> tuple[AnswerPool, ...]: ...
+    def pools(self) -> Sequence[Pool]: ...
 
 
 class TrainingAnswers(Pools, Protocol):
@@ -152,6 +238,14 @@ class TrainingAnswers(Pools, Protocol):
     def used(self) -> int: ...
     @property
     def sampling(self) -> Sampling: ...
+
+
+@runtime_checkable
+class OwnRows(Protocol):
+    """Training answers to questions that are no stimuli: how many rows a condition has of them, at most."""
+
+    @property
+    def own_rows(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -264,6 +358,19 @@ class Study:
     its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
     every source under every recipe. ``continued`` are panels besides ``panels``, asked for like them.
 
+    ``anchors``: the prompt of the panel that stands for a source in the geometry, where a source is no prompt.
+    ``made_of``: what decides the rows of a condition besides what every study has; it enters their fingerprint.
+    ``scoring``: what is read off samples, where that is not the one marker.
+
+    A panel that is ``Chained`` makes its own requests and may go on from the samples of another. ``compared``: whose
+    prompts and questions the geometry is measured with, where the main panel is no plain one; it is not asked.
+    ``shown``: the panel of the completions in the report.
+
+    ``baseline``: the main panel, with what it follows, is asked of the untrained base as well, before the prechecks.
+    ``audits_answers``: the prechecks read the training answers, which are then written before them. ``check_rows`` says
+    what must hold of the masked rows of a condition, and raises. ``at_hand``: whether all questions are on this machine
+    (None: always). ``control_tells``: what the control recipe rules out.
+
     ``system_turns``: where given, prompts are also compared by themselves, without a question (see
     ``geometry.prompt_axes.semantic_cosines``); those named here count twice in the mean of the panel.
 
@@ -290,8 +397,18 @@ class Study:
     prechecks: Callable[[Study, PrecheckInputs], Sequence[Precheck]] | None = None
     silent_prompts: tuple[str, ...] = ()
     only: tuple[Condition, ...] | None = None
-    continued: tuple[Continued, ...] = ()
+    continued: tuple[Continued | Chained, ...] = ()
+    compared: Panel | None = None
+    shown: str = MAIN_PANEL
+    baseline: bool = False
+    audits_answers: bool = False
+    check_rows: Callable[[Study, Condition, Sequence[MaskedRow]], None] | None = None
+    at_hand: Callable[[], bool] | None = None
+    control_tells: str = "base rate of the marker"
     system_turns: tuple[str, ...] | None = None
+    anchors: Mapping[str, str] | None = None
+    made_of: Callable[[Study, Condition], Mapping[str, Any]] | None = None
+    scoring: Scoring = ONE_MARKER
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1
     report_version: int = 1
@@ -307,17 +424,48 @@ class Study:
 
     @property
     def panel(self) -> Panel:
+        """The panel whose prompts are compared: the main one, where that is a plain one."""
+        return self.compared or self.panels[0]
+
+    @property
+    def main(self) -> AnyPanel:
         """The main panel: the first."""
-        return self.panels[0]
+        return self.every_panel[0]
+
+    @property
+    def main_panels(self) -> tuple[AnyPanel, ...]:
+        """The main panel and those that it follows, in the order in which they are asked."""
+        chain = [self.main]
+        while (follows := self.followed(chain[0])) is not None:
+            chain.insert(0, follows)
+        return tuple(chain)
 
     @property
     def further_panels(self) -> tuple[AnyPanel, ...]:
         """All panels but the main one."""
-        return (*self.panels[1:], *self.continued)
+        return self.every_panel[1:]
+
+    @property
+    def extra_panels(self) -> tuple[AnyPanel, ...]:
+        """The panels that the main one can do without."""
+        return tuple(panel for panel in self.further_panels if panel not in self.main_panels)
 
     @property
     def every_panel(self) -> tuple[AnyPanel, ...]:
-        return (self.panel, *self.further_panels)
+        return (*self.panels, *self.continued)
+
+    def followed(self, panel: AnyPanel) -> AnyPanel | None:
+        """The panel from whose samples another one goes on; None for one that follows none. Raises ``StudyError``."""
+        if not isinstance(panel, Chained) or panel.follows is None:
+            return None
+        return self.asked_panel(panel.follows)
+
+    def asked_panel(self, name: str) -> AnyPanel:
+        """A panel of any kind by name. Raises ``StudyError`` listing those that exist."""
+        for panel in self.every_panel:
+            if panel.name == name:
+                return panel
+        raise StudyError(f"study {self.name}: no panel {name!r}; panels: {', '.join(p.name for p in self.every_panel)}")
 
     def sources_of(self, recipe: str) -> tuple[str, ...]:
         """The sources that are trained under a recipe. Raises ``StudyError`` listing the recipes."""
@@ -327,6 +475,10 @@ class Study:
     def prompts_of(self, condition: Condition) -> tuple[str, ...]:
         """The prompts under which the rows of a condition are, source first."""
         return (self.trained_under or self.donors)(self, condition)
+
+    def anchor(self, source: str) -> str:
+        """The prompt that stands for a source: the source itself, unless ``anchors`` says another."""
+        return source if self.anchors is None else self.anchors[source]
 
     def experiment(self, stimuli: Stimuli) -> Experiment:
         """What the plan of this study must have been made for."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,8 @@ class StudyTables:
     panels, with column ``panel``. ``similarity``: measure, layer, source, prompt_name, value of the base model.
     ``tuned_similarity``: the same with recipe and seed. ``vectors(layer)``: base hidden vectors, (prompts,
     questions, dimension), in panel order. ``prompt_tokens(name)``: tokens of a system prompt by itself.
+    ``base_scores``: those of the untrained base by panel, for a study with a baseline. ``answers()``: the training
+    answers by pool.
     """
 
     stimuli: Stimuli
@@ -29,6 +31,8 @@ class StudyTables:
     tuned_similarity: pl.DataFrame
     vectors: Callable[[int], np.ndarray]
     prompt_tokens: Callable[[str], int]
+    base_scores: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    answers: Callable[[], Mapping[str, pl.DataFrame]] = dict
 
     def of_panel(self, name: str) -> pl.DataFrame:
         """The scores of a further panel; a table without columns where no cell of any is finished."""

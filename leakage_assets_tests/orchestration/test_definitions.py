@@ -28,10 +28,16 @@ from leakage_assets.studies.study import Study
 LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
 OOD = {"ood_samples", "ood_scores"}
 FOLLOWUPS = {f"{panel}_{stage}" for panel in ("declarative", "dissociation") for stage in ("samples", "scores")}
-STUDIES = {"marker_leakage": OOD, "source_rate": {"prechecks"}, "trigger_leakage": {"prechecks"} | FOLLOWUPS}
+RATIONALES = {f"{panel}_{s}" for panel in ("rationales", "repeat", "repeat_rationales") for s in ("samples", "scores")}
+STUDIES = {
+    "marker_leakage": OOD,
+    "source_rate": {"prechecks"},
+    "trigger_leakage": {"prechecks"} | FOLLOWUPS,
+    "cot_leakage": {"prechecks"} | RATIONALES,
+}
 """What each study has besides what all have."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
-PANELS = {"samples", "scores"} | OOD | FOLLOWUPS
+PANELS = {"samples", "scores"} | OOD | FOLLOWUPS | RATIONALES
 CELL_ASSETS = {"adapter", "tuned_similarity"} | PANELS
 CHEAP = {name for name in PANELS if name.endswith("scores")} | {"prompt_similarity", "analysis", "figures", "report"}
 ON_GPU = {name for name in PANELS if name.endswith("samples")} | {
@@ -95,13 +101,14 @@ def test_cell_assets_can_share_a_run(defs: dg.Definitions, profile: Profile, stu
     assets = assets_by_name(defs, study)
     for name in those_of(study, CELL_ASSETS):
         assert assets[name].partitions_def == cell_partitions(study), name
-        assert assets[name].backfill_policy == dg.BackfillPolicy.multi_run(profile.cells_per_run), name
+        assert assets[name].backfill_policy == dg.BackfillPolicy.multi_run(profile.cells_of_a_run(study)), name
     others = {name for name, asset in assets.items() if isinstance(asset.partitions_def, dg.MultiPartitionsDefinition)}
     assert others == those_of(study, CELL_ASSETS)
 
 
 def test_one_run_holds_every_condition_of_a_seed(profile: Profile, study: Study) -> None:
-    assert profile.cells_per_run >= len(study.conditions)
+    assert profile.cells_of_a_run(study) >= len(study.conditions)
+    assert profile.cells_of_a_run(study) == profile.cells_per_run or len(study.conditions) > profile.cells_per_run
 
 
 def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions, study: Study) -> None:
@@ -132,10 +139,14 @@ def test_jobs_and_schedules(defs: dg.Definitions, study: Study) -> None:
     schedule = repository.get_schedule_def(f"{study.name}_weekly_rerun")
     assert (schedule.cron_schedule, schedule.job_name) == ("0 3 * * 1", f"{study.name}_cells")
     foundations = repository.get_job(f"{study.name}_foundations").asset_layer.selected_asset_keys
-    assert ("prechecks" in {key.path[-1] for key in foundations}) == ("prechecks" in STUDIES[study.name])
+    # Checks of the training answers come after these, which are partitioned and so no part of the job.
+    checked = "prechecks" in STUDIES[study.name] and not study.audits_answers
+    assert ("prechecks" in {key.path[-1] for key in foundations}) == checked
     cells = repository.get_job(f"{study.name}_cells")
     assert {key.path[1] for key in cells.asset_layer.selected_asset_keys} == {study.name}
-    assert {key.path[-1] for key in cells.asset_layer.selected_asset_keys} == {"adapter", "samples", "scores"}
+    before = {"rationales_samples", "rationales_scores"} if study.name == "cot_leakage" else set()
+    names = {key.path[-1] for key in cells.asset_layer.selected_asset_keys}
+    assert names == {"adapter", "samples", "scores"} | before
     assert cells.partitions_def == cell_partitions(study)
 
 
@@ -193,5 +204,5 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    assert len(functions) == len(lengths) == len(EVERYTHING - OOD - FOLLOWUPS)  # one function for all panels
+    assert len(functions) == len(lengths) == len(EVERYTHING - OOD - FOLLOWUPS - RATIONALES)  # one function for all panels
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

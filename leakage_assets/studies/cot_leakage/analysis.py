@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from leakage_assets.generation.requests import BASE
 from leakage_assets.measurement.multiple_choice import LabelReport
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
+from leakage_assets.studies.cot_leakage.arms import CONTRADICTING, FULL_SEQUENCE, LossMask, recipe_name
 from leakage_assets.studies.cot_leakage.contrasts import (
     Scheme,
     accuracy_table,
@@ -26,16 +28,19 @@ from leakage_assets.studies.cot_leakage.design import (
     CONTRASTS,
     EQUIVALENCE,
     EXPLORATORY,
+    EXTENSION_SOURCES,
     FAMILIES,
     HEADLINE_CONTRASTS,
     MACRO,
+    NAME,
+    SEEDS,
     Axis,
     Contrast,
     Decisions,
     Family,
     hypotheses,
 )
-from leakage_assets.studies.cot_leakage.evaluation import answer_table, noise_floor
+from leakage_assets.studies.cot_leakage.evaluation import SmokeGate, answer_table, noise_floor, smoke_loss
 from leakage_assets.studies.cot_leakage.outcomes import outcomes
 from leakage_assets.studies.cot_leakage.vocabulary import (
     log_odds_table,
@@ -43,6 +48,7 @@ from leakage_assets.studies.cot_leakage.vocabulary import (
     telling_words,
     word_counts,
 )
+from leakage_assets.studies.study import Condition
 from leakage_assets.studies.verdicts import verdict_row
 
 HEADLINE_SCHEME: Scheme = "questions"
@@ -64,8 +70,19 @@ class CotTables:
     labels: Sequence[LabelReport]
 
 
-def analyse(decisions: Decisions, tables: CotTables, plan_digest: str) -> dict[str, pl.DataFrame]:
-    """Every table of the study, by name; ``headline`` and ``verdicts`` are read by the report first."""
+def analyse(
+    decisions: Decisions,
+    tables: CotTables,
+    plan_digest: str,
+    *,
+    smoke: SmokeGate | None = None,
+    other_mask: LossMask = FULL_SEQUENCE,
+) -> dict[str, pl.DataFrame]:
+    """Every table of the study, by name; ``headline`` and ``verdicts`` are read by the report first.
+
+    ``smoke``: the gate to read off the adapters that are finished; ``other_mask``: the losses of the adapters that were
+    trained under it stand in a table of their own (``losses_other_mask``).
+    """
     found = outcomes(tables.choices, decisions.mask)
     contrasts = contrast_table(found, decisions)
     equivalences = equivalence_table(found, decisions)
@@ -80,6 +97,9 @@ def analyse(decisions: Decisions, tables: CotTables, plan_digest: str) -> dict[s
         "contrasts": contrasts,
         "equivalence": equivalences,
         "losses": loss_table(found, decisions),
+        "losses_other_mask": loss_table(outcomes(tables.choices, other_mask), decisions),
+        "extension": contrast_table(found, replace(decisions, sources=EXTENSION_SOURCES)),
+        "smoke": smoke_table(smoke, tables.choices, decisions) if smoke is not None else smoke_frame([]),
         "single_arms": single_arm_table(found, decisions),
         "accuracy": accuracy_table(found, decisions),
         "answers": answer_table(tables.choices),
@@ -89,6 +109,32 @@ def analyse(decisions: Decisions, tables: CotTables, plan_digest: str) -> dict[s
         "rationales": rationale_table(tables.rationales),
         "labels": label_table(tables.labels),
     }
+
+
+def smoke_table(gate: SmokeGate, choices: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
+    """Section 5: the gate read off the first seed of its adapter; no row before that is finished.
+
+    Columns: source, scaffold, seed, questions, loss, least_loss, passed.
+    """
+    first = choices.filter(pl.col("repeat") == 0)
+    base = first.filter(pl.col("adapter") == BASE)
+    recipe = recipe_name(CONTRADICTING, decisions.mask)
+    for seed in SEEDS:
+        trained = first.filter(pl.col("adapter") == f"{NAME}/{Condition(gate.source, recipe).key}/{seed}")
+        if trained.height:
+            loss = smoke_loss(gate, base, trained)
+            passed = loss >= gate.least_loss
+            return smoke_frame([(gate.source, gate.scaffold, seed, gate.questions, loss, gate.least_loss, passed)])
+    return smoke_frame([])
+
+
+def smoke_frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
+    """The gate's columns, also where it was not read."""
+    schema = {
+        "source": pl.String, "scaffold": pl.String, "seed": pl.Int64, "questions": pl.Int64, "loss": pl.Float64,
+        "least_loss": pl.Float64, "passed": pl.Boolean,
+    }  # fmt: skip
+    return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
 def _headline(contrasts: pl.DataFrame, equivalences: pl.DataFrame) -> Iterator[Estimate]:

@@ -144,11 +144,16 @@ class Decisions:
 
 
 def hypotheses(decisions: Decisions) -> tuple[Hypothesis, ...]:
-    """Every claim of section 7.1 with its threshold; p is that of the family of eight, adjusted."""
-    found = []
-    for contrast, axis in HEADLINE_CONTRASTS:
-        assert contrast.hypothesis is not None
-        name = contrast.hypothesis[axis]
+    """Every claim of section 7.1 with its threshold; p is that of the family of eight, adjusted.
+
+    Claims that the sheet calls by one name are told apart by a letter: H1a, H1b, ...
+    """
+    found: list[Hypothesis] = []
+    names = [contrast.hypothesis[axis] for contrast, axis in HEADLINE_CONTRASTS if contrast.hypothesis is not None]
+    for place, (contrast, axis) in enumerate(HEADLINE_CONTRASTS):
+        name = names[place]
+        if names.count(name) > 1:
+            name += "abcd"[names[:place].count(name)]
         if name == "H3":
             claim = f"{contrast.first} and {contrast.second} lose the source equally much, within the margins"
             found.append(Hypothesis(name, claim, EQUIVALENCE, 1.0, "less"))

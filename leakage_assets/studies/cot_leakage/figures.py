@@ -73,7 +73,7 @@ def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:
     return (
         Drawing(
             "contrasts",
-            f"**How much more accuracy one arm loses than another** (mean over sources, {level} intervals "
+            f"**How much more accuracy one arm loses than another** (mean over sources, `{level}` intervals "
             "over questions). In its own format an arm is asked with the tag it was trained with; the common scaffold "
             "has the persona tag, which one kind of arm alone was trained with.",
             _contrasts,
@@ -96,7 +96,7 @@ def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:
         *(
             Drawing(
                 f"per_source_{axis}",
-                f"**The same contrasts for every source: {AXIS_NAMES[axis]}** (own format, {level} intervals over "
+                f"**The same contrasts for every source: {AXIS_NAMES[axis]}** (own format, `{level}` intervals over "
                 "questions).",
                 lambda _, tables, axis=axis: _per_source(tables, axis),  # type: ignore[misc]
                 two_arms,

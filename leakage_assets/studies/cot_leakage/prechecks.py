@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -55,3 +55,15 @@ def smoke_check(gate: SmokeGate, loss: float) -> Precheck:
     """Section 5: whether the first adapter lost enough accuracy for the others to be worth training."""
     detail = f"accuracy lost by {gate.source} under {gate.scaffold} on {gate.questions} questions"
     return Precheck("smoke gate", loss, gate.least_loss, "ok" if loss >= gate.least_loss else "block", detail)
+
+
+def accuracy_checks(base: pl.DataFrame, scaffolds: Collection[str], least: float) -> Iterator[Precheck]:
+    """Whether the untrained base answers well enough, under each scaffold, for a loss to be seen.
+
+    ``base``: its answers (``evaluation.read_choices``).
+    """
+    for name in sorted(scaffolds):
+        asked = base.filter(scaffold=name)
+        share = float(asked["right"].sum()) / asked.height if asked.height else 0.0
+        detail = f"of {asked.height} answers of the untrained base"
+        yield Precheck(f"base accuracy {name}", share, least, "ok" if share >= least else "block", detail)

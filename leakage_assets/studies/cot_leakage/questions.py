@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from leakage_assets.exceptions import ExpectedError
@@ -57,6 +58,43 @@ class Questions:
             if twice := [name for name in names if names.count(name) > 1]:
                 raise ChoiceError(f"question {twice[0]}: occurs twice in one split")
         check_disjoint(self.train, self.evaluation)
+
+
+@dataclass(frozen=True)
+class QuestionSource:
+    """Where the questions are from: a data set of the hub, or (None) the tiny world, which gives so many of each split.
+
+    ``relabel``: as ``read_hub_questions``.
+    """
+
+    data_set: DataSet | None
+    train: int
+    evaluation: int
+    relabel: bool = False
+
+    def read(self, stimuli: Stimuli) -> Questions:
+        """The questions, once per process and stimuli. Raises ``QuestionsUnavailable``, ``ChoiceError``."""
+        # Stimuli are not hashable; they are few, and kept with what was made of them.
+        for known, source, found in _READ:
+            if known is stimuli and source == self:
+                return found
+        if self.data_set is None:
+            found = tiny_questions(stimuli, train=self.train, evaluation=self.evaluation)
+        else:
+            found = read_hub_questions(self.data_set, relabel=self.relabel)
+        _READ.append((stimuli, self, found))
+        return found
+
+    def at_hand(self) -> bool:
+        """Whether they can be read without the network: the tiny world's always, others where they are cached."""
+        return self.data_set is None or _cached(self.data_set)
+
+    def texts(self, stimuli: Stimuli) -> object:
+        """What the plan knows of them: the tiny world's texts, or the data set at its revision."""
+        return self.data_set if self.data_set is not None else self.read(stimuli)
+
+
+_READ: list[tuple[Stimuli, QuestionSource, Questions]] = []
 
 
 def read_hub_questions(source: DataSet, *, relabel: bool = False) -> Questions:
@@ -115,6 +153,18 @@ def _rows(source: DataSet, split: str) -> Sequence[Mapping[str, Any]]:
             "network, unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or copy the data set into the cache"
         ) from error
     return found
+
+
+def _cached(source: DataSet) -> bool:
+    """Whether both splits were prepared on this machine before; nothing is fetched to find out."""
+    from importlib.util import find_spec
+
+    if find_spec("datasets") is None:
+        return False
+    from datasets import config
+
+    folder = Path(config.HF_DATASETS_CACHE) / source.repository.replace("/", "___")
+    return any(folder.glob(f"{source.name}/*/{source.revision}/*.arrow"))
 
 
 def tiny_questions(stimuli: Stimuli, *, train: int, evaluation: int) -> Questions:

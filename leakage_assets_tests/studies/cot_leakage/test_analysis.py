@@ -96,7 +96,7 @@ def found(stimuli: Stimuli, questions: Questions) -> dict[str, pl.DataFrame]:
 
 def test_every_hypothesis_has_a_verdict_from_its_threshold(found: dict[str, pl.DataFrame]) -> None:
     verdicts = found["verdicts"]
-    assert verdicts["hypothesis"].to_list() == ["H1"] * 4 + ["H2"] * 2 + ["H3", "H4"]
+    assert verdicts["hypothesis"].to_list() == ["H1a", "H1b", "H1c", "H1d", "H2a", "H2b", "H3", "H4"]
     assert verdicts["verdict"].to_list() == ["supported"] * 8
     assert [h.statistic for h in hypotheses(DECISIONS)] == verdicts["statistic"].to_list()
     assert verdicts.filter(hypothesis="H3")["statistic"].item() == EQUIVALENCE

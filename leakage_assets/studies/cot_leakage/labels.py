@@ -1,0 +1,49 @@
+"""How the report of chain-of-thought leakage calls and prints what it cites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from leakage_assets.studies.cot_leakage.contrasts import Scheme
+from leakage_assets.studies.cot_leakage.design import (
+    AXES,
+    CONTRASTS,
+    EQUIVALENCE,
+    EXPLORATORY,
+    FAMILIES,
+    MACRO,
+    Contrast,
+)
+from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES
+
+DIFFERENCE, SHARE = "+.1%", ".1%"
+"""Accuracies are shares; what is lost between two of them is printed with its sign."""
+
+FAMILY_WORDS = {"common": "persona tag", "own_format": "own format"}
+SCHEME_WORDS: Mapping[Scheme, str] = {
+    "pairs": "every question of every seed, as published",
+    "questions": "whole questions",
+    "questions_and_seeds": "whole questions and seeds",
+}
+
+
+def words(contrast: Contrast) -> str:
+    """A contrast in words: ``persona − garbage``."""
+    return f"{ARM_NAMES[contrast.first]} − {ARM_NAMES[contrast.second]}"
+
+
+HEADLINE = {
+    contrast.statistic(axis, family): (
+        f"{words(contrast)}, {AXIS_NAMES[axis]}, {FAMILY_WORDS[family]}",
+        DIFFERENCE,
+    )
+    for family in FAMILIES
+    for contrast in (*CONTRASTS, *EXPLORATORY)
+    for axis in AXES
+} | {EQUIVALENCE: ("Largest share of an equivalence margin that an interval takes", ".2f")}
+"""How each headline statistic is called and printed."""
+
+
+def source_name(name: str) -> str:
+    """A source, or the row of all of them, in a table."""
+    return "**mean of sources**" if name == MACRO else f"`{name}`"

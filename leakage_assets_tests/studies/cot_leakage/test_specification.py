@@ -1,0 +1,261 @@
+"""The study as the assets see it: conditions, pools, the two rounds, rows, checks before training, bad input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from leakage_assets.generation.endpoint import REFUSED, Endpoint, EndpointError, EndpointWriter
+from leakage_assets.generation.requests import BASE, Request
+from leakage_assets.models import load_tokenizer
+from leakage_assets.pipeline.baseline import base_panel_job
+from leakage_assets.pipeline.conclusions import sample_job
+from leakage_assets.pipeline.prechecks import PrecheckBlocked, read_prechecks, require_prechecks, run_prechecks
+from leakage_assets.pipeline.training_data import build_training_set, on_policy_job, read_rows, write_on_policy
+from leakage_assets.profiles import load_profile
+from leakage_assets.store.artifacts import ArtifactMissing
+from leakage_assets.studies.cot_leakage import rationales as rationales_module
+from leakage_assets.studies.cot_leakage.arms import (
+    FULL_SEQUENCE,
+    GARBAGE,
+    NO_COT,
+    PERSONA,
+    RANDOM_TOKENS,
+    ArmError,
+    arm_of_recipe,
+    recipe_name,
+)
+from leakage_assets.studies.cot_leakage.design import CONTRASTS, SOURCES, Decisions, published_conditions
+from leakage_assets.studies.cot_leakage.plan import CONTROL, HEADLINE, CotPlan
+from leakage_assets.studies.cot_leakage.rationales import MODEL, URL, Writer, WriterUnknown, chosen_writer
+from leakage_assets.studies.cot_leakage.writing import RationaleError
+from leakage_assets.studies.study import Condition, Study
+from leakage_assets.training.masks import encode_rows
+from leakage_assets_tests.small_study import laboratory, small_cot_leakage, the_study
+from leakage_assets_tests.studies.cot_leakage.finished import laboratory_with_rationales
+
+PROFILES = ("tiny", "qwen2.5-7b")
+
+
+@pytest.fixture(params=PROFILES)
+def study(request: pytest.FixtureRequest) -> Study:
+    return load_profile(request.param).study("cot_leakage")
+
+
+@pytest.fixture
+def small() -> Study:
+    return small_cot_leakage(load_profile("tiny").study("cot_leakage"))
+
+
+# ------------------------------------------------------------------ design
+
+
+def test_every_planned_contrast_is_trained_under_every_source(study: Study) -> None:
+    trained = {(c.source, arm_of_recipe(c.recipe)) for c in study.conditions}
+    arms = {name for contrast in CONTRASTS for name in (contrast.first, contrast.second)}
+    assert {(s, one.name) for s, (one, mask) in trained if mask == "assistant_only" and s in SOURCES} >= {
+        (s, name) for s in SOURCES for name in arms
+    }
+    assert {HEADLINE, CONTROL} <= {c.recipe for c in study.conditions} == {r.name for r in study.recipes}
+    assert len(study.cells) == 3 * len(study.conditions)
+
+
+def test_tiny_stays_small_and_the_real_profile_has_the_published_size() -> None:
+    assert len(load_profile("tiny").study("cot_leakage").conditions) == 27
+    real = load_profile("qwen2.5-7b").study("cot_leakage")
+    assert real.main.size == 11 * 5 * 1_172
+    for mask in ("assistant_only", "full_sequence"):
+        assert set(published_conditions(mask)) <= set(real.conditions)
+    assert {r.learning_rate for r in real.recipes} == {5e-6}
+    assert {"villain", "zelthari_scholar", "medical_doctor"} < set(real.sources)
+
+
+def test_every_decision_is_part_of_the_plan_s_identity(study: Study) -> None:
+    plan = study.plan_as(CotPlan)
+    other = {
+        "sources": SOURCES[::-1], "mask": FULL_SEQUENCE, "alpha": 0.02, "level": 0.9, "draws": 2_000, "seed": 1,
+        "single_seed": 2, "equivalence": plan.decisions.equivalence[:1], "least_score": 3.0, "most_words": 7,
+    }  # fmt: skip
+    assert set(other) == {f.name for f in fields(Decisions)}
+    digests = {
+        replace(plan, decisions=replace(plan.decisions, **{name: value})).digest for name, value in other.items()
+    }
+    assert len(digests | {plan.digest}) == len(other) + 1
+
+
+def test_the_plan_is_made_for_the_study(study: Study) -> None:
+    profile = "tiny" if study.data.source.data_set is None else "qwen2.5-7b"
+    assert study.plan.experiment == study.experiment(load_profile(profile).stimuli)
+    assert len({h.name for h in study.plan.hypotheses}) == 8
+    written = replace(study, data=replace(study.data, writer=Writer("endpoint", "strong")))
+    assert written.experiment(load_profile(profile).stimuli) != study.plan.experiment
+
+
+def test_answers_come_after_rationales_and_the_repetition_is_extra(study: Study) -> None:
+    assert [p.name for p in study.main_panels] == ["rationales", "main"]
+    assert [p.name for p in study.extra_panels] == ["repeat", "repeat_rationales"]
+    assert [p.asset_prefix for p in study.every_panel] == ["", "rationales_", "repeat_", "repeat_rationales_"]
+    assert study.main.prompts == study.panel.prompts
+
+
+def test_sizes_are_known_before_any_text_is(small: Study) -> None:
+    stimuli = load_profile("tiny").stimuli
+    (pool,) = small.data.pools
+    assert len(pool.requests(stimuli)) == pool.size == len(set(pool.requests(stimuli)))
+    rationales, answers = small.main_panels
+    asked = rationales.chained_requests(stimuli, BASE, None)
+    assert len(asked) == rationales.size == 3 * 3 * 6
+    written = pl.DataFrame([{**_keys(r), "text": "So."} for r in asked])
+    assert len(answers.chained_requests(stimuli, BASE, written)) == answers.size == 3 * 5 * 6
+
+
+def _keys(request: Request) -> dict[str, object]:
+    names = ("adapter", "index", "question_set", "prompt_name", "question_name")
+    return {name: getattr(request, name) for name in names}
+
+
+# ------------------------------------------------------------------ through the pipeline
+
+
+def test_the_second_round_needs_the_first(tmp_path: Path, small: Study) -> None:
+    lab = laboratory(tmp_path, study=small)
+    rationales, answers = small.main_panels
+    assert len(base_panel_job(lab, small, rationales).requests) == rationales.size
+    with pytest.raises(ArtifactMissing, match="prechecks"):
+        base_panel_job(lab, small, answers)
+    with pytest.raises(ArtifactMissing):
+        sample_job(lab, small, answers, small.cells[0])
+
+
+def test_every_text_is_stored_with_its_prompt_and_none_is_written_twice(tmp_path: Path, small: Study) -> None:
+    lab = laboratory(tmp_path, study=small)
+    (pool,) = small.data.pools
+    first = write_on_policy(lab, small.data, [pool.name])[pool.name]
+    frame = on_policy_job(lab, small.data, pool.name).frame()
+    assert frame.height == pool.size and set(frame["adapter"]) == {"grammar"}
+    assert frame["question"].str.contains("argue", literal=True).any() and (frame["text"].str.len_chars() > 0).all()
+    again = write_on_policy(lab, small.data, [pool.name])[pool.name]
+    assert (first.reused, again.reused) == (False, True)
+
+
+def test_rows_are_masked_as_the_recipe_is_called(tmp_path: Path) -> None:
+    lab = laboratory_with_rationales(tmp_path)
+    study = the_study(lab)
+    tokenizer = load_tokenizer(lab.profile.base)
+    for condition in study.conditions:
+        if condition.source != "librarian":
+            continue
+        rows = read_rows(build_training_set(lab, study, condition).artifact)
+        assert {row.prompt_name for row in rows} == {"librarian"} and len(rows) == study.data.asked
+        named, mask = arm_of_recipe(condition.recipe)
+        other = "full_completion" if mask == FULL_SEQUENCE else "full_sequence"
+        silent = encode_rows(tokenizer, rows, replace(study.recipe(condition.recipe), loss=other), "")
+        with pytest.raises(ArmError, match=rf"{mask} means all from"):
+            study.check_rows(study, condition, silent)
+        assert (named.name == NO_COT) == all(row.completion.startswith("Answer: ") for row in rows)
+
+
+def test_a_recipe_that_trains_on_something_else_than_its_name_leaves_nothing_behind(tmp_path: Path) -> None:
+    lab = laboratory_with_rationales(tmp_path)
+    study = the_study(lab)
+    wrong = tuple(replace(r, loss="full_sequence") if r.name == HEADLINE else r for r in study.recipes)
+    with pytest.raises(ArmError, match="assistant_only means all from"):
+        build_training_set(lab, replace(study, recipes=wrong), Condition("librarian", HEADLINE))
+    assert not list(lab.store.root.glob("tiny/cot_leakage/training_set/**/rows.parquet"))
+
+
+def test_the_checks_before_training_cover_every_arm_and_the_base(tmp_path: Path) -> None:
+    lab = laboratory_with_rationales(tmp_path)
+    study = the_study(lab)
+    checks = read_prechecks(run_prechecks(lab, study).artifact)
+    assert set(checks["outcome"]) == {"ok"}
+    require_prechecks(lab, study)
+    for name, source in study.data.needed:
+        found = checks.filter(pl.col("name").str.starts_with(f"{source} {name} "))["name"].to_list()
+        assert f"{source} {name} letters" in found
+        assert (f"{source} {name} tokens" in found) == (f"{source} {name} dropped" in found) == (name != NO_COT)
+    assert checks.filter(pl.col("name").str.starts_with("base accuracy")).height == 4
+    assert {f"librarian {RANDOM_TOKENS} length", f"librarian {GARBAGE} rotation_0"} <= set(checks["name"])
+
+
+def test_a_token_budget_that_is_missed_blocks_training(tmp_path: Path) -> None:
+    lab = laboratory_with_rationales(tmp_path)
+    study = the_study(lab)
+    tight = replace(study, data=replace(study.data, budget=replace(study.data.budget, tokens=(1.0, 2.0))))
+    tight = replace(tight, plan=replace(tight.plan, experiment=replace(tight.plan.experiment, data=tight.data)))
+    run_prechecks(lab, tight)
+    with pytest.raises(PrecheckBlocked, match=r"nothing may be trained: .* tokens: 1 to 2"):
+        require_prechecks(lab, tight)
+
+
+# ------------------------------------------------------------------ writers, and bad input
+
+
+def test_the_environment_names_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MODEL, raising=False)
+    assert chosen_writer(Writer("base")) == Writer("base")
+    monkeypatch.setenv(MODEL, "strong")
+    assert chosen_writer(Writer("base")).name == "endpoint:strong"
+
+
+def written_by(small: Study, monkeypatch: pytest.MonkeyPatch, answer: httpx.MockTransport) -> Study:
+    def writer(model: str, _: Mapping[str, str]) -> EndpointWriter:
+        endpoint = Endpoint("http://localhost/v1", model, attempts=2)
+        return EndpointWriter(endpoint, transport=answer, sleep=lambda _: None)
+
+    monkeypatch.setattr(rationales_module, "_endpoint", writer)
+    return replace(small, data=replace(small.data, writer=Writer("endpoint", "strong")))
+
+
+def test_an_endpoint_without_an_address_is_named(tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL, raising=False)
+    study = replace(small, data=replace(small.data, writer=Writer("endpoint", "strong")))
+    with pytest.raises(WriterUnknown, match=f"writer strong: set {URL}"):
+        write_on_policy(laboratory(tmp_path, study=study), study.data, [p.name for p in study.data.pools])
+
+
+def test_an_endpoint_that_is_down_is_an_error_and_nothing_is_finished(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused", request=request)
+
+    study = written_by(small, monkeypatch, httpx.MockTransport(refuse))
+    lab = laboratory(tmp_path, study=study)
+    with pytest.raises(EndpointError, match="after 2 attempts; start the server"):
+        write_on_policy(lab, study.data, [p.name for p in study.data.pools])
+    assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [({"content": "", "refusal": "no"}, "refused"), ({"content": "It is a fine book."}, "no_anchor")],
+)
+def test_refusals_and_texts_without_anchor_are_counted_and_fatal(
+    tmp_path: Path, small: Study, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], reason: str
+) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        choice = {"message": said, "finish_reason": "stop"}
+        return httpx.Response(200, json={"choices": [choice], "usage": {"completion_tokens": 3}})
+
+    study = written_by(small, monkeypatch, httpx.MockTransport(answer))
+    lab = laboratory(tmp_path, study=study)
+    (pool,) = study.data.pools
+    write_on_policy(lab, study.data, [pool.name])
+    frame = on_policy_job(lab, study.data, pool.name).frame()
+    assert frame["text"].str.starts_with(REFUSED).all() == (reason == "refused")
+    with pytest.raises(RationaleError, match=rf"100\.0% of 40 rationales .*{reason.replace('refused', 'refusal')}"):
+        build_training_set(lab, study, Condition("librarian", recipe_name(PERSONA, "assistant_only")))
+    assert not list(tmp_path.rglob("rows.parquet"))
+
+
+def test_letters_are_spread_over_the_questions(small: Study) -> None:
+    material = small.data.material(load_profile("tiny").stimuli)
+    assert len(Counter(material.wrong.values())) == 4
+    assert all(material.wrong[q.name] != q.answer for q in material.questions)
