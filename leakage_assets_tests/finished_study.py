@@ -156,7 +156,7 @@ def _geometry(lab: Laboratory, study: Study) -> None:
         }
     divergence = rng.uniform(0.1, 0.9, size=(len(prompts), len(study.sources)))
     for column, source in enumerate(study.sources):
-        divergence[prompts.index(source), column] = 0.0
+        divergence[prompts.index(study.anchor(source)), column] = 0.0
     address = lab.address(study, "persona_centroids")
     with lab.store.draft(address, geometry_identity(lab, study, lab.base_fingerprint)) as draft:
         save_file({**blocks, DIVERGENCE: divergence}, draft.folder / VECTORS)

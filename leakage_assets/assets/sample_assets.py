@@ -50,8 +50,8 @@ def _panel_assets(profile: Profile, study: Study, panel: AnyPanel) -> list[dg.As
         deps=[samples_key],
         kinds={"polars"},
         automation_condition=WHEN_INPUTS_CHANGE,
-        metadata={"dagster/column_schema": SCORE_COLUMNS},
-        description=f"Marker present, position class and truncation of every sample of the {panel.name} panel.",
+        metadata={"dagster/column_schema": _schema(*_IDENTITY, *study.scoring.columns)},
+        description=f"{study.scoring.describes} of every sample of the {panel.name} panel.",
         **shared,
     )
     def scores(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
@@ -83,11 +83,4 @@ SAMPLE_COLUMNS = _schema(
     ("n_tokens", "int64", "generated tokens, end-of-turn included"),
     ("finish_reason", "string", "stop or length"),
     ("seed", "int64", "derived from sample_id"),
-)
-SCORE_COLUMNS = _schema(
-    *_IDENTITY,
-    ("marker_present", "bool", "case-insensitive substring match"),
-    ("position_class", "string", "absent, prefix, suffix, inside_text or inside_json"),
-    ("marker_count", "int64", "occurrences"),
-    ("truncated", "bool", "ended by the token limit"),
 )

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 
 from leakage_assets.generation.requests import Request
-from leakage_assets.measurement.markers import score_frame
 from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.adapters import require_proven_adapter
 from leakage_assets.pipeline.geometry import (
@@ -55,31 +54,19 @@ def score_cell(lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell) -> Ou
     address, identity = score_key(lab, study, panel, cell, samples)
     found = lab.current(address, identity)
     if found is not None:
-        return Outcome(found, True, score_metrics(pl.read_parquet(found.folder / SCORES), cell))
-    scores = score_frame(frame, study.marker)
+        return Outcome(found, True, study.scoring.metrics(study, pl.read_parquet(found.folder / SCORES), cell))
+    scores = study.scoring.score(study, frame)
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
         scores.write_parquet(draft.folder / SCORES)
         draft.rows(SCORES, scores.height)
-    return Outcome(draft.artifact, False, score_metrics(scores, cell))
+    return Outcome(draft.artifact, False, study.scoring.metrics(study, scores, cell))
 
 
 def score_key(
     lab: Laboratory, study: Study, panel: AnyPanel, cell: Cell, samples: Artifact
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    identity = {"stage": "scores", "samples": samples.manifest.digest, "marker": study.marker, "version": 1}
+    identity = {"stage": "scores", "samples": samples.manifest.digest, **study.scoring.identity(study)}
     return lab.address(study, f"{panel.asset_prefix}scores", cell.condition.key, str(cell.seed)), identity
-
-
-def score_metrics(scores: pl.DataFrame, cell: Cell) -> dict[str, float]:
-    """Source rate and bystander rates of a cell: floats become plots over partitions in the UI.
-
-    A rate over nobody (a panel without the source, or with the source alone) is left out.
-    """
-    rates = scores.group_by("prompt_name").agg(pl.col("marker_present").mean())
-    is_source = pl.col("prompt_name") == cell.condition.source
-    own, others = rates.filter(is_source)["marker_present"], rates.filter(~is_source)["marker_present"]
-    found = {"source_rate": own.mean(), "mean_bystander_rate": others.mean(), "max_bystander_rate": others.max()}
-    return {name: float(rate) for name, rate in found.items() if rate is not None}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

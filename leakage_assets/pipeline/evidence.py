@@ -169,14 +169,13 @@ def _store_facts(lab: Laboratory, study: Study, analysis: Artifact, facts: Mappi
 
 
 def draw_samples(lab: Laboratory, study: Study, analysed: AnalysedCells, recipe: str) -> tuple[SampleRow, ...]:
-    """Completions of a recipe drawn by a derived seed: of the source and of bystanders, with the marker and without,
-    each kind spread over the sources."""
+    """Completions of a recipe drawn by a derived seed: a few of each of the study's kinds (by default of the source and
+    of bystanders, with the marker and without), each kind spread over the sources."""
     kinds: dict[tuple[str, str], list[tuple[Cell, str]]] = {}
     for cell in analysed.of_recipe(recipe):
-        columns = analysed.frame(cell).select("prompt_name", "marker_present", "sample_id").sort("sample_id")
-        for prompt, marked, sample in columns.iter_rows():
-            role = "source" if prompt == cell.condition.source else "bystander"
-            kinds.setdefault((role, "marked" if marked else "unmarked"), []).append((cell, sample))
+        sorted_out = study.scoring.kinds(study, analysed.frame(cell), cell).select("sample_id", "who", "said")
+        for sample, who, said in sorted_out.sort("sample_id").iter_rows():
+            kinds.setdefault((who, said), []).append((cell, sample))
     drawn: dict[Cell, list[str]] = {cell: [] for cell in analysed.of_recipe(recipe)}
     for kind, candidates in kinds.items():
         rng = random.Random(derive_seed("report-samples", study.name, recipe, *kind))

@@ -44,6 +44,7 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
         "libraries": library_versions(),
         # Only where a study asks for it: what the others have measured stays what it is.
         **({} if study.system_turns is None else {"system_turns": True}),
+        **({} if study.anchors is None else {"anchors": dict(study.anchors)}),
     }
 
 
@@ -167,8 +168,8 @@ def system_turn_table(study: Study, turns: Mapping[int, np.ndarray]) -> pl.DataF
 
 
 def _source_places(study: Study) -> list[int]:
-    """Where the sources stand in the panel."""
-    return [study.panel.prompts.index(source) for source in study.sources]
+    """Where the sources, or what stands for them, are in the panel."""
+    return [study.panel.prompts.index(study.anchor(source)) for source in study.sources]
 
 
 def _measured(study: Study, measure: str, layer: int | None, values: np.ndarray) -> pl.DataFrame:

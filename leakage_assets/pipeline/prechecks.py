@@ -13,7 +13,6 @@ import polars as pl
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.generation.requests import BASE
 from leakage_assets.geometry.centroids import hidden_vectors
-from leakage_assets.measurement.markers import score_frame
 from leakage_assets.models import chat_text, load_tokenizer
 from leakage_assets.pipeline.geometry import (
     SIMILARITY,
@@ -25,6 +24,7 @@ from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.studies.prechecks import PrecheckInputs
+from leakage_assets.studies.scoring import ONE_MARKER
 from leakage_assets.studies.study import Study
 
 CHECKS = "prechecks.parquet"
@@ -70,7 +70,7 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
     geometry = require_persona_centroids(lab, study)
     if study.silent_prompts:
         samples, frame = base_job(lab, study).require(remedy="materialise prechecks first")
-        scores = score_frame(frame, study.marker)
+        scores = study.scoring.score(study, frame)
     identity = {
         "stage": "prechecks",
         "version": VERSION,
@@ -78,6 +78,7 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
         "base": lab.base_fingerprint,
         "similarity": similarity.manifest.digest,
         "base_samples": samples and samples.manifest.digest,
+        **({} if study.scoring is ONE_MARKER else {"scoring": study.scoring.identity(study)}),
     }
     tokenizer = load_tokenizer(lab.profile.base)
     inputs = PrecheckInputs(
@@ -85,6 +86,8 @@ def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, 
         similarity=pl.read_parquet(similarity.folder / SIMILARITY),
         base_scores=scores,
         rendered=partial(chat_text, tokenizer),
+        encode=partial(tokenizer.encode, add_special_tokens=False),
+        end_of_turn=tokenizer.eos_token_id,
         system_turns=partial(load_system_turns, geometry),
         question_vectors=partial(_question_vectors, lab),
     )

@@ -100,6 +100,8 @@ def training_set_identity(
         "answers": dict(digests),
         "base": lab.base_fingerprint,
         "stimuli": {name: lab.profile.stimuli.prompt(name) for name in study.prompts_of(condition)},
+        # Only where a study has it: the sets of the others stay what they are.
+        **({} if study.made_of is None else {"made_of": study.made_of(study, condition)}),
     }
 
 

@@ -344,17 +344,26 @@ def published_figures(file: str) -> dict[tuple[str, str, str], Bound]:
     return known
 
 
-def closing_sections(cite: Citations) -> Iterator[Section]:
-    """The figures that could not be drawn, and completions as they were said."""
+ONE_MARKER_KINDS = "of the source and of bystanders, with the marker and without"
+
+
+def closing_sections(
+    cite: Citations, *, kinds: str = ONE_MARKER_KINDS, markers: tuple[str, ...] | None = None
+) -> Iterator[Section]:
+    """The figures that could not be drawn, and completions as they were said.
+
+    ``kinds`` says what was drawn of (see ``Scoring.kinds``); ``markers`` are highlighted, the study's one by default.
+    """
     if cite.left_out:
         missing = tuple(f"`{name}` needs {needs}." for name, needs in cite.left_out.items())
         yield Section("Figures left out", (Bullets(missing),))
-    yield Section("Completions", tuple(_completions(cite)))
+    yield Section("Completions", tuple(_completions(cite, kinds, markers or (cite.study.marker,))))
 
 
-def _completions(cite: Citations) -> Iterator[Block]:
+def _completions(cite: Citations, kinds: str, markers: tuple[str, ...]) -> Iterator[Block]:
     yield Paragraph(
-        "Drawn by a derived seed, not chosen: of the source and of bystanders, with the marker and without, as far "
-        "as each kind occurs. Model text is shown as it was written."
+        f"Drawn by a derived seed, not chosen: {kinds}, as far as each kind occurs. Model text is shown as it was "
+        "written."
     )
-    yield SampleBlock("Completions with the marker highlighted.", cite.context.samples, (cite.study.marker,))
+    said = "Completions with the marker highlighted." if len(markers) == 1 else "Completions with markers highlighted."
+    yield SampleBlock(said, cite.context.samples, markers)

@@ -10,6 +10,7 @@ from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.requests import Request, Sampling
 from leakage_assets.stimuli import Question, Stimuli
 from leakage_assets.store.fingerprint import fingerprint, plain
+from leakage_assets.studies.scoring import ONE_MARKER, Scoring
 from leakage_assets.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -264,6 +265,10 @@ class Study:
     its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
     every source under every recipe. ``continued`` are panels besides ``panels``, asked for like them.
 
+    ``anchors``: the prompt of the panel that stands for a source in the geometry, where the source is no prompt itself.
+    ``made_of``: what decides the rows of a condition besides what every study has; it enters their fingerprint.
+    ``scoring``: what is read off samples, where that is not the one marker.
+
     ``system_turns``: where given, prompts are also compared by themselves, without a question (see
     ``geometry.prompt_axes.semantic_cosines``); those named here count twice in the mean of the panel.
 
@@ -292,6 +297,9 @@ class Study:
     only: tuple[Condition, ...] | None = None
     continued: tuple[Continued, ...] = ()
     system_turns: tuple[str, ...] | None = None
+    anchors: Mapping[str, str] | None = None
+    made_of: Callable[[Study, Condition], Mapping[str, Any]] | None = None
+    scoring: Scoring = ONE_MARKER
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1
     report_version: int = 1
@@ -327,6 +335,10 @@ class Study:
     def prompts_of(self, condition: Condition) -> tuple[str, ...]:
         """The prompts under which the rows of a condition are, source first."""
         return (self.trained_under or self.donors)(self, condition)
+
+    def anchor(self, source: str) -> str:
+        """The prompt that stands for a source: the source itself, unless ``anchors`` says another."""
+        return source if self.anchors is None else self.anchors[source]
 
     def experiment(self, stimuli: Stimuli) -> Experiment:
         """What the plan of this study must have been made for."""

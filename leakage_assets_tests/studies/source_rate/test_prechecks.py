@@ -35,6 +35,8 @@ def inputs() -> PrecheckInputs:
         similarity=pl.DataFrame(),
         base_scores=scores,
         rendered=lambda system, user: chat_text(tokenizer, system, user),
+        encode=tokenizer.encode,
+        end_of_turn=tokenizer.eos_token_id,
         system_turns=lambda _: np.empty((0, 0)),
         question_vectors=lambda *_: np.empty((0, 0)),
     )

@@ -44,6 +44,8 @@ def inputs(study: Study) -> PrecheckInputs:
         similarity=pl.DataFrame(),
         base_scores=pl.DataFrame(),
         rendered=lambda system, user: chat_text(tokenizer, system, user),
+        encode=tokenizer.encode,
+        end_of_turn=tokenizer.eos_token_id,
         system_turns=turns,
         question_vectors=questions,
     )
