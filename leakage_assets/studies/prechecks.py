@@ -30,11 +30,12 @@ class PrecheckInputs:
     """What the checks are read from.
 
     ``similarity``: measure, layer, source, prompt_name, value of the base model. ``base_scores``: scores of the base
-    model under the study's ``silent_prompts``, one row per sample (see ``Study.scoring``). ``rendered(system, user)``: a
-    conversation as the chat template has it, up to the generation prompt. ``encode(text)``: token ids without special
-    tokens; ``end_of_turn``: the id that ends a turn. ``system_turns(layer)``: what the base makes of the prompts of
-    the panel by themselves, (prompts, dimension), for a study that asks for it. ``question_vectors(system, questions,
-    layer)``: hidden vectors of questions under a prompt at the last input token, (questions, dimension).
+    model under the study's ``silent_prompts``, one row per sample (see ``Study.scoring``).
+    ``rendered(system, user)``: a conversation as the chat template has it, up to the generation prompt.
+    ``encode(text)``: token ids without special tokens; ``end_of_turn``: the id that ends a turn.
+    ``system_turns(layer)``: what the base makes of the prompts of the panel by themselves, (prompts, dimension), for a
+    study that asks for it. ``question_vectors(system, questions, layer)``: hidden vectors of questions under a prompt
+    at the last input token, (questions, dimension).
     """
 
     stimuli: Stimuli
