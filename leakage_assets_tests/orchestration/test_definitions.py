@@ -28,10 +28,16 @@ from leakage_assets.studies.study import Study
 LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
 OOD = {"ood_samples", "ood_scores"}
 FOLLOWUPS = {f"{panel}_{stage}" for panel in ("declarative", "dissociation") for stage in ("samples", "scores")}
-STUDIES = {"marker_leakage": OOD, "source_rate": {"prechecks"}, "trigger_leakage": {"prechecks"} | FOLLOWUPS}
+PROBE = {"probe_samples", "probe_scores"}
+STUDIES = {
+    "marker_leakage": OOD,
+    "source_rate": {"prechecks"},
+    "trigger_leakage": {"prechecks"} | FOLLOWUPS,
+    "two_marker_chunk": {"prechecks"} | PROBE,
+}
 """What each study has besides what all have."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
-PANELS = {"samples", "scores"} | OOD | FOLLOWUPS
+PANELS = {"samples", "scores"} | OOD | FOLLOWUPS | PROBE
 CELL_ASSETS = {"adapter", "tuned_similarity"} | PANELS
 CHEAP = {name for name in PANELS if name.endswith("scores")} | {"prompt_similarity", "analysis", "figures", "report"}
 ON_GPU = {name for name in PANELS if name.endswith("samples")} | {
