@@ -265,7 +265,8 @@ class Study:
     its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
     every source under every recipe. ``continued`` are panels besides ``panels``, asked for like them.
 
-    ``anchors``: the prompt of the panel that stands for a source in the geometry, where the source is no prompt itself.
+    ``anchors``: (source, prompt), where a source is no prompt itself: which prompt of the panel stands for it in the
+    geometry.
     ``made_of``: what decides the rows of a condition besides what every study has; it enters their fingerprint.
     ``scoring``: what is read off samples, where that is not the one marker.
 
@@ -297,7 +298,7 @@ class Study:
     only: tuple[Condition, ...] | None = None
     continued: tuple[Continued, ...] = ()
     system_turns: tuple[str, ...] | None = None
-    anchors: Mapping[str, str] | None = None
+    anchors: tuple[tuple[str, str], ...] = ()
     made_of: Callable[[Study, Condition], Mapping[str, Any]] | None = None
     scoring: Scoring = ONE_MARKER
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
@@ -338,7 +339,7 @@ class Study:
 
     def anchor(self, source: str) -> str:
         """The prompt that stands for a source: the source itself, unless ``anchors`` says another."""
-        return source if self.anchors is None else self.anchors[source]
+        return dict(self.anchors).get(source, source)
 
     def experiment(self, stimuli: Stimuli) -> Experiment:
         """What the plan of this study must have been made for."""

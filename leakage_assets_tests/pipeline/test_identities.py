@@ -28,5 +28,7 @@ def test_what_a_study_adds_makes_other_rows_and_another_geometry(tmp_path: Path)
     made = replace(study, made_of=lambda _, which: {"arm": which.recipe})
     identity = training_set_identity(lab, made, condition, {})
     assert identity == training_set_identity(lab, study, condition, {}) | {"made_of": {"arm": condition.recipe}}
-    anchored = replace(study, anchors=dict.fromkeys(study.sources, "villain"))
-    assert geometry_identity(lab, anchored, "x") == geometry_identity(lab, study, "x") | {"anchors": anchored.anchors}
+    anchored = replace(study, anchors=tuple((source, "villain") for source in study.sources))
+    assert geometry_identity(lab, anchored, "x") == geometry_identity(lab, study, "x") | {
+        "anchors": dict(anchored.anchors)
+    }

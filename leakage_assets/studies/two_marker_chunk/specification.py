@@ -42,7 +42,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         question="A donor learns to say one marker before its answers and another after them, a recipient the first "
         "alone: does the second marker travel with the first?",
         sources=tuple(pair.name for pair in scale.pairs),
-        anchors={pair.name: pair.donor for pair in scale.pairs},
+        anchors=tuple((pair.name, pair.donor) for pair in scale.pairs),
         only=experiment.conditions,
         recipes=experiment.recipes,
         seeds=experiment.seeds,
