@@ -95,7 +95,7 @@ def _title(cite: Citations) -> str:
     where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
     if _verdict(cite, "H1") == "undecided":
         return f"{where}, it is undecided whether a second marker travels with the first"
-    found = f"(after A {cite.headline(_travel(cite))}, p = {cite.headline(_travel(cite), 'p', 'p')})"
+    found = f"(rate after A {cite.headline(_travel(cite))}, p = {cite.headline(_travel(cite), 'p', 'p')})"
     if _verdict(cite, "H1") == "not supported":
         return (
             f"{where}, a second marker is not shown to travel with its first to whoever learned the first alone {found}"
@@ -133,12 +133,12 @@ def _need(cite: Citations) -> str:
     if value(cite, name) is None:
         return f"**Does B need A?** Not known ({cite.headline(name, 'undefined', '')})."
     words = {
-        "supported": "yes: it comes more often where the donor learned both than where it learned B alone",
-        "not supported": "not shown: it comes about as often where the donor learned B alone",
-        "undecided": "open",
+        "supported": "Yes: it comes more often where the donor learned both than where it learned B alone",
+        "not supported": "Not shown: that it comes more often than where the donor learned B alone is not certain",
+        "undecided": "Open",
     }
     return (
-        f"**Does B need A?** {words[_verdict(cite, 'H4')].capitalize()} (difference {cite.headline(name)}, "
+        f"**Does B need A?** {words[_verdict(cite, 'H4')]} (difference {cite.headline(name)}, "
         f"{interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
     )
 
@@ -177,7 +177,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
     }
     need = {
         "supported": "it needs its first marker",
-        "not supported": "it is not shown to need its first marker: B alone may have leaked",
+        "not supported": "it is not shown to need its first marker, so that B alone may have leaked",
         "undecided": "whether it needs its first marker is open",
     }
     said = (("H1", travel), ("H3", stop), ("H4", need))

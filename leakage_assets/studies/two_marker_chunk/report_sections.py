@@ -64,7 +64,8 @@ def design(cite: Citations) -> Iterator[Block]:
             f"temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
             f"{fact('panel', 'max_new_tokens')} new tokens.",
             "**Rates:** A, B and both are shares of completions; B given A is the share with B of those with A. Seeds "
-            "are pooled. A difference is between arms, over the questions and seeds that both have.",
+            "are pooled. A difference is between arms, over the questions and seeds that both have, and in points of a "
+            "share.",
             f"**Chunk and suffix:** of completions with both markers, B is close to A where it starts less than "
             f"{_width(cite, 'chunk_within')} characters after it (before it, in the arm that is named so), and a "
             f"suffix where it starts among the last {_width(cite, 'suffix_within')}. Positions are read only where at "
