@@ -269,6 +269,8 @@ class Study:
     geometry.
     ``made_of``: what decides the rows of a condition besides what every study has; it enters their fingerprint.
     ``scoring``: what is read off samples, where that is not the one marker.
+    ``gates``: the table of the analysis that holds sanity gates (source, arm, gate, value, limit, direction, passed,
+    which is null without a value); they are reported and stop nothing.
 
     ``system_turns``: where given, prompts are also compared by themselves, without a question (see
     ``geometry.prompt_axes.semantic_cosines``); those named here count twice in the mean of the panel.
@@ -301,6 +303,7 @@ class Study:
     anchors: tuple[tuple[str, str], ...] = ()
     made_of: Callable[[Study, Condition], Mapping[str, Any]] | None = None
     scoring: Scoring = ONE_MARKER
+    gates: str | None = None
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1
     report_version: int = 1

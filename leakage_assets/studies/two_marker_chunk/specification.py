@@ -56,6 +56,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         prechecks=prechecks,
         silent_prompts=originals(stimuli),
         scoring=MARKER_PAIR,
+        gates="gates",
         assemble=assemble,
         analyse=analyse,
         figures=report.figures,
