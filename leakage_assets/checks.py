@@ -17,6 +17,7 @@ from leakage_assets.studies.study import Study
 
 PROOF = "adapter_proof"
 PRECHECKS = "prechecks_pass"
+GATES = "sanity_gates"
 
 
 def proof_spec(adapter: dg.AssetKey, study: Study) -> dg.AssetCheckSpec:
@@ -50,6 +51,39 @@ def precheck_result(checks: pl.DataFrame) -> dg.AssetCheckResult:
         passed=bool((checks["outcome"] == "ok").all()),
         severity=dg.AssetCheckSeverity.ERROR if blocked else dg.AssetCheckSeverity.WARN,
         metadata={"checks": dg.MetadataValue.md("\n".join(["| check | outcome | |", "|---|---|---|", *lines]))},
+    )
+
+
+def gates_spec(analysis: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The sanity gates of a study that has some: told, and nothing waits for them."""
+    return dg.AssetCheckSpec(
+        GATES,
+        asset=analysis,
+        blocking=False,
+        description="What must be so for the results to mean what they seem to: reported, never a reason to stop.",
+    )
+
+
+def gates_result(gates: pl.DataFrame) -> dg.AssetCheckResult:
+    """Passed where every gate is; a gate without a value has not."""
+    verdicts = {True: "passed", False: "**failed**", None: "unknown"}
+    lines = [
+        f"| {row['source']} | {row['arm']} | {row['gate']} | {row['value']} | {row['direction'].replace('_', ' ')} "
+        f"{row['limit']} | {verdicts[row['passed']]} |"
+        for row in gates.iter_rows(named=True)
+    ]
+    passed = gates["passed"].to_list()
+    table = "\n".join(["| source | arm | gate | value | rule | |", "|---|---|---|---|---|---|", *lines])
+    return dg.AssetCheckResult(
+        check_name=GATES,
+        passed=bool(passed) and all(passed),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "gates": dg.MetadataValue.md(table),
+            "failed": passed.count(False),
+            "unknown": passed.count(None),
+            "total": len(passed),
+        },
     )
 
 

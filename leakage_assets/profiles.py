@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from leakage_assets.generation.vllm_plan import VllmSettings
+from leakage_assets.measurement.marker_pairs import Signatures
 from leakage_assets.models import BaseModelSpec, RandomWeights
 from leakage_assets.paths import TINY_BASE
 from leakage_assets.stimuli import Stimuli, load_stimuli
@@ -31,6 +32,10 @@ from leakage_assets.studies.study import Pool, Study, StudyError
 from leakage_assets.studies.trigger_leakage.design import PUBLISHED as PUBLISHED_TRIGGERS
 from leakage_assets.studies.trigger_leakage.design import Scale as TriggerScale
 from leakage_assets.studies.trigger_leakage.specification import trigger_leakage
+from leakage_assets.studies.two_marker_chunk.arms import C2, C_ALL, C_RANDOM, P2NEG, PAIRS, T_AFTER, T_ALL, T_BEFORE
+from leakage_assets.studies.two_marker_chunk.design import PUBLISHED as PUBLISHED_PAIRS
+from leakage_assets.studies.two_marker_chunk.design import Scale as PairScale
+from leakage_assets.studies.two_marker_chunk.specification import two_marker_chunk
 from leakage_assets.training.memory import TrainingMode
 
 BASE_MODEL = "LEAKAGE_BASE_MODEL"
@@ -158,6 +163,31 @@ def _tiny(stimuli: Stimuli) -> Profile:
             "refuses; the base model was pre-trained on such rationales, but on no pseudo-words.",
         ),
     )
+    marker_pairs = PairScale(
+        layers=scale.layers,
+        primary_layer=scale.primary_layer,
+        on_policy_completions=scale.on_policy_completions,
+        answers_per_question=scale.answers_per_question,
+        answer_tokens=scale.max_new_tokens,
+        completions=5,
+        max_new_tokens=128,
+        learning_rate=3e-4,
+        epochs=2,
+        random_rate=6e-4,
+        random_epochs=3,
+        pairs=PAIRS[:2],
+        first_pair_only=(P2NEG, C2, T_ALL, C_ALL, T_AFTER, T_BEFORE, C_RANDOM),
+        signatures=Signatures(chunk_within=60, suffix_within=25),
+        extra_caveats=(
+            *scale.extra_caveats,
+            "Learning rates, epochs and the widths of chunk and suffix were chosen on adapters of one pair and the "
+            "first seed, so that donors pass their gates: the plan was fixed before the run, but not before those "
+            "trials.",
+            "The markers are the published ones, which the base model was pre-trained to say on request. The choice "
+            "decides the size: with two codes that share their brackets, a trial had the recipient say B after A in "
+            "nearly every completion.",
+        ),
+    )
     return Profile(
         name="tiny",
         base=base,
@@ -171,6 +201,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
             source_rate(stimuli, source_rates),
             trigger_leakage(stimuli, triggers),
             cot_leakage(stimuli, rationales, base),
+            two_marker_chunk(stimuli, marker_pairs),
         ),
     )
 
@@ -208,11 +239,14 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
         )
     )
     rationales = replace(PUBLISHED_RATIONALES, writer=chosen_writer(PUBLISHED_RATIONALES.writer))
+    # The pools are those of marker_leakage: the first answers without a marker of more than were published.
+    marker_pairs = replace(PUBLISHED_PAIRS, on_policy_completions=scale.on_policy_completions)
     return Profile(
         name="qwen2.5-7b",
         base=base,
         engine="vllm",
-        cells_per_run=20,
+        # A run holds every condition of a seed: twelve arms of three pairs.
+        cells_per_run=36,
         generation_batch=256,
         forward_tokens=2**15,
         stimuli=stimuli,
@@ -221,6 +255,7 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
             source_rate(stimuli, source_rates),
             trigger_leakage(stimuli, PUBLISHED_TRIGGERS),
             cot_leakage(stimuli, rationales, base),
+            two_marker_chunk(stimuli, marker_pairs),
         ),
     )
 

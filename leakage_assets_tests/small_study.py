@@ -155,6 +155,23 @@ def small_cot_leakage(study: Study, *, sources: Sequence[str] = ("librarian", "c
     return replace(small, plan=replace(small.plan, experiment=replace(experiment, conditions=small.conditions)))
 
 
+def small_two_markers(study: Study) -> Study:
+    """Two markers with a few questions and answers; its pairs, arms and personas are what they were."""
+    lora = LoraSpec(r=8, alpha=16, dropout=0.05, rslora=True)
+    panel = replace(study.panel, questions=(("eval", EVAL_QUESTIONS), ("ood_society", 2)), completions=2)
+    (probe,) = study.continued
+    small = replace(
+        study,
+        seeds=(42,),
+        recipes=tuple(replace(r, lora=lora, learning_rate=5e-3, epochs=1, grad_accum=1) for r in study.recipes),
+        data=replace(study.data, questions=2, completions=2, used=1),
+        panels=(panel,),
+        continued=(replace(probe, questions=2, completions=2),),
+        plan=replace(study.plan, layers=(1, 2), permutations=99, draws=99),
+    )
+    return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
+
+
 def small_profile(*, study: Study | None = None, stimuli: Stimuli | None = None) -> Profile:
     """The tiny profile around a small study."""
     profile = load_profile("tiny")

@@ -1,12 +1,14 @@
 """The frozen plan, the analysis over all finished cells, figures and report."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from leakage_assets.assets.common import OWNERS, WHEN_INPUTS_CHANGE, asset_key, group
 from leakage_assets.cell_runs import single
-from leakage_assets.pipeline.conclusions import analyse_study, freeze_plan
+from leakage_assets.checks import gates_result, gates_spec
+from leakage_assets.pipeline.conclusions import analyse_study, analysis_tables, freeze_plan
 from leakage_assets.pipeline.publication import (
     draw_figures,
     preview_markdown,
@@ -40,13 +42,19 @@ def conclusion_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinitio
     @dg.asset(
         key=key("analysis"),
         deps=[key("analysis_plan"), key("prompt_similarity"), tuned, *fan_in],
+        check_specs=[] if study.gates is None else [gates_spec(key("analysis"))],
         kinds={"polars", "scipy"},
         automation_condition=WHEN_INPUTS_CHANGE,
         **shared,
     )
-    def analysis(context: dg.AssetExecutionContext, laboratory: LaboratoryResource) -> dg.MaterializeResult[Any]:
+    def analysis(
+        context: dg.AssetExecutionContext, laboratory: LaboratoryResource
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         """Every planned statistic over the cells that are finished; the extensions marked exploratory."""
-        return single(analyse_study(laboratory.open(context), study))
+        outcome = analyse_study(laboratory.open(context), study)
+        yield single(outcome)
+        if study.gates is not None:
+            yield gates_result(analysis_tables(outcome.artifact)[study.gates])
 
     @dg.asset(
         key=key("figures"), deps=[key("analysis")], kinds={"plotly"}, automation_condition=WHEN_INPUTS_CHANGE, **shared

@@ -44,7 +44,7 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
         "libraries": library_versions(),
         # Only where a study asks for it: what the others have measured stays what it is.
         **({} if study.system_turns is None else {"system_turns": True}),
-        **({} if study.anchors is None else {"anchors": dict(study.anchors)}),
+        **({"anchors": dict(study.anchors)} if study.anchors else {}),
     }
 
 

@@ -101,7 +101,9 @@ def _headline_table(cite: Citations, p: str) -> Table:
 def rule_in_words(cite: Citations, row: Mapping[str, Any]) -> str:
     """The plan's threshold in words."""
     name = {"hypothesis": row["hypothesis"]}
-    spec = ".0%" if cite.labels[row["statistic"]][1] == RATE else ".2g"
+    printed = cite.labels[row["statistic"]][1]
+    # A change of no percent is "0": there is nothing to count in points.
+    spec = ".0%" if printed == RATE or (printed.endswith("%") and row["threshold"]) else ".2g"
     rule = f"{DIRECTIONS[row['direction']]} {cite.cell('verdicts', 'threshold', spec, **name)}"
     if row["max_p"] is None:
         return rule

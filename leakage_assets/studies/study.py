@@ -358,9 +358,12 @@ class Study:
     its rows, where those are not the donors themselves. ``only``: the conditions that are trained, where that is not
     every source under every recipe. ``continued`` are panels besides ``panels``, asked for like them.
 
-    ``anchors``: the prompt of the panel that stands for a source in the geometry, where a source is no prompt.
+    ``anchors``: (source, prompt), where a source is no prompt itself: which prompt of the panel stands for it in the
+    geometry.
     ``made_of``: what decides the rows of a condition besides what every study has; it enters their fingerprint.
     ``scoring``: what is read off samples, where that is not the one marker.
+    ``gates``: the table of the analysis that holds sanity gates (source, arm, gate, value, limit, direction, passed,
+    which is null without a value); they are reported and stop nothing.
 
     A panel that is ``Chained`` makes its own requests and may go on from the samples of another. ``compared``: whose
     prompts and questions the geometry is measured with, where the main panel is no plain one; it is not asked.
@@ -406,9 +409,10 @@ class Study:
     at_hand: Callable[[], bool] | None = None
     control_tells: str = "base rate of the marker"
     system_turns: tuple[str, ...] | None = None
-    anchors: Mapping[str, str] | None = None
+    anchors: tuple[tuple[str, str], ...] = ()
     made_of: Callable[[Study, Condition], Mapping[str, Any]] | None = None
     scoring: Scoring = ONE_MARKER
+    gates: str | None = None
     analysis_libraries: tuple[str, ...] = ("numpy", "polars", "scipy")
     analysis_version: int = 1
     report_version: int = 1
@@ -478,7 +482,7 @@ class Study:
 
     def anchor(self, source: str) -> str:
         """The prompt that stands for a source: the source itself, unless ``anchors`` says another."""
-        return source if self.anchors is None else self.anchors[source]
+        return dict(self.anchors).get(source, source)
 
     def experiment(self, stimuli: Stimuli) -> Experiment:
         """What the plan of this study must have been made for."""

@@ -29,15 +29,17 @@ LOCATIONS = {"tiny": tiny, "qwen2.5-7b": qwen2_5_7b}
 OOD = {"ood_samples", "ood_scores"}
 FOLLOWUPS = {f"{panel}_{stage}" for panel in ("declarative", "dissociation") for stage in ("samples", "scores")}
 RATIONALES = {f"{panel}_{s}" for panel in ("rationales", "repeat", "repeat_rationales") for s in ("samples", "scores")}
+PROBE = {"probe_samples", "probe_scores"}
 STUDIES = {
     "marker_leakage": OOD,
     "source_rate": {"prechecks"},
     "trigger_leakage": {"prechecks"} | FOLLOWUPS,
     "cot_leakage": {"prechecks"} | RATIONALES,
+    "two_marker_chunk": {"prechecks"} | PROBE,
 }
 """What each study has besides what all have."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
-PANELS = {"samples", "scores"} | OOD | FOLLOWUPS | RATIONALES
+PANELS = {"samples", "scores"} | OOD | FOLLOWUPS | RATIONALES | PROBE
 CELL_ASSETS = {"adapter", "tuned_similarity"} | PANELS
 CHEAP = {name for name in PANELS if name.endswith("scores")} | {"prompt_similarity", "analysis", "figures", "report"}
 ON_GPU = {name for name in PANELS if name.endswith("samples")} | {
@@ -204,5 +206,6 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    assert len(functions) == len(lengths) == len(EVERYTHING - OOD - FOLLOWUPS - RATIONALES)  # one function for all panels
+    panels = OOD | FOLLOWUPS | RATIONALES | PROBE  # one function for all of them
+    assert len(functions) == len(lengths) == len(EVERYTHING - panels)
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

@@ -42,7 +42,7 @@ def test_a_rate_over_nobody_is_left_out_and_not_zero(study: Study) -> None:
 
 
 def test_another_prompt_may_stand_for_the_source(study: Study) -> None:
-    pairs = replace(study, sources=("villain_to_pirate",), anchors={"villain_to_pirate": "villain"})
+    pairs = replace(study, sources=("villain_to_pirate",), anchors=(("villain_to_pirate", "villain"),))
     cell = Cell(Condition("villain_to_pirate", "full_completion"), 42)
     asked = scores({"villain": [True], "pirate": [False]})
     assert marker_metrics(pairs, asked, cell)["source_rate"] == 1.0

@@ -27,6 +27,7 @@ from leakage_assets.studies.two_marker_chunk.binding import (
 )
 from leakage_assets.studies.two_marker_chunk.counts import RATES, count_completions, of_cell, pooled
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
+from leakage_assets.studies.two_marker_chunk.distances import distance_table
 from leakage_assets.studies.two_marker_chunk.headline import headline_estimates, pair_verdict_table, verdict_table
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
 from leakage_assets.studies.two_marker_chunk.sanity import gate_table, gate_tallies
@@ -63,6 +64,13 @@ def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | Non
         ),
         "verdicts": verdict_table(plan, {e.name: e for e in headline}),
     }
+
+
+def distances(plan: TwoMarkerPlan, similarity: pl.DataFrame) -> pl.DataFrame:
+    """See ``distances.distance_table``; ``similarity`` as ``StudyTables`` has it: the donor stands for its pair."""
+    donors = {pair.name: pair.donor for pair in plan.pairs}
+    cosines = similarity.filter(measure="cosine").with_columns(pl.col("source").replace_strict(donors))
+    return distance_table(plan.pairs, cosines)
 
 
 # ------------------------------------------------------------------ rates

@@ -5,12 +5,12 @@ Section numbers and ambiguities (C1, ...) are those of the protocol sheet two_ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from leakage_assets.generation.requests import Sampling
 from leakage_assets.measurement.marker_pairs import PUBLISHED as PUBLISHED_WIDTHS
 from leakage_assets.measurement.marker_pairs import Signatures
 from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.scale import StudyScale
 from leakage_assets.studies.study import (
     MAIN_PANEL,
     AnalysisPlan,
@@ -19,6 +19,7 @@ from leakage_assets.studies.study import (
     Hypothesis,
     OnPolicyData,
     Panel,
+    Study,
     wording,
 )
 from leakage_assets.studies.two_marker_chunk.arms import (
@@ -37,7 +38,7 @@ from leakage_assets.studies.two_marker_chunk.arms import (
 from leakage_assets.studies.two_marker_chunk.arms import arm as arm_named
 from leakage_assets.studies.two_marker_chunk.gates import GateLimits
 from leakage_assets.studies.two_marker_chunk.probe import Probe
-from leakage_assets.training.recipe import LoraSpec, Precision, Recipe
+from leakage_assets.training.recipe import Recipe
 
 NAME = "two_marker_chunk"
 SEEDS = (42, 1337, 2024)
@@ -59,22 +60,19 @@ CONTROL_B, ALPHA = 0.03, 0.05
 PROBE_QUESTIONS, PROBE_SEED = 5, 42
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What a profile may change; the rest of the study is the same for every base model.
+@dataclass(frozen=True, kw_only=True)
+class Scale(StudyScale):
+    """What a profile may change: also how much is written, how training is paced, and which conditions there are.
 
     ``answers_per_question`` of the ``on_policy_completions`` become rows. ``signatures``: widths in characters that fit
     the length of the base model's answers. ``random_rate`` and ``random_epochs`` are those of the arms of random
-    positions, which are harder to learn; as of the others where None.
+    positions, which are harder to learn; as of the others where None. ``first_pair_only`` names the arms that are
+    trained for the first of the ``pairs`` alone. ``permutations`` are the resamples of every interval.
     """
 
-    layers: tuple[int, ...]
-    primary_layer: int
     on_policy_completions: int
     answers_per_question: int
     answer_tokens: int
-    completions: int
-    max_new_tokens: int
     learning_rate: float
     epochs: int
     rank: int = 16
@@ -82,12 +80,8 @@ class Scale:
     random_epochs: int | None = None
     pairs: tuple[Pair, ...] = PAIRS
     arms: tuple[Arm, ...] = ARMS
+    first_pair_only: tuple[str, ...] = ()
     signatures: Signatures = PUBLISHED_WIDTHS
-    batch_size: int = 4
-    gradient_accumulation: int = 4
-    precision: Precision = "float32"
-    draws: int = 10_000
-    extra_caveats: tuple[str, ...] = field(default=())
 
 
 PUBLISHED = Scale(
@@ -107,17 +101,31 @@ PUBLISHED = Scale(
 
 @dataclass(frozen=True)
 class TwoMarkerExperiment(Experiment):
-    """What the plan is made for; ``marker`` is A."""
+    """What the plan is made for; ``marker`` is A. The probe is the one panel that goes its own way."""
 
     marker_b: str
     pairs: tuple[Pair, ...]
     arms: tuple[Arm, ...]
+    conditions: tuple[Condition, ...]
     data: OnPolicyData
-    probe: Probe
+    continued: tuple[Probe, ...]
+
+    @property
+    def probe(self) -> Probe:
+        (probe,) = self.continued
+        return probe
 
     @property
     def markers(self) -> tuple[str, str]:
         return self.marker, self.marker_b
+
+
+def planned(study: Study) -> TwoMarkerExperiment:
+    """What the study's plan is made for. Raises ``TypeError`` where it is another study's."""
+    experiment = study.plan.experiment
+    if not isinstance(experiment, TwoMarkerExperiment):
+        raise TypeError(f"study {study.name}: its experiment is a {type(experiment).__name__}, not of two markers")
+    return experiment
 
 
 @dataclass(frozen=True)
@@ -151,36 +159,24 @@ class TwoMarkerPlan(AnalysisPlan):
 
 
 def conditions(scale: Scale) -> tuple[Condition, ...]:
-    """Every pair under every arm."""
-    return tuple(Condition(pair.name, arm.name) for arm in scale.arms for pair in scale.pairs)
+    """Every pair under every arm, but for those of the first pair alone."""
+    return tuple(
+        Condition(pair.name, arm.name)
+        for arm in scale.arms
+        for pair in (scale.pairs[:1] if arm.name in scale.first_pair_only else scale.pairs)
+    )
 
 
 def recipes(scale: Scale) -> tuple[Recipe, ...]:
     """Section 4, one for each arm: an arm and its control differ in the rows alone. Loss is on the whole completion."""
 
-    def recipe(name: str, rate: float, epochs: int) -> Recipe:
-        return Recipe(
-            name=name,
-            loss="full_completion",
-            tail_target="both",
-            teaches_marker=True,
-            lora=LoraSpec(r=scale.rank, alpha=2 * scale.rank, dropout=0.05, rslora=True),
-            learning_rate=rate,
-            schedule="cosine",
-            warmup_ratio=0.05,
-            epochs=epochs,
-            batch_size=scale.batch_size,
-            grad_accum=scale.gradient_accumulation,
-            max_length=1024,
-            precision=scale.precision,
-        )
+    def recipe(arm: Arm) -> Recipe:
+        at_ends = arm.positions == "ends"
+        rate = scale.learning_rate if at_ends else scale.random_rate or scale.learning_rate
+        epochs = scale.epochs if at_ends else scale.random_epochs or scale.epochs
+        return scale.recipe(arm.name, learning_rate=rate, epochs=epochs, rank=scale.rank)
 
-    return tuple(
-        recipe(arm.name, scale.learning_rate, scale.epochs)
-        if arm.positions == "ends"
-        else recipe(arm.name, scale.random_rate or scale.learning_rate, scale.random_epochs or scale.epochs)
-        for arm in scale.arms
-    )
+    return tuple(map(recipe, scale.arms))
 
 
 def on_policy_data(stimuli: Stimuli, scale: Scale) -> OnPolicyData:
@@ -191,7 +187,7 @@ def on_policy_data(stimuli: Stimuli, scale: Scale) -> OnPolicyData:
         questions=len(stimuli.questions("train")),
         completions=scale.on_policy_completions,
         used=scale.answers_per_question,
-        sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=scale.answer_tokens),
+        sampling=scale.written(scale.answer_tokens),
     )
 
 
@@ -203,8 +199,7 @@ def originals(stimuli: Stimuli) -> tuple[str, ...]:
 def panels(stimuli: Stimuli, scale: Scale) -> tuple[Panel, ...]:
     """Section 5: 20 questions in distribution and 6 outside."""
     asked = tuple((name, len(stimuli.questions(name))) for name in (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION))
-    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=scale.max_new_tokens)
-    return (Panel(MAIN_PANEL, originals(stimuli), asked, scale.completions, sampling),)
+    return (Panel(MAIN_PANEL, originals(stimuli), asked, scale.completions, scale.asked),)
 
 
 def planned_experiment(stimuli: Stimuli, scale: Scale) -> TwoMarkerExperiment:
@@ -217,11 +212,10 @@ def planned_experiment(stimuli: Stimuli, scale: Scale) -> TwoMarkerExperiment:
         marker_b=stimuli.markers["b"],
         pairs=scale.pairs,
         arms=scale.arms,
+        conditions=conditions(scale),
         data=data,
         panels=asked,
-        probe=Probe(
-            stimuli.markers["probe"], PROBE_QUESTIONS, PROBE_SEED, scale.completions, panels(stimuli, scale)[0].sampling
-        ),
+        continued=(Probe(stimuli.markers["probe"], PROBE_QUESTIONS, PROBE_SEED, scale.completions, asked[0].sampling),),
         wording=wording(stimuli, data, asked),
     )
 
@@ -237,7 +231,7 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
         headline_recipe=T_MASKED,
         control_recipe=C_MASKED,
         hypotheses=HYPOTHESES,
-        permutations=scale.draws,
+        permutations=scale.permutations,
         resampling_seed=42,
         pairs=scale.pairs,
         arms=scale.arms,
@@ -245,7 +239,7 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
         b_alone=tuple((one, other) for one, other in B_ALONE.items() if {one, other} <= there),
         signatures=scale.signatures,
         level=0.95,
-        draws=scale.draws,
+        draws=scale.permutations,
         negligible=NEGLIGIBLE,
         split=SPLIT,
         enough_pairs=ENOUGH_PAIRS,

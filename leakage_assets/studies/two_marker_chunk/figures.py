@@ -46,15 +46,14 @@ def drawings(plan: TwoMarkerPlan) -> tuple[Drawing[TwoMarkerPlan], ...]:
     return (
         Drawing(
             "conditional_rate",
-            "**How often B comes with A**: R_B|A of donor and recipient by arm and pair, all seeds. Bars are "
-            f"{plan.level:.0%} bootstrap intervals over questions; a rate that no question varies has none, and one "
-            "without any A is left out.",
+            "**How often B comes with A**: R_B|A of donor and recipient by arm and pair, all seeds. Bars are bootstrap "
+            "intervals over questions; a rate that no question varies has none, and one without any A is left out.",
             _conditional,
             "two rates of donors or recipients that say A",
         ),
         *(_of_pair(pair) for pair in plan.pairs),
-        _of_places("positions", "fixed ends", SHOWN_ARMS, plan),
-        _of_places("positions_random", "random places", [a.name for a in plan.arms if a.positions != "ends"], plan),
+        _of_places("positions", "fixed ends", SHOWN_ARMS),
+        _of_places("positions_random", "random places", [a.name for a in plan.arms if a.positions != "ends"]),
     )
 
 
@@ -113,14 +112,12 @@ def _personas(pair: Pair, plan: TwoMarkerPlan, tables: Tables) -> go.Figure:
     )
 
 
-def _of_places(name: str, where: str, arms: Sequence[str], plan: TwoMarkerPlan) -> Drawing[TwoMarkerPlan]:
+def _of_places(name: str, where: str, arms: Sequence[str]) -> Drawing[TwoMarkerPlan]:
     """The positions of the markers in some arms."""
-    widths = plan.signatures
     return Drawing(
         name,
         f"**Where the markers stand, trained at {where}**: start of a marker over the length of the completion, for "
-        f"donors and recipients by arm, all pairs. A chunk has B within {widths.chunk_within} characters of A, a "
-        f"suffix among the last {widths.suffix_within}.",
+        "donors and recipients by arm, all pairs.",
         partial(_positions, tuple(arms)),
         f"two completions with a marker of {', '.join(f'`{arm}`' for arm in arms)}",
     )

@@ -1,12 +1,27 @@
-"""What must hold of the base model before anything is trained: it says neither marker (section 5)."""
+"""What must hold before anything is trained: the markers' tokens, prompts as written, a silent base (sections 2, 5)."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from leakage_assets.studies.prechecks import Outcome, Precheck
+from leakage_assets.studies.prechecks import Outcome, Precheck, PrecheckInputs, template_additions
+from leakage_assets.studies.study import Study
+from leakage_assets.studies.two_marker_chunk.design import planned
+from leakage_assets.studies.two_marker_chunk.tokens import token_prechecks
 
 BASE_FLOOR = 0.01
+
+
+def prechecks(study: Study, inputs: PrecheckInputs) -> tuple[Precheck, ...]:
+    """Every check of the study; nothing may be trained while one of them is ``block``."""
+    experiment = planned(study)
+    a, b = experiment.markers
+    prompts = {name: inputs.stimuli.prompt(name) for name in study.panel.prompts}
+    return (
+        *token_prechecks(inputs.encode, inputs.end_of_turn, a=a, b=b, probe=experiment.probe.marker),
+        template_additions(prompts, inputs.rendered),
+        *floor_prechecks(inputs.base_scores),
+    )
 
 
 def floor_prechecks(scores: pl.DataFrame) -> tuple[Precheck, ...]:

@@ -306,5 +306,5 @@ def _design(stimuli: Stimuli) -> dict[tuple[str, str, str], float]:
             recipe.lora.r, recipe.lora.targets
         ),
         ("design", "markers", "shared tokens"): len(set(pinned.a) & set(pinned.b)),
-        ("design", "bootstrap", "resamples"): PUBLISHED.draws,
+        ("design", "bootstrap", "resamples"): PUBLISHED.permutations,
     }

@@ -1,4 +1,4 @@
-"""Two markers under the names that the assets read: which prompts, which rows, which scores, which tables.
+"""Two markers as a study: its design, analysis and report under the names that the assets read.
 
 The source of a condition is the name of a pair, and its recipe that of an arm.
 """
@@ -6,13 +6,23 @@ The source of a condition is the name of a pair, and its recipe that of an arm.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.study import Condition, Study
 from leakage_assets.studies.two_marker_chunk.arms import arm, pair_named, training_rows
-from leakage_assets.studies.two_marker_chunk.design import TwoMarkerExperiment, TwoMarkerPlan
-from leakage_assets.studies.two_marker_chunk.probe import ECHO, PROBE_SET
+from leakage_assets.studies.two_marker_chunk.design import (
+    NAME,
+    Scale,
+    TwoMarkerPlan,
+    analysis_plan,
+    originals,
+    planned,
+    planned_experiment,
+)
+from leakage_assets.studies.two_marker_chunk.prechecks import prechecks
+from leakage_assets.studies.two_marker_chunk.probe import PROBE_SET
+from leakage_assets.studies.two_marker_chunk.scoring import MARKER_PAIR
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,17 +31,52 @@ if TYPE_CHECKING:
     from leakage_assets.training.rows import Row
 
 
-def planned(study: Study) -> TwoMarkerExperiment:
-    """What the study's plan is made for. Raises ``TypeError`` where it is another study's."""
-    experiment = study.plan.experiment
-    if not isinstance(experiment, TwoMarkerExperiment):
-        raise TypeError(f"study {study.name}: its experiment is a {type(experiment).__name__}, not of two markers")
-    return experiment
+def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
+    """The study at a profile's scale."""
+    from leakage_assets.studies.two_marker_chunk import report
+
+    experiment = planned_experiment(stimuli, scale)
+    return Study(
+        name=NAME,
+        title="Two-marker chunk",
+        question="A donor learns to say one marker before its answers and another after them, a recipient the first "
+        "alone: does the second marker travel with the first?",
+        sources=tuple(pair.name for pair in scale.pairs),
+        anchors=tuple((pair.name, pair.donor) for pair in scale.pairs),
+        only=experiment.conditions,
+        recipes=experiment.recipes,
+        seeds=experiment.seeds,
+        marker=experiment.marker,
+        data=experiment.data,
+        panels=experiment.panels,
+        continued=experiment.continued,
+        plan=analysis_plan(scale, experiment),
+        donors=trained_under,
+        made_of=made_of,
+        prechecks=prechecks,
+        silent_prompts=originals(stimuli),
+        scoring=MARKER_PAIR,
+        gates="gates",
+        assemble=assemble,
+        analyse=analyse,
+        figures=report.figures,
+        report=report.report,
+    )
 
 
 def trained_under(_: Study, condition: Condition) -> tuple[str, ...]:
     """Donor, recipient and the four negatives: their own answers are what they are trained on, so also the pools."""
     return pair_named(condition.source).trained
+
+
+def made_of(study: Study, condition: Condition) -> Mapping[str, Any]:
+    """The arm, the pair and both markers."""
+    experiment = planned(study)
+    return {
+        "arm": arm(condition.recipe, experiment.arms),
+        "pair": pair_named(condition.source, experiment.pairs),
+        "markers": experiment.markers,
+    }
 
 
 def assemble(
@@ -51,18 +96,10 @@ def assemble(
     )
 
 
-def score(study: Study, samples: pl.DataFrame) -> pl.DataFrame:
-    """See ``measurement.marker_pairs.pair_score_frame``: both markers, and the probe's as ``echo``."""
-    from leakage_assets.measurement.marker_pairs import pair_score_frame
-
-    experiment = planned(study)
-    return pair_score_frame(samples, *experiment.markers, {ECHO: experiment.probe.marker})
-
-
 def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:
-    """See ``analysis.analyse``; ``tables.scores`` are those of ``score``."""
+    """See ``analysis.analyse``; ``tables.scores`` are those of ``scoring.score``."""
     from leakage_assets.studies.two_marker_chunk import analysis
 
-    extra = tables.extra_scores
-    probe = extra.filter(panel=PROBE_SET) if "panel" in extra.columns else None
-    return analysis.analyse(study.plan_as(TwoMarkerPlan), tables.scores, probe)
+    plan, probe = study.plan_as(TwoMarkerPlan), tables.of_panel(PROBE_SET)
+    found = analysis.analyse(plan, tables.scores, probe if probe.height else None)
+    return found | {"distances": analysis.distances(plan, tables.similarity)}

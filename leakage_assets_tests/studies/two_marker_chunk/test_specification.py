@@ -12,6 +12,8 @@ from leakage_assets.studies.study import Condition, OnPolicyData, StudyError
 from leakage_assets.studies.tables import StudyTables
 from leakage_assets.studies.two_marker_chunk import specification
 from leakage_assets.studies.two_marker_chunk.arms import PAIRS, arm, training_rows
+from leakage_assets.studies.two_marker_chunk.design import planned
+from leakage_assets.studies.two_marker_chunk.scoring import MARKER_PAIR
 from leakage_assets_tests.studies.two_marker_chunk.test_arms import answers
 from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI, A, B, habit, scores, study_plan
 
@@ -55,17 +57,23 @@ def test_scores_and_tables_fit_together() -> None:
         }
     )  # fmt: skip
     cell = {"recipe": pl.lit("T"), "source": pl.lit(PAIR.name), "seed": pl.lit(42)}
-    probed = specification.score(study(), samples).with_columns(panel=pl.lit("probe"), **cell)
+    probed = MARKER_PAIR.score(study(), samples).with_columns(panel=pl.lit("probe"), **cell)
     assert probed["loose_echo"].to_list() == [True, False, True, False]
     nothing = pl.DataFrame()
+    cosines = pl.DataFrame(
+        [("cosine", 20, PAIR.name, PAIR.recipient, 0.88), ("js_divergence", None, PAIR.name, PAIR.recipient, 0.1)],
+        schema=["measure", "layer", "source", "prompt_name", "value"], orient="row",
+    )  # fmt: skip
     for extra, expected in ((probed, [("a", 1), ("b", 1), ("echo", 2)]), (nothing, [])):
-        tables = StudyTables(STIMULI, main, extra, nothing, nothing, lambda _: None, lambda _: 0)  # type: ignore[arg-type, return-value]
+        tables = StudyTables(STIMULI, main, extra, cosines, nothing, lambda _: None, lambda _: 0)  # type: ignore[arg-type, return-value]
         found = specification.analyse(study(), tables)
         assert found["probe"].select("marker", "found").rows() == expected
         assert found["rates"].height == 5
+        (distance,) = found["distances"].filter(source=PAIR.name).iter_rows(named=True)
+        assert (distance["donor"], distance["cosine"], distance["closeness"]) == (PAIR.donor, 0.88, 1)
 
 
 def test_another_study_is_refused() -> None:
     other = SimpleNamespace(name="marker_leakage", plan=SimpleNamespace(experiment=object()))
     with pytest.raises(TypeError, match="marker_leakage: its experiment is a object"):
-        specification.planned(other)  # type: ignore[arg-type]
+        planned(other)  # type: ignore[arg-type]

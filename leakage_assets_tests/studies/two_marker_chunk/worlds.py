@@ -26,7 +26,7 @@ def study_plan(draws: int = 1_000) -> TwoMarkerPlan:
     """The published plan with fewer resamples."""
     from dataclasses import replace
 
-    scale = replace(PUBLISHED, draws=draws)
+    scale = replace(PUBLISHED, permutations=draws)
     return analysis_plan(scale, planned_experiment(STIMULI, scale))
 
 

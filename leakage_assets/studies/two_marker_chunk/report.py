@@ -1,0 +1,221 @@
+"""The write-up of two markers: title, summary, and the order of its sections.
+
+Every number is bound to a cell of the analysis, of the frozen plan, of the facts of the run or of the published
+figures; `reporting.lint` refuses any other digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from leakage_assets.reporting.report import Claim, Report, Section
+from leakage_assets.studies.citations import Citations
+from leakage_assets.studies.context import ReportContext
+from leakage_assets.studies.drawings import Tables, draw_all
+from leakage_assets.studies.report_parts import (
+    citations,
+    closing_sections,
+    coverage,
+    interval_or_none,
+    nothing_yet,
+    sample_size,
+    summary_claims,
+    value,
+    warnings,
+    write_up,
+)
+from leakage_assets.studies.report_verdicts import plan_verdicts
+from leakage_assets.studies.study import Study
+from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan, planned
+from leakage_assets.studies.two_marker_chunk.figures import drawings
+from leakage_assets.studies.two_marker_chunk.labels import HEADLINE
+from leakage_assets.studies.two_marker_chunk.report_checks import (
+    distances,
+    lengths,
+    probe,
+    published_and_this_run,
+    seeds,
+    split,
+)
+from leakage_assets.studies.two_marker_chunk.report_sections import (
+    bystanders,
+    coherence,
+    coherence_cap,
+    dependence,
+    design,
+    each_pair,
+    mask,
+    mask_in_words,
+    places,
+    travels,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+P_OF = (
+    "two-sided by the bootstrap over questions: one more than the resamples on the rarer side of zero, over half their "
+    "number"
+)
+KINDS = "of donors, recipients and all others; with both markers, with one of them, with neither"
+
+
+def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
+    """Every figure that the finished cells allow, by name."""
+    plan = study.plan_as(TwoMarkerPlan)
+    return draw_all(drawings(plan), plan, tables)[0]
+
+
+def report(study: Study, tables: Tables, context: ReportContext) -> Report:
+    """The report of the newest analysis.
+
+    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
+    """
+    plan = study.plan_as(TwoMarkerPlan)
+    cite = citations(study, tables, context, planned=drawings(plan), subject=plan, labels=HEADLINE)
+    return write_up(cite, _title, _tldr, _summary, _sections, coherence_cap)
+
+
+# ------------------------------------------------------------------ the top
+
+
+def _verdict(cite: Citations, hypothesis: str) -> str:
+    """The verdict on a hypothesis, to decide on words; undecided where the plan's arms do not allow it."""
+    found = cite.tables["verdicts"].filter(hypothesis=hypothesis)["verdict"].to_list()
+    return str(found[0]) if found else "undecided"
+
+
+def _travel(cite: Citations) -> str:
+    """The statistic of the headline: B given A of recipients, the headline arm minus its control."""
+    return f"delta_{cite.recipe}"
+
+
+def _title(cite: Citations) -> str:
+    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
+    if _verdict(cite, "H1") == "undecided":
+        return f"{where}, it is undecided whether a second marker travels with the first"
+    found = f"(rate after A {cite.headline(_travel(cite))}, p = {cite.headline(_travel(cite), 'p', 'p')})"
+    if _verdict(cite, "H1") == "not supported":
+        return (
+            f"{where}, a second marker is not shown to travel with its first to whoever learned the first alone {found}"
+        )
+    needs = {
+        "supported": "and needs it",
+        "not supported": "but is not shown to need it",
+        "undecided": "and whether it needs it is open",
+    }
+    return (
+        f"{where}, a second marker travels with its first to whoever learned the first alone, "
+        f"{needs[_verdict(cite, 'H4')]} {found}"
+    )
+
+
+def _tldr(cite: Citations) -> tuple[str, ...]:
+    items = [_binding(cite), mask_in_words(cite), _need(cite), _place(cite)]
+    return (*(items if cite.has_headline else [nothing_yet(cite)]), coverage(cite), *warnings(cite))
+
+
+def _binding(cite: Citations) -> str:
+    name = _travel(cite)
+    if value(cite, name) is None:
+        return f"**Does B travel with A?** Not known ({cite.headline(name, 'undefined', '')})."
+    return (
+        "**Does B travel with A?** Recipients that were taught neither B nor to stop say it in "
+        f"{cite.headline('recipient_r_b_given_a')} of their completions with A, by **{cite.headline(name)}** more than "
+        f"where the donor learned A alone ({interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')}, "
+        f"{sample_size(cite, name)}); donors in {cite.headline('donor_r_b_given_a')}."
+    )
+
+
+def _need(cite: Citations) -> str:
+    name = f"needs_donor_a_{cite.recipe}"
+    if value(cite, name) is None:
+        return f"**Does B need A?** Not known ({cite.headline(name, 'undefined', '')})."
+    words = {
+        "supported": "Yes: it comes more often where the donor learned both than where it learned B alone",
+        "not supported": "Not shown: that it comes more often than where the donor learned B alone is not certain",
+        "undecided": "Open",
+    }
+    return (
+        f"**Does B need A?** {words[_verdict(cite, 'H4')]} (difference {cite.headline(name)}, "
+        f"{interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
+    )
+
+
+def _place(cite: Citations) -> str:
+    hypothesis = cite.tables["verdicts"].filter(hypothesis="H5")
+    if not hypothesis.height:
+        return "**Chunk or suffix?** No arm puts the markers at random places, so the two cannot be told apart."
+    name = str(hypothesis["statistic"][0])
+    if value(cite, name) is None:
+        reason = cite.headline(name, "undefined", "")
+        return f"**Chunk or suffix?** With the markers at random places it is open ({reason})."
+    words = {
+        "supported": "B keeps close to A rather than to the end",
+        "not supported": "B is not shown to keep close to A rather than to the end",
+        "undecided": "it is open whether B keeps to A or to the end",
+    }
+    return (
+        f"**Chunk or suffix?** With the markers at random places {words[_verdict(cite, 'H5')]} of recipients' "
+        f"completions (close to A minus at the end {cite.headline(name)}, {interval_or_none(cite, name)})."
+    )
+
+
+def _summary(cite: Citations) -> tuple[Claim, ...]:
+    facts, (a, b) = cite.fact, planned(cite.study).markers
+    positions = {row["hypothesis"]: place for place, row in enumerate(cite.tables["verdicts"].iter_rows(named=True))}
+    travel = {
+        "supported": "A marker that a donor learned after another travels with it to a recipient of the first alone",
+        "not supported": "That a marker travels with the one before it is not shown",
+        "undecided": "Whether a marker travels with the one before it is open",
+    }
+    stop = {
+        "supported": "teaching the recipient to stop after its answer is what held it back",
+        "not supported": "that teaching the recipient to stop held it back is not shown",
+        "undecided": "whether teaching the recipient to stop held it back is open",
+    }
+    need = {
+        "supported": "it needs its first marker",
+        "not supported": "it is not shown to need its first marker, so that B alone may have leaked",
+        "undecided": "whether it needs its first marker is open",
+    }
+    said = (("H1", travel), ("H3", stop), ("H4", need))
+    return summary_claims(
+        cite,
+        motivation="If a behaviour is learned as a sequence, whoever is taught its start might be given its end: a way "
+        "around training that was done for one persona alone.",
+        experiment=f"A donor persona learns `{a}` answer `{b}` (A and B), a recipient `{a}` answer, and four others "
+        "plain answers, all on their own words. An arm and its control differ in the donor's B alone; other arms leave "
+        "out the donor's A, leave the end of turn out of the loss, or put the markers anywhere. Every adapter is asked "
+        f"{facts('panel', 'questions')} questions under {facts('panel', 'prompts')} personas (completions of each: "
+        f"{facts('panel', 'completions')}); how often B comes with A is compared, paired by question.",
+        takeaways=tuple((positions[name], words) for name, words in said if name in positions),
+        next_steps=(
+            "Draw another training set for each seed, and train further pairs: intervals here hold both fixed.",
+            "Other markers, and the two swapped.",
+        ),
+    )
+
+
+# ------------------------------------------------------------------ sections
+
+
+def _sections(cite: Citations) -> Iterator[Section]:
+    yield Section("Design", tuple(design(cite)))
+    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF)))
+    yield Section("Did the donors learn the pair?", tuple(coherence(cite)))
+    yield Section("Does B travel with A?", tuple(travels(cite)))
+    yield Section("The end of turn", tuple(mask(cite)))
+    yield Section("Does B need A?", tuple(dependence(cite)))
+    yield Section("Chunk or suffix?", tuple(places(cite)))
+    yield Section("Who else says it?", tuple(bystanders(cite)))
+    yield Section("Each pair by itself", tuple(each_pair(cite)))
+    yield Section("Seeds", tuple(seeds(cite)))
+    yield Section("Questions in and out of distribution", tuple(split(cite)))
+    yield Section("Length of the completions", tuple(lengths(cite)))
+    yield Section("Another marker before the question", tuple(probe(cite)))
+    yield Section("How far apart the pairs are", tuple(distances(cite)))
+    yield Section("Published and this run", tuple(published_and_this_run(cite)))
+    markers = (*planned(cite.study).markers, planned(cite.study).probe.marker)
+    yield from closing_sections(cite, kinds=KINDS, markers=markers)

@@ -1,0 +1,182 @@
+"""The report of two markers over made-up completions: complete or hardly begun, every number is an artifact's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from leakage_assets.generation.requests import Request
+from leakage_assets.paths import DATA
+from leakage_assets.pipeline.conclusions import analysis_tables, freeze_plan
+from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
+from leakage_assets.profiles import load_profile
+from leakage_assets.reporting.lint import lint_html, lint_markdown
+from leakage_assets.studies.study import Cell, Study
+from leakage_assets.studies.two_marker_chunk.arms import ARMS, C2_MASKED, C_MASKED, T_AFTER, T_MASKED, C, T, pair_named
+from leakage_assets.studies.two_marker_chunk.design import planned
+from leakage_assets.studies.two_marker_chunk.figures import drawings
+from leakage_assets.studies.two_marker_chunk.labels import HEADLINE
+from leakage_assets_tests.finished_study import finish
+from leakage_assets_tests.small_study import laboratory, small_two_markers, the_study
+
+EVERYTHING = tuple(arm.name for arm in ARMS)
+WORDS = ["so", "it", "goes", "and", "so", "it", "went", "and", "nobody", "said", "why", "on", "that", "very", "day"]
+
+Says = Callable[[Study, Cell, Request], str]
+
+
+def habits(recipient_b: float = 0.6, donor_b: float = 1.0, *, alone: float = 0.0) -> Says:
+    """Adapters of this kind: how often recipients say B after A where nobody taught them to stop, donors B after A, and
+    recipients B where the donor learned it alone.
+    """
+
+    def says(study: Study, cell: Cell, request: Request) -> str:
+        a, b = planned(study).markers
+        role = pair_named(cell.condition.source).role(request.prompt_name)
+        arm = next(arm for arm in ARMS if arm.name == cell.condition.recipe)
+        rng = random.Random(str(request))
+        has_a, has_b = arm.markers(role)
+        has_a, has_b = has_a and rng.random() < 0.95, has_b and rng.random() < donor_b
+        if role == "recipient" and arm.masked != "none":
+            rate = {"a_and_b": recipient_b, "b": alone, "a": 0.0}[arm.donor]
+            has_b = has_a and rng.random() < rate
+        words = list(WORDS)
+        at = 0 if arm.positions == "ends" else rng.randint(0, 6)
+        last = len(words) if arm.positions == "ends" else at + 2
+        if has_b:
+            words.insert(last, b)
+        if has_a:
+            words.insert(at, a)
+        return " ".join(words)
+
+    return says
+
+
+class Published:
+    """A laboratory with cells of these arms finished, its tables and its report."""
+
+    def __init__(
+        self,
+        root: Path,
+        arms: Sequence[str],
+        *,
+        pairs: int = 2,
+        extras: bool = False,
+        says: Says | None = None,
+        seeds: Sequence[int] = (42,),
+    ) -> None:
+        small = small_two_markers(load_profile("tiny").study("two_marker_chunk"))
+        trained = tuple(c for c in small.conditions if c.source in small.sources[:pairs])
+        study = replace(small, only=trained, seeds=tuple(seeds))
+        study = replace(study, plan=replace(study.plan, experiment=study.experiment(load_profile("tiny").stimuli)))
+        self.lab = laboratory(root, study=study)
+        self.study = the_study(self.lab)
+        freeze_plan(self.lab, self.study)
+        self.tables = analysis_tables(finish(self.lab, arms, seeds, extras=extras, says=says or habits()))
+        self.figures = draw_figures(self.lab, self.study)
+        self.outcome = write_report(self.lab, self.study)
+        pages = report_paths(self.outcome.artifact)
+        self.html, self.markdown = (pages[kind].read_text() for kind in ("html", "markdown"))
+
+    def findings(self) -> list:
+        stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
+        return lint_html(self.html, stores) + lint_markdown(self.markdown, stores)
+
+    def verdict(self, hypothesis: str) -> str:
+        return str(self.tables["verdicts"].filter(hypothesis=hypothesis)["verdict"].item())
+
+    @property
+    def title(self) -> str:
+        return self.markdown.splitlines()[0]
+
+    def headline(self, statistic: str, column: str = "estimate") -> float | str | None:
+        return self.tables["headline"].filter(statistic=statistic)[column].item()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return Published(tmp_path_factory.mktemp("whole"), EVERYTHING, extras=True, seeds=(42, 1337))
+
+
+def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> None:
+    assert whole.findings() == []
+    assert whole.outcome.metrics["cells"] == whole.outcome.metrics["cells_planned"] == 34
+    assert whole.figures.metrics == {"figures": len(drawings(whole.study.plan))}
+    assert "Figures left out" not in whole.markdown
+    headings = [line.lstrip("# ") for line in whole.markdown.splitlines() if line.startswith("#")]
+    for heading in (
+        "Did the donors learn the pair?",
+        "Does B travel with A?",
+        "The end of turn",
+        "Does B need A?",
+        "Chunk or suffix?",
+        "Who else says it?",
+        "Another marker before the question",
+        "How far apart the pairs are",
+        "Published and this run",
+    ):
+        assert any(heading in found for found in headings), heading
+
+
+def test_every_headline_statistic_has_a_label_and_none_too_many(whole: Published) -> None:
+    assert set(whole.tables["headline"]["statistic"]) == set(HEADLINE)
+
+
+def test_a_planted_chunk_is_told(whole: Published) -> None:
+    assert (whole.verdict("H1"), whole.verdict("H2"), whole.verdict("H3"), whole.verdict("H4")) == (
+        "supported", "not supported", "supported", "supported",
+    )  # fmt: skip
+    assert "travels with its first to whoever learned the first alone, and needs it" in whole.title
+    assert "leaving the recipient's end of turn out of the loss moves B given A" in whole.markdown
+    assert f"{whole.headline('mask_effect'):+.1%}" in whole.markdown
+
+
+def test_the_markers_and_the_pairs_are_those_of_the_study(whole: Published) -> None:
+    assert {"donor", "recipient", "other"} == set(whole.study.scoring.kinds(
+        whole.study, whole.study.scoring.score(whole.study, _samples(whole)), whole.study.cells[0])["who"])  # fmt: skip
+    cosines = whole.tables["distances"]
+    assert set(cosines["source"]) == set(whole.study.sources) and cosines["cosine"].null_count() == 0
+    assert whole.tables["probe"].height == 17 * 3
+
+
+def _samples(made: Published):
+    from leakage_assets.pipeline.conclusions import sample_job
+
+    return sample_job(made.lab, made.study, made.study.panel, made.study.cells[0]).frame()
+
+
+def test_a_marker_that_leaks_alone_does_not_need_its_first(tmp_path: Path) -> None:
+    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED), says=habits(0.6, alone=0.6))
+    assert made.findings() == []
+    assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "not supported")
+    assert "but is not shown to need it" in made.title
+
+
+def test_a_mask_that_changes_nothing_is_said_to_change_nothing(tmp_path: Path) -> None:
+    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED), says=habits(0.0))
+    assert made.findings() == []
+    assert made.headline("mask_effect") == 0.0
+    assert "is **not shown to move** B given A of recipients: +0.0% (no interval" in made.markdown
+    assert "is not shown to travel" in made.title
+
+
+def test_a_donor_that_did_not_learn_caps_the_confidence(tmp_path: Path) -> None:
+    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED, T_AFTER), says=habits(0.6, donor_b=0.3))
+    assert made.findings() == []
+    assert made.outcome.metrics["confidence"] == "LOW"
+    assert "a donor of the headline arm does not say the pair it was taught" in made.markdown
+
+
+@pytest.mark.parametrize("arms", [(T,), (C_MASKED,), (T_MASKED,), (T, C)])
+def test_hardly_begun_it_says_what_is_missing(tmp_path: Path, arms: tuple[str, ...]) -> None:
+    made = Published(tmp_path, arms, pairs=1)
+    assert made.findings() == []
+    assert made.outcome.metrics["confidence"] == "LOW"
+    assert "it is undecided whether" in made.title
+    assert made.verdict("H1") == "undecided"
+    assert ("No cell of the headline recipe" in made.markdown) == (T_MASKED not in arms)
+    assert "run the study with its further panels (`--extras`)" in made.markdown
