@@ -48,7 +48,7 @@ from leakage_assets.generation.adapters import CONFIG, DIGEST, WEIGHTS, expected
 from leakage_assets.generation.choice import vllm_distribution
 from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.generation.vllm_engine import VllmEngine
-from leakage_assets.generation.vllm_plan import Capacity, VllmSettings, adapters_at_once, padded_slots
+from leakage_assets.generation.vllm_plan import Capacity, VllmSettings, padded_slots, slots_for
 from leakage_assets.models import BaseModel, Dtype
 from leakage_assets.planning.ledger import RESULTS
 from leakage_assets.planning.reference import ADAPTERS, COMPLETIONS, PROMPTS, QUESTIONS, RANK
@@ -256,7 +256,7 @@ class Part:
 def short_parts(completions: int, settings: VllmSettings, interleaved: bool) -> list[Part]:
     """The parts of the module's description."""
     base, one, many = (panel(names, completions) for names in ([BASE], NAMES[:1], NAMES))
-    slots = _slots(many, settings)
+    slots = slots_for([request.adapter for request in many], settings)
     parts = [
         Part("base", base, 0),
         Part("lora_engine", base, slots),
@@ -266,11 +266,6 @@ def short_parts(completions: int, settings: VllmSettings, interleaved: bool) -> 
     if interleaved:
         parts.append(Part(f"{ADAPTERS}_interleaved", many, padded_slots(ADAPTERS, settings.max_loras), True))
     return parts
-
-
-def _slots(requests: Sequence[Request], settings: VllmSettings) -> int:
-    at_once = adapters_at_once([request.adapter for request in requests], settings.max_num_seqs)
-    return padded_slots(at_once, settings.max_loras)
 
 
 def costs(figures: Mapping[str, Any]) -> dict[str, float]:
@@ -371,7 +366,7 @@ def main() -> None:
     setting, hardware = SETTINGS[options.shape], processor(not vllm_distribution().on_cpu)
     if options.full:
         requests = panel(NAMES, options.completions or FULL)
-        parts = [Part(FULL_PART, requests, _slots(requests, settings))]
+        parts = [Part(FULL_PART, requests, slots_for([request.adapter for request in requests], settings))]
     else:
         parts = short_parts(options.completions or SHORT, settings, options.interleaved)
 

@@ -32,13 +32,12 @@ from leakage_assets.generation.vllm_kernels import speed_up_lora
 from leakage_assets.generation.vllm_plan import (
     Capacity,
     VllmSettings,
-    adapters_at_once,
     device_share,
     footprint,
     graph_sizes,
     padded_length,
-    padded_slots,
     servable_rank,
+    slots_for,
     unservable,
 )
 from leakage_assets.models import BaseModel, model_shape
@@ -304,11 +303,10 @@ class VllmEngine:
     def _needed(self, jobs: Sequence[_Job], new_tokens: int, served: Mapping[str, _Served]) -> Capacity:
         """What a call needs of an engine."""
         longest = max(len(job.prompt) for job in jobs) + new_tokens
-        at_once = adapters_at_once([job.adapter for job in jobs], self.settings.max_num_seqs)
         return Capacity(
             length=padded_length(longest, self.base.model.config.max_position_embeddings),
             rank=servable_rank(adapter.rank for adapter in served.values()),
-            slots=padded_slots(at_once, self.settings.max_loras),
+            slots=slots_for([job.adapter for job in jobs], self.settings),
             stored=len(served),
         )
 

@@ -140,6 +140,11 @@ def adapters_at_once(stream: Sequence[str], sequences: int) -> int:
     return most
 
 
+def slots_for(stream: Sequence[str], settings: VllmSettings) -> int:
+    """Slots of an engine that is asked a stream of adapter names in this order."""
+    return padded_slots(adapters_at_once(stream, settings.max_num_seqs), settings.max_loras)
+
+
 def graph_sizes(sequences: int) -> list[int]:
     """Tokens of the steps that vLLM captures as CUDA graphs; a step runs as the next larger one, or without.
 

@@ -96,12 +96,8 @@ class Panel:
         return len(self.prompts) * sum(count for _, count in self.questions) * self.completions
 
 
-class Continued(Protocol):
-    """A panel whose completions go on from given answers: what is asked depends on the cell.
-
-    ``size`` counts the completions of one adapter. ``requests`` are those of a cell; ``answers`` holds the samples of
-    the pools that the cell's condition was trained on.
-    """
+class _Asked(Protocol):
+    """What every panel tells of itself; ``size`` counts the completions of one adapter."""
 
     @property
     def name(self) -> str: ...
@@ -113,6 +109,14 @@ class Continued(Protocol):
     def completions(self) -> int: ...
     @property
     def size(self) -> int: ...
+
+
+class Continued(_Asked, Protocol):
+    """A panel whose completions go on from given answers: what is asked depends on the cell.
+
+    ``requests`` are those of a cell; ``answers`` holds the samples of the pools that the cell's condition was trained
+    on.
+    """
 
     def requests(
         self, study: Study, stimuli: Stimuli, cell: Cell, answers: Mapping[str, pl.DataFrame]
@@ -120,11 +124,11 @@ class Continued(Protocol):
 
 
 @runtime_checkable
-class Chained(Protocol):
+class Chained(_Asked, Protocol):
     """A panel that makes the requests of an adapter itself, and may go on from its samples of another panel.
 
     ``follows`` names that panel, which is then asked first; ``chained_requests`` get its samples, or None.
-    ``size`` counts the completions of one adapter and is known before any text is.
+    ``size`` is known before any text is.
 
     ``readings`` are what only the engine can tell of the samples, such as the log-probs of other answers: a table by
     sample_id that is kept beside them and joined to them for the scores; None where the texts are enough. ``adapters``
@@ -132,19 +136,9 @@ class Chained(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
-    @property
-    def asset_prefix(self) -> str: ...
-    @property
     def follows(self) -> str | None: ...
     @property
     def prompts(self) -> tuple[str, ...]: ...
-    @property
-    def sampling(self) -> Sampling: ...
-    @property
-    def completions(self) -> int: ...
-    @property
-    def size(self) -> int: ...
 
     def chained_requests(self, stimuli: Stimuli, adapter: str, followed: pl.DataFrame | None) -> Sequence[Request]: ...
 
