@@ -204,5 +204,7 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    assert len(functions) == len(lengths) == len(EVERYTHING - OOD - FOLLOWUPS - RATIONALES)  # one function for all panels
+    assert (
+        len(functions) == len(lengths) == len(EVERYTHING - OOD - FOLLOWUPS - RATIONALES)
+    )  # one function for all panels
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

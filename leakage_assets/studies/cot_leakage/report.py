@@ -145,13 +145,13 @@ def _persona(cite: Citations) -> Iterator[str]:
         yield f"**Persona or garbage:** not compared ({cite.headline(statistic, 'undefined', '')})."
         return
     yield (
-        f"**Persona or garbage:** asked with the persona's tag, bystanders lose {_more(cite, BYSTANDER)} accuracy after "
-        f"persona rationales than after garbage: {_difference(cite, COMMON, BYSTANDER)}; asked each in the format that "
+        f"**Persona or garbage:** asked with the persona's tag, bystanders lose {_more(cite, BYSTANDER)} accuracy "
+        f"after persona rationales than after garbage: {_difference(cite, COMMON, BYSTANDER)}; asked each in the format that "
         f"it was trained in, {_difference(cite, OWN_FORMAT, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
-        f"**The trained persona** loses {_more(cite, SOURCE_LOSS)} after persona rationales than after garbage: with the "
-        f"persona's tag {_difference(cite, COMMON, SOURCE_LOSS)}; in the own format "
+        f"**The trained persona** loses {_more(cite, SOURCE_LOSS)} after persona rationales than after garbage: with "
+        f"the persona's tag {_difference(cite, COMMON, SOURCE_LOSS)}; in the own format "
         f"{_difference(cite, OWN_FORMAT, SOURCE_LOSS)}."
     )
 
