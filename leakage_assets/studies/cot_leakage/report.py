@@ -146,8 +146,8 @@ def _persona(cite: Citations) -> Iterator[str]:
         return
     yield (
         f"**Persona or garbage:** asked with the persona's tag, bystanders lose {_more(cite, BYSTANDER)} accuracy "
-        f"after persona rationales than after garbage: {_difference(cite, COMMON, BYSTANDER)}; asked each in the format that "
-        f"it was trained in, {_difference(cite, OWN_FORMAT, BYSTANDER)}. {_agreement(cite)}"
+        f"after persona rationales than after garbage: {_difference(cite, COMMON, BYSTANDER)}; asked each in "
+        f"the format that it was trained in, {_difference(cite, OWN_FORMAT, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
         f"**The trained persona** loses {_more(cite, SOURCE_LOSS)} after persona rationales than after garbage: with "
