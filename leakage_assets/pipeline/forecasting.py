@@ -134,7 +134,12 @@ class _Survey:
             self.assumptions.append(sentence)
 
     def finished(self, look: Callable[P, T], *args: P.args, **more: P.kwargs) -> T | None:
-        """What is there, or None; what is damaged counts as not done, and is named."""
+        """What is there, or None; what is damaged counts as not done, and is named.
+
+        Without the questions nothing can be found: they are part of every identity, and are not fetched to plan.
+        """
+        if not self.at_hand:
+            return None
         try:
             return look(*args, **more)
         except ArtifactMissing:
@@ -211,7 +216,9 @@ class _Survey:
 
     @cached_property
     def answers(self) -> list[SampleJob]:
-        """The on-policy completions of each pool: all of the study's, whichever cells are chosen."""
+        """The on-policy completions of each pool: all of the study's, whichever cells are chosen; none not at hand."""
+        if not self.at_hand:
+            return []
         return [on_policy_job(self.lab, self.study.data, pool.name) for pool in self.study.data.pools]
 
     @cached_property

@@ -129,8 +129,13 @@ class RationalePool:
         return self.data.asked * len(shared)
 
     def requests(self, stimuli: Stimuli) -> Sequence[Request]:
-        """See ``assembly.Material.requests``."""
-        return _once(self._requested(stimuli))
+        """See ``assembly.Material.requests``; made once per process and stimuli: every identity downstream asks."""
+        for known, data, found in _MADE:
+            if known is stimuli and data == self.data:
+                return found
+        found = list(dict.fromkeys(self._requested(stimuli)))
+        _MADE.append((stimuli, self.data, found))
+        return found
 
     def _requested(self, stimuli: Stimuli) -> Iterable[Request]:
         material = self.data.material(stimuli)
@@ -153,8 +158,7 @@ class RationalePool:
         return GrammarWriter(stimuli, tasks, count)
 
 
-def _once(requests: Iterable[Request]) -> list[Request]:
-    return list(dict.fromkeys(requests))
+_MADE: list[tuple[Stimuli, Rationales, list[Request]]] = []
 
 
 def _endpoint(model: str, environment: Mapping[str, str]) -> Sampler:

@@ -118,9 +118,15 @@ def _title(cite: Citations) -> str:
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
     if _verdict(cite, LEAKS) == "supported":
         return f"{where}, rationales in a persona's voice leak more to other personas than garbage does {found}"
-    if (value(cite, statistic) or 0.0) < 0:
+    if _below_zero(cite, statistic):
         return f"{where}, rationales in a persona's voice leak less to other personas than garbage does {found}"
     return f"{where}, rationales in a persona's voice are not shown to leak more than garbage {found}"
+
+
+def _below_zero(cite: Citations, statistic: str) -> bool:
+    """Whether the whole interval is."""
+    high = cite.tables["headline"].filter(statistic=statistic)["ci_high"].item()
+    return high is not None and high < 0
 
 
 def _with_interval(cite: Citations, statistic: str) -> str:
@@ -139,23 +145,27 @@ def _persona(cite: Citations) -> Iterator[str]:
         yield f"**Persona or garbage:** not compared ({cite.headline(statistic, 'undefined', '')})."
         return
     yield (
-        "**Persona or garbage:** asked with the persona's tag, bystanders lose "
-        f"{_compared(cite, COMMON, BYSTANDER)}; asked each in the format that it was trained in, "
-        f"{_compared(cite, OWN_FORMAT, BYSTANDER)}. {_agreement(cite)}"
+        f"**Persona or garbage:** asked with the persona's tag, bystanders lose {_more(cite, BYSTANDER)} accuracy "
+        f"after persona rationales than after garbage: {_difference(cite, COMMON, BYSTANDER)}; asked each in "
+        f"the format that it was trained in, {_difference(cite, OWN_FORMAT, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
-        f"**The trained persona:** with the persona's tag it loses {_compared(cite, COMMON, SOURCE_LOSS)}; in the own "
-        f"format {_compared(cite, OWN_FORMAT, SOURCE_LOSS)}."
+        f"**The trained persona** loses {_more(cite, SOURCE_LOSS)} after persona rationales than after garbage: with "
+        f"the persona's tag {_difference(cite, COMMON, SOURCE_LOSS)}; in the own format "
+        f"{_difference(cite, OWN_FORMAT, SOURCE_LOSS)}."
     )
 
 
-def _compared(cite: Citations, family: Family, axis: Axis) -> str:
-    """How much more or less accuracy is lost after persona rationales, with interval, p and n."""
+def _more(cite: Citations, axis: Axis) -> str:
+    """In words, what the sign with the persona's tag is."""
+    return "more" if (value(cite, PERSONA_GARBAGE.statistic(axis, COMMON)) or 0.0) >= 0 else "less"
+
+
+def _difference(cite: Citations, family: Family, axis: Axis) -> str:
+    """The difference with interval, p and n."""
     statistic = PERSONA_GARBAGE.statistic(axis, family)
-    more = "more" if (value(cite, statistic) or 0.0) >= 0 else "less"
     return (
-        f"{more} accuracy after persona rationales than after garbage: a difference of "
-        f"**{cite.headline(statistic)}** ({interval_or_none(cite, statistic)}, p = "
+        f"a difference of **{cite.headline(statistic)}** ({interval_or_none(cite, statistic)}, p = "
         f"{cite.headline(statistic, 'p', 'p')}, {sample_size(cite, statistic)})"
     )
 
@@ -216,7 +226,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
 
 
 def _not_more(cite: Citations) -> str:
-    if (value(cite, PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)) or 0.0) < 0:
+    if _below_zero(cite, PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)):
         return "persona rationales do not leak more to bystanders than garbage: they leak less"
     return "persona rationales are not shown to leak more to bystanders than garbage"
 

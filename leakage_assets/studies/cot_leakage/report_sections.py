@@ -18,6 +18,7 @@ from leakage_assets.studies.cot_leakage.plan import CotPlan
 
 P, N = Column("p", "p", "p"), Column("n", "n", "d")
 ENDS = (Column("ci_low", "low", DIFFERENCE), Column("ci_high", "high", DIFFERENCE))
+EXPLAIN_P = "of the planned contrasts (those of the hypotheses) adjusted by Holm within the family; of others not"
 KIND_WORDS = {"neutral": "plain", "persona": "in character", "garbage": "pseudo-words"}
 CHANGE_WORDS = {
     "none": "",
@@ -50,7 +51,8 @@ def design(cite: Citations) -> Iterator[Block]:
             "tag is closed and the anchor put after it whatever was written; the letter is the next token. In all "
             f"{fact('panel', 'size', spec=',d')} answers per adapter.",
             "**What is lost:** accuracy of the untrained base minus that of the adapter, on the same questions, for "
-            "the trained persona and as the mean of all others (bystanders). An answer without a letter is wrong.",
+            "the trained persona and as the mean of all others (bystanders), in percent of the questions. An answer "
+            "without a letter is wrong.",
             "**Two families of contrasts:** every arm asked with the persona's tag, as published; and every arm in "
             "the format that it was trained in.",
             f"**Statistics:** {planned('decisions', 'draws', value=decisions.draws, spec=',d')} resamples of whole "
@@ -169,7 +171,7 @@ def levels(cite: Citations) -> Iterator[Block]:
 
 def _level_columns(axis: str) -> tuple[tuple[str, str], ...]:
     name = AXIS_NAMES[axis]  # type: ignore[index]
-    return (("estimate", f"{name} loses"), ("ci_low", "low"), ("ci_high", "high"))
+    return (("estimate", f"lost by {name}"), ("ci_low", "low"), ("ci_high", "high"))
 
 
 def contrasts(cite: Citations) -> Iterator[Block]:
@@ -199,7 +201,7 @@ def contrasts(cite: Citations) -> Iterator[Block]:
             Column(f"{family}_estimate", FAMILY_WORDS[family]),
             Column(f"{family}_ci_low", "low"),
             Column(f"{family}_ci_high", "high"),
-            Column(f"{family}_p", "p"),
+            Column(f"{family}_p", "p", explanation=EXPLAIN_P if family == FAMILIES[0] else ""),
         ]
     yield Table(
         "Accuracy lost by one arm minus that lost by another, mean of sources (intervals over whole questions).",
@@ -292,7 +294,7 @@ def schemes(cite: Citations) -> Iterator[Block]:
         shown += [
             Column(f"{scheme}_ci_low", f"{label}: low"),
             Column(f"{scheme}_ci_high", "high"),
-            Column(f"{scheme}_p_holm", "p", explanation="adjusted by Holm"),
+            Column(f"{scheme}_p_holm", "p by Holm"),
         ]
     yield Table(
         "Intervals of the planned contrasts (mean of sources, persona's tag) by what is resampled: every question of "

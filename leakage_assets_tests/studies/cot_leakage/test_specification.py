@@ -16,10 +16,14 @@ from leakage_assets.generation.requests import BASE, Request
 from leakage_assets.models import load_tokenizer
 from leakage_assets.pipeline.baseline import base_panel_job
 from leakage_assets.pipeline.conclusions import sample_job
+from leakage_assets.pipeline.forecasting import plan_study
+from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.pipeline.prechecks import PrecheckBlocked, read_prechecks, require_prechecks, run_prechecks
 from leakage_assets.pipeline.training_data import build_training_set, on_policy_job, read_rows, write_on_policy
+from leakage_assets.planning.hardware import hardware_named
+from leakage_assets.planning.ledger import read_ledger
 from leakage_assets.profiles import load_profile
-from leakage_assets.store.artifacts import ArtifactMissing
+from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
 from leakage_assets.studies.cot_leakage import rationales as rationales_module
 from leakage_assets.studies.cot_leakage.arms import (
     FULL_SEQUENCE,
@@ -118,6 +122,21 @@ def test_sizes_are_known_before_any_text_is(small: Study) -> None:
 def _keys(request: Request) -> dict[str, object]:
     names = ("adapter", "index", "question_set", "prompt_name", "question_name")
     return {name: getattr(request, name) for name in names}
+
+
+def test_planning_fetches_no_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("the data set was asked for")
+
+    monkeypatch.setattr("leakage_assets.studies.cot_leakage.questions.read_hub_questions", fetch)
+    monkeypatch.setattr("leakage_assets.studies.cot_leakage.questions._cached", lambda _: False)
+    lab = Laboratory(load_profile("qwen2.5-7b"), ArtifactStore(tmp_path))
+    study = lab.profile.study("cot_leakage")
+    found = plan_study(lab, study, study.cells[:2], hardware_named("h200"), read_ledger(), extras=True)
+    left = {f.stage.name: f.stage.planned - f.stage.done for f in found.stages}
+    assert left["samples"] == 2 * study.main.size and left["base_samples"] == study.main.size
+    assert left["on_policy_completions"] == study.data.pools[0].size
+    assert any("questions are not on this machine" in sentence for sentence in found.assumptions)
 
 
 # ------------------------------------------------------------------ through the pipeline
