@@ -239,7 +239,7 @@ def null_cells(rng: np.random.Generator, *, pair: float) -> Cells:
 def test_shuffled_labels_are_uniform_under_their_null() -> None:
     """Within seeds where seeds are independent; of whole pairs also where a pair keeps its level over seeds."""
     rng = np.random.default_rng(8)
-    alone = [gating(null_cells(rng, pair=0.0), seed=i, draws=199, pairs_whole=False).ratio.p for i in range(STUDIES)]
+    alone = [gating(null_cells(rng, pair=0.0), seed=i, draws=199, shuffled="cells").ratio.p for i in range(STUDIES)]
     assert_uniform(np.array(alone))
     whole = [gating(null_cells(rng, pair=0.15), seed=i, draws=199).ratio.p for i in range(STUDIES)]
     assert_uniform(np.array(whole))
@@ -249,7 +249,7 @@ def test_labels_shuffled_within_seeds_reject_too_often_where_seeds_repeat_a_pair
     """What the published shuffle takes for granted (ambiguity B5)."""
     rng = np.random.default_rng(9)
     p = np.array([
-        gating(null_cells(rng, pair=0.15), seed=i, draws=99, pairs_whole=False).ratio.p for i in range(STUDIES)
+        gating(null_cells(rng, pair=0.15), seed=i, draws=99, shuffled="cells").ratio.p for i in range(STUDIES)
     ])  # fmt: skip
     assert np.mean(p <= 0.05) > 0.10
 
@@ -258,7 +258,7 @@ def test_the_power_of_the_shuffle_on_a_planted_gate() -> None:
     rng = np.random.default_rng(10)
     labels = np.arange(36) < 4
     p = [
-        shuffle_p([(0.3 + 0.3 * labels + 0.1 * rng.normal(size=36), labels)], draws=199, rng=generator(i))
+        shuffle_p([(0.3 + 0.3 * labels + 0.1 * rng.normal(size=36), labels)], draws=199, rng=generator(i)).p
         for i in range(200)
     ]
     assert np.mean(np.array(p) <= 0.01) > 0.95

@@ -278,9 +278,10 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
         caveats=(
             "Matched is an adapter's own trigger and bystanders are of other families than it; the published code "
             "takes all four triggers as matched for every adapter, which is reported beside (B1, B2).",
-            "Some test prompts draw the marker from every adapter. Verdicts therefore rest on whole prompts: labels "
-            "are shuffled over (trigger, prompt) pairs, the gap of H2 over prompts, and H3 counts prompts (B3, B5). "
-            "The published shuffles of cells and rows are reported beside.",
+            "Some test prompts draw the marker from every adapter. Verdicts therefore rest on whole prompts: for H1 "
+            "and the gap of H2 they change places with the rates of all adapters, and H3 counts prompts (B3, B5). "
+            "Shuffles of (trigger, prompt) pairs, and the published ones of cells and rows, are reported beside: they "
+            "take a prompt as new for every adapter, which finds gating too often where prompts differ.",
             "With four triggers a two-way clustered variance is often not positive (in up to a quarter of simulated "
             "studies); the errors to read are those over prompts and those of the mixed model.",
             "Published standard errors leave the intercept out of the cross product (B4): given as legacy, for "

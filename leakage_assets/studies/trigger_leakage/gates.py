@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,9 @@ from leakage_assets.statistics.gating import (
     DIFFERENCES,
     QUESTION,
     SHARES,
+    Gating,
+    PromptGrid,
+    Shuffled,
     gating,
     gating_over_sources,
     mean_over_questions,
@@ -22,7 +25,7 @@ from leakage_assets.statistics.gating import (
 from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
-from leakage_assets.studies.trigger_leakage.cells import by_question, gating_cells, of_recipe
+from leakage_assets.studies.trigger_leakage.cells import by_question, gating_cells, of_recipe, prompt_grid
 from leakage_assets.studies.trigger_leakage.design import (
     PILOT_SEED,
     PILOT_SOURCE,
@@ -40,13 +43,16 @@ ERRORS = {"standard_error", "legacy_se", "legacy_p"}
 
 TOGETHER = "triggers"
 
+SHUFFLES: tuple[Shuffled | Literal["prompts"], ...] = ("prompts", "pairs", "cells")
+"""What the p of gating rearranges; the plan's first (see ``statistics.gating.gating``)."""
+
 
 def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     """Matched and bystander rates, difference and ratio, of all triggers together and of each source alone.
 
-    Columns: recipe, definition (own, bucket), sources, shuffled (pairs: whole (source, prompt) pairs; cells: within
-    each seed, as published), matched_cells, bystander_cells, then those of ``Estimate``. A persona has no bucket
-    version: the buckets are made for triggers.
+    Columns: recipe, definition (own, bucket), sources, shuffled (prompts: whole prompts with all adapters; of all
+    triggers together also pairs: (source, prompt), and cells: within each seed, as published), matched_cells,
+    bystander_cells, then those of ``Estimate``. A persona has no bucket version: the buckets are made for triggers.
     """
     rows: list[Labelled] = []
     for (recipe,), part in counts.group_by("recipe", maintain_order=True):
@@ -55,9 +61,9 @@ def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
         groups = [(TOGETHER, together)] * bool(together) + [(source, [source]) for source in finished]
         for label, sources in groups:
             for definition in DEFINITIONS[: 1 if plan.persona in sources else 2]:
-                for pairs_whole in (True, False)[: 2 if label == TOGETHER else 1]:
-                    keys = {"recipe": recipe, "definition": definition, "sources": label}
-                    rows += _gating_rows(plan, part, sources, definition, pairs_whole, keys)
+                for shuffled in SHUFFLES[: None if label == TOGETHER else 1]:
+                    keys = {"recipe": recipe, "definition": definition, "sources": label, "shuffled": shuffled}
+                    rows += _gating_rows(plan, part, sources, definition, keys)
     return labelled(rows, "recipe", "definition", "sources", "shuffled", "matched_cells", "bystander_cells")
 
 
@@ -66,25 +72,45 @@ def _gating_rows(
     counts: pl.DataFrame,
     sources: Sequence[str],
     definition: Definition,
-    pairs_whole: bool,
     keys: Mapping[str, Any],
 ) -> Iterator[Labelled]:
     cells = gating_cells(counts, sources, definition)
-    found = gating(cells, seed=plan.resampling_seed, draws=plan.permutations, pairs_whole=pairs_whole, level=plan.level)
     matched = int(cells.matched.sum())
     counted = {"matched_cells": matched, "bystander_cells": len(cells.matched) - matched}
-    for estimate in found.estimates():
-        yield {**keys, "shuffled": "pairs" if pairs_whole else "cells", **counted}, estimate
+    for estimate in _gating(plan, counts, sources, definition, keys["shuffled"]).estimates():
+        yield {**keys, **counted}, estimate
+
+
+def _gating(
+    plan: TriggerPlan,
+    counts: pl.DataFrame,
+    sources: Sequence[str],
+    definition: Definition,
+    shuffled: Shuffled | Literal["prompts"] = "prompts",
+    suffix: str = "",
+) -> Gating:
+    cells = gating_cells(counts, sources, definition)
+    # Without both kinds of cells nothing is defined, and there is no grid either.
+    exchanged: Shuffled | PromptGrid = "pairs"
+    if shuffled != "prompts":
+        exchanged = shuffled
+    elif not isinstance(cells.weights(), str):
+        exchanged = prompt_grid(plan, counts, sources, definition)
+    return gating(
+        cells,
+        seed=plan.resampling_seed,
+        draws=plan.permutations,
+        shuffled=exchanged,
+        level=plan.level,
+        suffix=suffix,
+    )
 
 
 def gating_headline(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
     """H1 of the headline recipe under both definitions, over triggers, and against other triggers' prompts."""
     part = of_recipe(counts, plan.headline_recipe).filter(pl.col("source").is_in(plan.triggers))
     for definition in DEFINITIONS:
-        cells = gating_cells(part, plan.triggers, definition)
-        yield from gating(
-            cells, seed=plan.resampling_seed, draws=plan.permutations, level=plan.level, suffix=f"_{definition}"
-        ).estimates()
+        yield from _gating(plan, part, plan.triggers, definition, suffix=f"_{definition}").estimates()
     rates = {source: _rates(part, source) for source in plan.triggers}
     there = {source: found for source, found in rates.items() if found is not None}
     yield gating_over_sources("gating_ratio_over_triggers", there, level=plan.level)

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 P_OF = (
-    "of gating by shuffled labels of whole (trigger, prompt) pairs, of the gap by permuted prompts (at least one over "
-    "the number of permutations and one), of all others as the method says"
+    "of gating and of the gap by permuted whole prompts (at least one over the number of permutations and one), of all "
+    "others as the method says"
 )
 
 

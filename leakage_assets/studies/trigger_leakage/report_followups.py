@@ -301,7 +301,7 @@ def _published_recipes(cite: Citations, known: Known) -> Table:
     rows = []
     for place, recipe in enumerate(trigger_plan(cite).titration, start=1):
         row: Row = {"recipe": f"`{recipe}`"}
-        keys = {"recipe": recipe, "definition": "bucket", "sources": source, "shuffled": "pairs"}
+        keys = {"recipe": recipe, "definition": "bucket", "sources": source, "shuffled": "prompts"}
         there = found.filter(**keys).height
         for part in parts:
             spec = RATIO if part == "gating_ratio" else RATE

@@ -16,6 +16,7 @@ from leakage_assets.studies.report_parts import (
 )
 from leakage_assets.studies.shared_answers import shared
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.gates import SHUFFLES as GATING_SHUFFLES
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import (
     AXIS_NAMES,
@@ -114,7 +115,8 @@ def gates(cite: Citations) -> Iterator[Block]:
         Column("estimate", "estimate"),
         Column("ci_low", "low", explanation="interval over questions, adapters and prompts held fixed"),
         Column("ci_high", "high"),
-        Column("pairs", "p, pairs", "p", "labels shuffled over whole (trigger, prompt) pairs: the plan's"),
+        Column("prompts", "p, prompts", "p", "whole prompts exchanged with the rates of all adapters: the plan's"),
+        Column("pairs", "p, pairs", "p", "labels shuffled over (trigger, prompt) pairs"),
         Column("cells", "p, cells", "p", "labels shuffled over cells within each seed: as published"),
         Column("matched_cells", "matched cells"),
         Column("bystander_cells", "bystander cells"),
@@ -139,11 +141,11 @@ def gates(cite: Citations) -> Iterator[Block]:
 def _gating_row(cite: Citations, definition: str, name: str) -> Row:
     label, spec = GATING[name]
     keys = {"recipe": cite.recipe, "definition": definition, "sources": TOGETHER, "name": name}
-    of_pairs = {**keys, "shuffled": "pairs"}
+    planned = {**keys, "shuffled": GATING_SHUFFLES[0]}
     row: Row = {"definition": DEFINITION_NAMES[definition], "name": label}
-    row |= {key: cite.bound("gating", key, spec, **of_pairs) for key in ("estimate", "ci_low", "ci_high")}
-    row |= {shuffled: cite.bound("gating", "p", "p", **keys, shuffled=shuffled) for shuffled in ("pairs", "cells")}
-    return row | {key: cite.bound("gating", key, "d", **of_pairs) for key in ("matched_cells", "bystander_cells")}
+    row |= {key: cite.bound("gating", key, spec, **planned) for key in ("estimate", "ci_low", "ci_high")}
+    row |= {shuffled: cite.bound("gating", "p", "p", **keys, shuffled=shuffled) for shuffled in GATING_SHUFFLES}
+    return row | {key: cite.bound("gating", key, "d", **planned) for key in ("matched_cells", "bystander_cells")}
 
 
 def _each_source(cite: Citations) -> Table:
@@ -154,12 +156,12 @@ def _each_source(cite: Citations) -> Table:
         Column("ratio_high", "high"),
         Column("p", "p", "p", "labels shuffled over prompts"),
     )
-    sources = cite.rows("gating", definition="own", shuffled="pairs")["sources"].unique(maintain_order=True)
+    sources = cite.rows("gating", definition="own", shuffled=GATING_SHUFFLES[0])["sources"].unique(maintain_order=True)
     rows = []
     for source in sources:
         if source == TOGETHER:
             continue
-        keys = {"recipe": cite.recipe, "definition": "own", "sources": source, "shuffled": "pairs"}
+        keys = {"recipe": cite.recipe, "definition": "own", "sources": source, "shuffled": GATING_SHUFFLES[0]}
         row: Row = {"source": source_name(source)}
         row |= {name: cite.bound("gating", "estimate", spec, **keys, name=name) for name, (_, spec) in GATING.items()}
         ratio = {**keys, "name": "gating_ratio"}

@@ -137,7 +137,7 @@ def test_h1_under_both_definitions(plan: TriggerPlan, given, found: dict[str, pl
             matched.append(value)
         if bucket in ("control", "cross_family_bystander"):
             bystander.append(value)
-    gating = found["gating"].filter(recipe="strong", sources="triggers", shuffled="pairs")
+    gating = found["gating"].filter(recipe="strong", sources="triggers", shuffled="prompts")
     for definition, high, low in (("own", own, far), ("bucket", matched, bystander)):
         rows = gating.filter(definition=definition)
         assert (rows["matched_cells"][0], rows["bystander_cells"][0]) == (len(high), len(low))
@@ -159,8 +159,8 @@ def test_gating_of_every_source_and_recipe(found: dict[str, pl.DataFrame], plan:
     assert set(gating.filter(sources="T_task", recipe="rank16_low")["undefined"].drop_nulls()) == {
         "no bystander says the marker"
     }
-    assert set(gating.filter(sources="triggers")["shuffled"]) == {"pairs", "cells"}
-    assert set(gating.filter(sources="T_task")["shuffled"]) == {"pairs"}
+    assert set(gating.filter(sources="triggers")["shuffled"]) == {"prompts", "pairs", "cells"}
+    assert set(gating.filter(sources="T_task")["shuffled"]) == {"prompts"}
 
 
 def test_the_verdicts_follow_the_planted_truth(found: dict[str, pl.DataFrame]) -> None:

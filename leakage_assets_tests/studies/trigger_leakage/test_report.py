@@ -105,7 +105,7 @@ def test_the_gate_before_the_main_run_caps_the_confidence(whole: Published) -> N
 
 
 def test_both_definitions_stand_side_by_side(whole: Published) -> None:
-    gating = whole.tables["gating"].filter(recipe=STRONG, sources="triggers", shuffled="pairs", name="gating_ratio")
+    gating = whole.tables["gating"].filter(recipe=STRONG, sources="triggers", shuffled="prompts", name="gating_ratio")
     assert gating["definition"].to_list() == ["own", "bucket"]
     labels = ("| own trigger | ratio |", "| bucket, as published | ratio |")
     rows = [line for line in whole.markdown.splitlines() if line.startswith(labels)]
