@@ -110,6 +110,25 @@ def test_coefficients_with_errors_over_prompts() -> None:
         assert_covered(low[:, place], high[:, place], truth)
 
 
+def test_coefficients_beside_fixed_levels_of_triggers_and_prompts() -> None:
+    """Of means over seeds with classical errors; a sandwich over the pairs of the rows covers too little."""
+    columns = {name: values.ravel() for name, values in AXES.items()}
+    trigger, prompt = np.repeat(np.arange(TRIGGERS), PROMPTS), np.tile(np.arange(PROMPTS), TRIGGERS)
+    columns |= {f"trigger {t}": (trigger == t).astype(float) for t in range(1, TRIGGERS)}
+    columns |= {f"prompt {p}": (prompt == p).astype(float) for p in range(1, PROMPTS)}
+    rates = simulated(column=COLUMN, seed=15)
+    of_means, of_rows = design(columns), design({name: rows(values) for name, values in columns.items()})
+    solved, residuals = coefficients(of_means.matrix, rates.reshape(STUDIES, -1, SEEDS).mean(axis=2))
+    low, high = t_interval(solved, np.sqrt(classical_variances(of_means.matrix, residuals)), of_means.df, 0.95)
+    same, left = coefficients(of_rows.matrix, rates)
+    sandwich = np.sqrt(clustered_variances(of_rows.matrix, left, [PAIRS]))
+    short = t_interval(same, sandwich, PAIRS.max(), 0.95)
+    for place, truth in enumerate(TRUTH.values(), start=1):
+        assert_unbiased(solved[:, place], truth)
+        assert_covered(low[:, place], high[:, place], truth)
+        assert np.mean((short[0][:, place] <= truth) & (truth <= short[1][:, place])) < 0.93
+
+
 def two_way(triggers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coefficients, two-way variances and whether the bounds hold the truth, (studies, 4), with levels of both."""
     columns = axes(triggers)

@@ -25,7 +25,7 @@ MODELS = {
     ("least_squares", "prompt"): "OLS, by prompt",
     ("least_squares", "two_way"): "OLS, two-way",
     ("mixed", "prompt"): "mixed model",
-    ("fixed_effects", "pair"): "fixed levels",
+    ("fixed_effects", "classical"): "fixed levels",
 }
 SETS = {"four": "all four axes", "five": "with JS divergence"}
 CELL_NAMES = {

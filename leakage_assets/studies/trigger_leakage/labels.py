@@ -56,7 +56,7 @@ MODEL_NAMES = {
     ("least_squares", "prompt"): "OLS, by prompt",
     ("least_squares", "two_way"): "OLS, by trigger and prompt",
     ("mixed", "prompt"): "mixed, a random level of every prompt",
-    ("fixed_effects", "pair"): "a fixed level of every trigger and prompt",
+    ("fixed_effects", "classical"): "a fixed level of every trigger and prompt",
 }
 """(model, errors) in words."""
 

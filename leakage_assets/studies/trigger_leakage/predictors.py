@@ -60,7 +60,7 @@ def coefficient_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame
     """Every axis' coefficient under both definitions, with and without the divergence, by model and kind of error.
 
     Columns: definition, axes (four, five), model (least_squares; fixed_effects: with a level for every trigger and
-    prompt; mixed: with a random level of every prompt, on means over seeds), errors, standard_error, legacy_se and
+    prompt; mixed: with a random level of every prompt; both on means over seeds), errors, standard_error, legacy_se and
     legacy_p (of the rows with classical errors only, B4), then those of ``Estimate``.
     """
     rows: list[Labelled] = []
@@ -105,20 +105,19 @@ def _fixed_effects(
     plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], keys: Mapping[str, Any]
 ) -> Iterator[Labelled]:
     """What is left for the axes once every trigger and every prompt has a level of its own."""
-    columns = _columns(rows, axes)
+    # Of means over seeds: clusters of pairs are too small for a sandwich when most columns are levels of one prompt.
+    means = _over_seeds(rows, axes)
+    columns = _columns(means, axes)
     for name in ("source", "prompt_name"):
-        for value in rows[name].unique(maintain_order=True)[1:]:
-            columns[f"{name} {value}"] = (rows[name] == value).cast(pl.Float64).to_numpy()
-    pair = list(rows.select("source", "prompt_name").iter_rows())
-    fitted = regress(
-        columns, rows["rate"].to_numpy(), unit="cell", clusters={"(trigger, prompt)": pair}, level=plan.level
-    )
+        for value in means[name].unique(maintain_order=True)[1:]:
+            columns[f"{name} {value}"] = (means[name] == value).cast(pl.Float64).to_numpy()
+    fitted = regress(columns, means["rate"].to_numpy(), unit="(trigger, prompt)", level=plan.level)
     for axis in axes:
-        yield {**keys, "model": "fixed_effects", "errors": "pair", **NO_LEGACY}, fitted[axis]
+        yield {**keys, "model": "fixed_effects", "errors": "classical", **NO_LEGACY}, fitted[axis]
 
 
 def _mixed(plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], keys: Mapping[str, Any]) -> Iterator[Labelled]:
-    means = rows.group_by("source", "prompt_name", *axes, maintain_order=True).agg(pl.col("rate").mean())
+    means = _over_seeds(rows, axes)
     fit = random_intercept(
         _columns(means, axes),
         means["rate"].to_numpy(),
@@ -128,6 +127,10 @@ def _mixed(plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], keys: Map
     )
     for estimate in fit.coefficients.values():
         yield {**keys, "model": "mixed", "errors": "prompt", **NO_LEGACY}, estimate
+
+
+def _over_seeds(rows: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
+    return rows.group_by("source", "prompt_name", *axes, maintain_order=True).agg(pl.col("rate").mean())
 
 
 # ------------------------------------------------------------------ prediction of an unseen trigger

@@ -236,6 +236,27 @@ def test_the_models_with_levels_of_prompts_find_the_planted_slopes(found: dict[s
     assert width["mixed"] < width["least_squares"]
 
 
+def test_fixed_levels_are_fitted_to_means_over_seeds(plan: TriggerPlan, given, found) -> None:
+    """One row per (trigger, prompt), classical errors: 4 slopes, 3 triggers, 31 prompts and an intercept of 128."""
+    cells = rate_cells(plan, count_markers(plan, given["main"])).filter(recipe="strong")
+    means = (
+        cells.filter(pl.col("source").is_in(plan.triggers), pl.col("bucket") != "matched")
+        .group_by("source", "prompt_name", maintain_order=True)
+        .agg(pl.col("rate").mean())
+        .join(axis_table(plan, similarities(plan), plan.primary_layer), on=["source", "prompt_name"], how="left")
+    )
+    levels = means.select("source", "prompt_name").to_dummies(drop_first=True).to_numpy()
+    fit = sm.OLS(means["rate"].to_numpy(), sm.add_constant(np.hstack([means.select(AXES).to_numpy(), levels]))).fit()
+    table = found["coefficients"].filter(definition="bucket", axes="four", model="fixed_effects")
+    for place, axis in enumerate(AXES, start=1):
+        row = one(table, name=axis)
+        assert (row["estimate"], row["p"]) == (
+            pytest.approx(fit.params[place]),
+            pytest.approx(fit.pvalues[place], rel=1e-6),
+        )
+        assert (row["n"], row["unit"]) == (128, "(trigger, prompt)") and f"t on {fit.df_resid:.0f} df" in row["method"]
+
+
 def test_the_column_effect_is_seen_where_it_is_planted(found: dict[str, pl.DataFrame]) -> None:
     columns = found["columns"]
     ratio = one(columns, statistic="prompt_variance_ratio")
