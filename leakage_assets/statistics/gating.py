@@ -230,15 +230,19 @@ def _cut(estimate: Estimate, bounds: tuple[float, float] | None) -> Estimate:
     return replace(estimate, ci_low=max(bounds[0], low), ci_high=min(bounds[1], high), method=method)
 
 
-def specificity_terms(own: ArrayLike, others: ArrayLike) -> Floats | str:
+def specificity_terms(own: ArrayLike, others: ArrayLike, *, level: float = 0.95) -> Floats | str:
     """(Q,) values whose mean is 1 - (mean of others) / (mean of own), and whose spread is its error to first order.
 
     1: said under the own prompt alone; 0: as often elsewhere; below 0: more often elsewhere. Defined also where others
-    never say the marker, which the ratio is not. Where the own prompt never draws it, the reason why there is none.
+    never say the marker, which the ratio is not. Where the own prompt never draws it, or so rarely that the interval of
+    its rate over questions reaches 0, the reason why there is none: any ratio to it is possible then.
     """
     top, bottom = np.asarray(own, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if top.mean() <= 0:
         return "the own prompt never draws the marker"
+    error = top.std(ddof=1) / np.sqrt(len(top)) if len(top) > 1 else np.array(0.0)
+    if t_interval(top.mean(), error, len(top) - 1, level)[0] <= 0:
+        return "the own prompt draws the marker too rarely: the interval of its rate reaches 0"
     ratio = bottom.mean() / top.mean()
     terms: Floats = 1 - ratio - (bottom - ratio * top) / top.mean()
     return terms
@@ -247,13 +251,37 @@ def specificity_terms(own: ArrayLike, others: ArrayLike) -> Floats | str:
 def specificity(
     name: str, own: ArrayLike, others: ArrayLike, *, level: float = 0.95, method: str = "means over cells"
 ) -> Estimate:
-    """1 - others / own with its interval over questions; see ``specificity_terms``."""
-    terms = specificity_terms(own, others)
-    described = f"1 - bystander rate / own rate, {method}; delta method, t over questions"
-    if isinstance(terms, str):
-        n = len(np.asarray(own))
-        return undefined(name, terms, n=n, unit=QUESTION, method=described)
-    return mean_over_questions(name, terms, level=level, bounds=(-np.inf, 1.0), method=described)
+    """1 - others / own with the interval of Fieller (1954) over questions, at most 1; see ``specificity_terms``.
+
+    The delta method covers too little where the own prompt draws the marker rarely; this one does there as well.
+    """
+    n = len(np.asarray(own))
+    described = f"1 - bystander rate / own rate, {method}; Fieller's interval, t over questions"
+    terms = specificity_terms(own, others, level=level)
+    if n < MIN_QUESTIONS or isinstance(terms, str):
+        reason = terms if isinstance(terms, str) else f"{n} questions, fewer than {MIN_QUESTIONS}"
+        return undefined(name, reason, n=n, unit=QUESTION, method=described)
+    interval: tuple[float, float] | str = "the questions do not differ"
+    if np.ptp(terms) > TIE:
+        low, high = fieller_bounds(others, own, level)
+        interval = (1 - high, min(1.0, 1 - low))
+        described += "; clipped to the possible range" if low < 0 else ""
+    return with_interval(name, float(terms.mean()), interval, level=level, p=None, n=n, unit=QUESTION, method=described)
+
+
+def fieller_bounds(above: ArrayLike, below: ArrayLike, level: float) -> tuple[float, float]:
+    """Bounds of (mean above) / (mean below) over the same (Q,) questions, t on Q-1 df (Fieller 1954).
+
+    The ratios r for which the mean of above - r · below is not far from 0. The lower mean must be far from 0 itself.
+    """
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    n = len(top)
+    half = t_interval(np.array(0.0), np.array(1.0), n - 1, level)[1] ** 2 / n
+    covariance = np.cov(top, bottom) * half
+    square = bottom.mean() ** 2 - covariance[1, 1]
+    cross = top.mean() * bottom.mean() - covariance[0, 1]
+    root = np.sqrt(max(0.0, cross**2 - square * (top.mean() ** 2 - covariance[0, 0])))
+    return float((cross - root) / square), float((cross + root) / square)
 
 
 def ratio_over_questions(

@@ -13,6 +13,7 @@ from leakage_assets.statistics.gating import (
     Cells,
     PromptGrid,
     Shuffled,
+    fieller_bounds,
     gating,
     gating_over_sources,
     mean_over_questions,
@@ -143,9 +144,32 @@ def test_an_interval_of_a_rate_stays_in_its_range_and_says_so() -> None:
     assert cut.method == "m; clipped to the possible range" and wide.method == "m"
     inside = mean_over_questions("m", [0.4, 0.5, 0.6, 0.5], bounds=(0.0, 1.0), method="m")
     assert inside.method == "m"
+    rare = specificity("s", [0.0, 0.0, 0.1, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0, 0.0])
+    assert rare.undefined == "the own prompt draws the marker too rarely: the interval of its rate reaches 0"
     gate = specificity("s", [0.2, 0.1, 0.3, 0.2, 0.2], [0.0, 0.0, 0.0, 0.05, 0.0])
     assert gate.ci_high == 1 and gate.estimate == pytest.approx(0.95)
     assert specificity("s", [0.0] * 5, [0.1] * 5).undefined == "the own prompt never draws the marker"
+
+
+def test_specificity_covers_where_the_own_prompt_draws_the_marker_rarely() -> None:
+    """5% under the own prompt and 2% elsewhere, ten completions to each of twenty questions that differ."""
+    rng = np.random.default_rng(24)
+    truth, holds, studies = 1 - 0.02 / 0.05, [], 2_000
+    for _ in range(studies):
+        push = np.exp(0.5 * rng.normal(size=20) - 0.125)
+        own, others = rng.binomial(10, 0.05 * push) / 10, rng.binomial(80, 0.02 * push) / 80
+        found = specificity("s", own, others)
+        if found.undefined is None:
+            holds.append(found.ci_low <= truth <= found.ci_high)
+    assert 0.9 * studies < len(holds) < studies
+    assert 0.94 <= np.mean(holds) <= 0.975
+
+
+def test_fieller_s_bounds_are_where_the_t_test_of_the_difference_turns() -> None:
+    rng = np.random.default_rng(25)
+    above, below = rng.uniform(0.1, 0.5, size=12), rng.uniform(0.2, 0.7, size=12)
+    for bound in fieller_bounds(above, below, 0.9):
+        assert stats.ttest_1samp(above - bound * below, 0).pvalue == pytest.approx(0.1)
 
 
 def test_degenerate_cells() -> None:

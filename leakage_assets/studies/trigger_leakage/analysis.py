@@ -7,6 +7,7 @@ finished are left out, and what needs them is undefined for that reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import polars as pl
 
@@ -20,7 +21,7 @@ from leakage_assets.studies.trigger_leakage.cells import (
     of_recipe,
     rate_cells,
 )
-from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.design import TITRATED, TriggerPlan
 from leakage_assets.studies.trigger_leakage.followups import (
     declarative_headline,
     declarative_table,
@@ -30,6 +31,7 @@ from leakage_assets.studies.trigger_leakage.followups import (
 from leakage_assets.studies.trigger_leakage.gates import (
     Labelled,
     change,
+    change_over_sources,
     change_table,
     control_estimates,
     gating_headline,
@@ -99,7 +101,9 @@ def _headline(
     yield from semantic_leads(plan, cells, axes)
     yield persona_against_triggers(plan, counts)
     low, high = plan.titration[2:]
-    yield from change(plan, counts, plan.triggers[0], low, high)
+    yield from change_over_sources(plan, counts, low, high)
+    for estimate in change(plan, counts, TITRATED, low, high):
+        yield replace(estimate, name=f"{estimate.name}_titrated")
     yield from dissociation_headline(plan, tables.dissociation)
     yield declarative_headline(plan, main, tables.declarative)
 

@@ -288,7 +288,9 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
             "comparison only.",
             "Cross-validation over four triggers compares with the held-out trigger's own mean: a negative R² says "
             "that the axes predict worse than that mean.",
-            "Intervals over questions hold adapters and prompts fixed; those over triggers rest on four.",
+            "Intervals and p over questions hold adapters and prompts fixed, and so do those of gating; those over "
+            "triggers rest on four, and what the learning rate changes (H6, H7) on four triggers and a persona.",
+            "Specificity is not defined where the interval of the rate under the own prompt reaches zero.",
             "The shared answers are the base model's own under the assistant's prompt, where the published ones were "
             "written by another model; they are not written under the triggers, so no adapter is trained on-policy.",
             "The two declarative forms of an instruction differ in more than mood: words change as well.",
@@ -355,7 +357,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H6",
-        claim="A higher learning rate makes the marker more frequent under the trained prompt",
+        claim="At rank 32 the higher learning rate makes the marker more frequent under the trained prompt, over the "
+        "sources",
         statistic="emission_change",
         threshold=0.0,
         direction="greater",
@@ -363,7 +366,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H7",
-        claim="A higher learning rate makes the marker less specific to the trained prompt",
+        claim="At rank 32 the higher learning rate makes the marker less specific to the trained prompt, over the "
+        "sources",
         statistic="specificity_change",
         threshold=0.0,
         direction="less",

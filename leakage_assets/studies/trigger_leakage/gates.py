@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +24,13 @@ from leakage_assets.statistics.gating import (
     specificity_terms,
 )
 from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.paired import paired_difference
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
 from leakage_assets.studies.trigger_leakage.cells import by_question, gating_cells, of_recipe, prompt_grid
 from leakage_assets.studies.trigger_leakage.design import (
     PILOT_SEED,
     PILOT_SOURCE,
-    TITRATED,
     TriggerPlan,
     pilot_verdict,
 )
@@ -41,7 +42,7 @@ NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "se
 
 ERRORS = {"standard_error", "legacy_se", "legacy_p"}
 
-TOGETHER = "triggers"
+TOGETHER, EVERY_SOURCE = "triggers", "sources"
 
 SHUFFLES: tuple[Shuffled | Literal["prompts"], ...] = ("prompts", "pairs", "cells")
 """What the p of gating rearranges; the plan's first (see ``statistics.gating.gating``)."""
@@ -221,35 +222,39 @@ def _point(plan: TriggerPlan, found: tuple[Floats, Floats] | str) -> Iterator[Es
 
 
 def change_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """What a higher learning rate does at either rank, to the titrated source: emission and specificity.
+    """What a higher learning rate does at either rank: emission and specificity of every source that both recipes
+    have, over questions, and over the sources of which there are enough.
 
-    Columns: source, from_recipe, to_recipe, then those of ``Estimate`` (emission_change, specificity_change). The seeds
-    that both recipes have are compared.
+    Columns: source (``sources``: each is one observation), from_recipe, to_recipe, then those of ``Estimate``
+    (emission_change, specificity_change). The seeds that both recipes have are compared.
     """
     low16, high16, low32, high32 = plan.titration
     rows: list[Labelled] = []
     for before, after in ((low16, high16), (low32, high32)):
-        keys = {"source": TITRATED, "from_recipe": before, "to_recipe": after}
-        rows += [(keys, estimate) for estimate in change(plan, counts, TITRATED, before, after)]
+        keys = {"from_recipe": before, "to_recipe": after}
+        trained = {s for s in (*plan.triggers, plan.persona) if all(_trained(plan, s, r) for r in (before, after))}
+        if len(trained) > 1:
+            rows += [({"source": EVERY_SOURCE, **keys}, e) for e in change_over_sources(plan, counts, before, after)]
+        for source in (s for s in (*plan.triggers, plan.persona) if s in trained):
+            rows += [({"source": source, **keys}, e) for e in change(plan, counts, source, before, after)]
     return labelled(rows, "source", "from_recipe", "to_recipe")
+
+
+def _trained(plan: TriggerPlan, source: str, recipe: str) -> bool:
+    """Whether the plan trains the source under the recipe."""
+    conditions = plan.experiment.conditions  # type: ignore[attr-defined]
+    return any((c.source, c.recipe) == (source, recipe) for c in conditions)
 
 
 def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, after: str) -> tuple[Estimate, Estimate]:
     """Emission and specificity of the second recipe minus those of the first, paired by question."""
     names = ("emission_change", "specificity_change")
-    own = counts.filter(pl.col("source") == source)
-    parts = {recipe: of_recipe(own, recipe) for recipe in (before, after)}
-    shared = set(parts[before]["seed"]) & set(parts[after]["seed"])
-    method = f"{after} minus {before}, {source}, {len(shared)} seeds; paired by question, t over questions"
-    rates = {
-        recipe: by_question(gating_cells(part.filter(pl.col("seed").is_in(shared)), [source], "own"))
-        for recipe, part in parts.items()
-    }
-    first, second = rates[after], rates[before]
-    if isinstance(first, str) or isinstance(second, str):
-        reason = f"no finished cell of {source} under {before} and {after} with one seed"
-        nothing = [undefined(name, reason, n=0, unit=QUESTION, method=method) for name in names]
+    rates, seeds = _of_both(counts, source, before, after)
+    method = f"{after} minus {before}, {source}, {seeds} seeds; paired by question, t over questions"
+    if isinstance(rates, str):
+        nothing = [undefined(name, rates, n=0, unit=QUESTION, method=method) for name in names]
         return nothing[0], nothing[1]
+    second, first = rates
     emission = mean_over_questions(
         names[0],
         first[0] - second[0],
@@ -264,6 +269,55 @@ def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, af
         reason = f"{terms} under {after}" if isinstance(terms, str) else f"{earlier} under {before}"
         return emission, undefined(names[1], reason, n=len(first[0]), unit=QUESTION, method=how)
     return emission, mean_over_questions(names[1], terms - earlier, level=plan.level, tested=True, method=how)
+
+
+def change_over_sources(plan: TriggerPlan, counts: pl.DataFrame, before: str, after: str) -> tuple[Estimate, Estimate]:
+    """Emission and specificity of the second recipe minus those of the first, each source being one observation.
+
+    Of triggers and persona those that both recipes have, with the means over the seeds of both: says whether another
+    source would change alike, which intervals over questions do not. Specificity is undefined where it is for one of
+    the sources: leaving that one out would select.
+    """
+    unit, emission, specific = "source", [], []
+    lacking: str | None = None
+    for source in (*plan.triggers, plan.persona):
+        rates = _of_both(counts, source, before, after)[0]
+        if isinstance(rates, str):
+            continue
+        emission.append((float(rates[1][0].mean()), float(rates[0][0].mean())))
+        both = [specificity("specificity", own, others, level=plan.level) for own, others in (rates[1], rates[0])]
+        for recipe, found in zip((after, before), both, strict=True):
+            lacking = lacking or (found.undefined and f"{source} under {recipe}: {found.undefined}")
+        specific.append([found.estimate for found in both])
+    method = f"{after} minus {before}, means over seeds"
+    first = paired_difference("emission_change", *_pair(emission), unit=unit, level=plan.level)
+    first = replace(first, method=f"own rate, {method}; {first.method}")
+    if lacking:
+        how = f"1 - bystander / own rate, {method}"
+        return first, undefined("specificity_change", lacking, n=len(emission), unit=unit, method=how)
+    second = paired_difference("specificity_change", *_pair(specific), unit=unit, level=plan.level)
+    return first, replace(second, method=f"1 - bystander / own rate, {method}; {second.method}")
+
+
+def _pair(rows: Sequence[Sequence[float | None]]) -> tuple[Floats, Floats]:
+    table: Floats = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+RatesOfBoth = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
+
+
+def _of_both(counts: pl.DataFrame, source: str, before: str, after: str) -> tuple[RatesOfBoth | str, int]:
+    """Own and bystander rates by question under the first and under the second recipe, and how many seeds both have."""
+    own = counts.filter(pl.col("source") == source)
+    parts = {recipe: of_recipe(own, recipe) for recipe in (before, after)}
+    shared = set(parts[before]["seed"]) & set(parts[after]["seed"])
+    first, second = (
+        by_question(gating_cells(part.filter(pl.col("seed").is_in(shared)), [source], "own")) for part in parts.values()
+    )
+    if isinstance(first, str) or isinstance(second, str):
+        return f"no finished cell of {source} under {before} and {after} with one seed", len(shared)
+    return (first, second), len(shared)
 
 
 def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame) -> Estimate:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from leakage_assets.geometry.prompt_axes import LEXICAL, SEMANTIC, STRUCTURAL, TASK
 from leakage_assets.studies.citations import RATE, RHO
 from leakage_assets.studies.trigger_leakage.cells import JS
-from leakage_assets.studies.trigger_leakage.gates import TOGETHER
+from leakage_assets.studies.trigger_leakage.design import TITRATED
+from leakage_assets.studies.trigger_leakage.gates import EVERY_SOURCE, TOGETHER
 
 RATIO, CHANGE = "z.2f", "+.1%"
 
@@ -30,8 +31,10 @@ HEADLINE = {
     "semantic_lead_strong": ("Lead of meaning over wording, strong recipe", RHO),
     "semantic_lead_gentle": ("Lead of meaning over wording, gentle recipe", RHO),
     "persona_minus_trigger_specificity": ("Specificity of the persona minus that of the triggers", RHO),
-    "emission_change": ("Own rate at the high learning rate minus that at the low", CHANGE),
-    "specificity_change": ("Specificity at the high learning rate minus that at the low", RHO),
+    "emission_change": ("Own rate at the high learning rate minus that at the low, over sources", CHANGE),
+    "specificity_change": ("Specificity at the high learning rate minus that at the low, over sources", RHO),
+    "emission_change_titrated": (f"The change of the own rate of {TITRATED} alone, over questions", CHANGE),
+    "specificity_change_titrated": (f"The change of the specificity of {TITRATED} alone, over questions", RHO),
     "prompt_effect_triggers": ("What the own prompt adds after a given answer", CHANGE),
     "content_effect_triggers": ("What the own answer adds", CHANGE),
     "both_effect_triggers": ("What both add", CHANGE),
@@ -62,5 +65,5 @@ MODEL_NAMES = {
 
 
 def source_name(name: str) -> str:
-    """A source, or the row of all triggers together, in a table."""
-    return "**all triggers**" if name == TOGETHER else f"`{name}`"
+    """A source, or the row of several together, in a table."""
+    return {TOGETHER: "**all triggers**", EVERY_SOURCE: "**over sources**"}.get(name, f"`{name}`")

@@ -114,7 +114,19 @@ def _gating(cite: Citations) -> str:
         f"**Gating:** adapters say the marker in {cite.headline('matched_rate_own')} of completions under their own "
         f"trigger and in {cite.headline('bystander_rate_own')} under bystanders of other families and controls: a "
         f"ratio of **{cite.headline('gating_ratio_own')}** ({interval_or_none(cite, 'gating_ratio_own')}, p = "
-        f"{_p(cite, 'gating_ratio_own')}, {sample_size(cite, 'gating_ratio_own')}); {published}."
+        f"{_p(cite, 'gating_ratio_own')}, {sample_size(cite, 'gating_ratio_own')}, adapters and prompts held fixed); "
+        f"{_over_triggers(cite)}; {published}."
+    )
+
+
+def _over_triggers(cite: Citations) -> str:
+    """The ratio with triggers as the unit: what the interval over questions leaves out."""
+    name = "gating_ratio_over_triggers"
+    if value(cite, name) is None:
+        return f"over triggers it is not defined ({cite.headline(name, 'undefined', '')})"
+    return (
+        f"over triggers the mean ratio is {cite.headline(name)} ({interval_or_none(cite, name)}, "
+        f"{sample_size(cite, name)})"
     )
 
 
@@ -143,8 +155,9 @@ def _strength(cite: Citations) -> str:
     )
     return (
         f"**Recipe:** from {low} to {high} the higher learning rate changes the rate under the own prompt by "
-        f"{cite.headline('emission_change')} of completions (p = {_p(cite, 'emission_change')}) and {specificity}; at "
-        "a specificity of one no bystander says the marker."
+        f"{cite.headline('emission_change')} of completions (p = {_p(cite, 'emission_change')}, "
+        f"{sample_size(cite, 'emission_change')}) and {specificity}; at a specificity of one no bystander says the "
+        "marker."
     )
 
 
@@ -167,7 +180,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "undecided": "whether leakage prefers the own family is open",
     }
     strength = {
-        "supported": "a higher learning rate costs specificity",
+        "supported": "at rank 32 a higher learning rate costs specificity",
         "not supported": "a higher learning rate is not shown to cost specificity",
         "undecided": "what a higher learning rate costs in specificity is open",
     }

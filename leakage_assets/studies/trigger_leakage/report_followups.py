@@ -66,8 +66,8 @@ def titration(cite: Citations) -> Iterator[Block]:
         rows.append(row)
     yield Table(
         "Every finished condition: rate under the own prompt, under bystanders of other families and controls, and "
-        "specificity (one less the second over the first); intervals over questions. A dash where the marker is never "
-        "said under the own prompt.",
+        "specificity (one less the second over the first); intervals over questions. No specificity where the interval "
+        "of the own rate reaches zero, and no interval of a rate that is the same to every question.",
         tuple(columns),
         tuple(rows),
     )
@@ -80,6 +80,7 @@ ENDS = ("low", "high")
 
 def _changes(cite: Citations) -> Table:
     columns = (
+        Column("source", "adapter of"),
         Column("from_recipe", "from"),
         Column("to_recipe", "to"),
         Column("name", "change of"),
@@ -88,16 +89,22 @@ def _changes(cite: Citations) -> Table:
         Column("ci_high", "high"),
         P,
         N,
+        UNIT,
         WHY,
     )
     rows = []
-    for before, after, name in cite.tables["changes"].select("from_recipe", "to_recipe", "name").iter_rows():
-        keys = {"from_recipe": before, "to_recipe": after, "name": name}
+    labels = cite.tables["changes"].select("source", "from_recipe", "to_recipe", "name")
+    for source, before, after, name in labels.iter_rows():
+        keys = {"source": source, "from_recipe": before, "to_recipe": after, "name": name}
         spec = CHANGE if name == "emission_change" else RHO
         row: Row = {"from_recipe": f"`{before}`", "to_recipe": f"`{after}`", "name": name.removesuffix("_change")}
+        row["source"] = source_name(source)
         row |= {key: cite.bound("changes", key, spec, **keys) for key in ("estimate", "ci_low", "ci_high")}
-        rows.append(row | {c.key: cite.bound("changes", c.key, c.format, **keys) for c in (P, N, WHY)})
-    caption = "What the higher learning rate does at either rank, paired by question (seeds that both recipes have)."
+        rows.append(row | {c.key: cite.bound("changes", c.key, c.format, **keys) for c in (P, N, UNIT, WHY)})
+    caption = (
+        "What the higher learning rate does at either rank (seeds that both recipes have). The plan reads the rows "
+        "over sources, each one observation; single adapters are paired by question and held fixed (exploratory)."
+    )
     return Table(caption, columns, tuple(rows))
 
 

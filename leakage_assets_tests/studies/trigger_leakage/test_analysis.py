@@ -17,6 +17,7 @@ from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.trigger_leakage.analysis import analyse
 from leakage_assets.studies.trigger_leakage.cells import axis_table, count_markers, rate_cells
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.gates import change, change_over_sources
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
 from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
@@ -217,7 +218,7 @@ def test_coefficients_are_those_of_statsmodels_on_the_384_cells(plan: TriggerPla
         assert clustered["p"] == pytest.approx(pair.pvalues[place], rel=1e-6)
         assert (classical["n"], clustered["n"]) == (384, 128)
         assert (one(table, errors="prompt", name=axis)["n"], one(table, errors="two_way", name=axis)["n"]) == (32, 4)
-    own = found["coefficients"].filter(definition="own", axes="five", errors="classical")
+    own = found["coefficients"].filter(definition="own", axes="five", model="least_squares", errors="classical")
     assert own.height == 5 and set(own["n"]) == {420}
 
 
@@ -316,16 +317,53 @@ def test_titration_shows_emission_and_specificity(found: dict[str, pl.DataFrame]
     high = one(points, recipe="strong", name="specificity")
     assert low["estimate"] > high["estimate"] and low["ci_high"] <= 1.0001
     changes = found["changes"]
-    assert set(changes.select("from_recipe", "to_recipe").iter_rows()) == {
-        ("rank16_low", "rank16_high"),
-        ("rank32_low", "strong"),
+    everyone = {"sources", *plan.triggers, plan.persona}
+    assert set(changes.select("source", "from_recipe", "to_recipe").iter_rows()) == {
+        ("T_task", "rank16_low", "rank16_high"),
+        *((source, "rank32_low", "strong") for source in everyone),
     }
-    emission = one(changes, name="emission_change", to_recipe="strong")
+    emission = one(changes, name="emission_change", to_recipe="strong", source="T_task")
     assert emission["estimate"] == pytest.approx(own["strong"] - own["rank32_low"], abs=1e-12)
+    titrated = one(found["headline"], statistic="emission_change_titrated")
+    assert [titrated[k] for k in ("estimate", "p", "n")] == [emission[k] for k in ("estimate", "p", "n")]
     assert one(changes, name="specificity_change", to_recipe="rank16_high")["undefined"] == (
         "the own prompt never draws the marker under rank16_low"
     )
     assert set(plan.titration) <= set(found["titration"]["recipe"])
+
+
+def test_what_the_learning_rate_changes_is_tested_over_sources(plan: TriggerPlan, found) -> None:
+    """The planned p is a paired t test of five sources, not of the questions asked of one of them."""
+    points = found["titration"]
+    for name, statistic in (("own_rate", "emission_change"), ("specificity", "specificity_change")):
+        low, high = (
+            [one(points, recipe=r, source=s, name=name)["estimate"] for s in (*plan.triggers, plan.persona)]
+            for r in ("rank32_low", "strong")
+        )
+        row, test = one(found["headline"], statistic=statistic), stats.ttest_rel(high, low)
+        assert row["estimate"] == pytest.approx(np.mean(np.subtract(high, low)))
+        assert row["p"] == pytest.approx(test.pvalue)
+        assert (row["n"], row["unit"], row["status"]) == (5, "source", "planned")
+
+
+def test_a_learning_rate_that_does_nothing_on_average_is_seldom_found(plan: TriggerPlan) -> None:
+    """Adapters differ from source to source for no reason of the recipe: questions of one of them would find it."""
+    triggers = dict.fromkeys((*plan.triggers, plan.persona), (42, 137, 256))
+    design = Design({plan.headline_recipe: triggers, plan.gentle_recipe: triggers}, questions=8, completions=4)
+    rng = np.random.default_rng(31)
+    asked = scores(plan, design, lambda *_: 0.0, seed=31).filter(
+        pl.col("prompt_name").is_in([*triggers, "control_empty", "control_default"])
+    )
+    empty = count_markers(plan, asked)
+    over_sources, over_questions = [], []
+    for _ in range(40):
+        level = {(r, s): rng.uniform(0.3, 0.9) for r in design.adapters for s in triggers}
+        rates = [level[adapter] for adapter in empty.select("recipe", "source").iter_rows()]
+        counts = empty.with_columns(pl.Series("found", rng.binomial(empty["total"], rates)))
+        over_sources.append(change_over_sources(plan, counts, plan.gentle_recipe, plan.headline_recipe)[0].p)
+        over_questions.append(change(plan, counts, "T_task", plan.gentle_recipe, plan.headline_recipe)[0].p)
+    assert np.mean(np.array(over_sources) <= 0.05) <= 0.15
+    assert np.mean(np.array(over_questions) <= 0.05) > 0.4
 
 
 def test_specificity_by_other_means(plan: TriggerPlan, given, found) -> None:
@@ -450,7 +488,8 @@ def test_one_adapter_alone_decides_what_it_can_and_no_more(plan: TriggerPlan) ->
     assert undefined["control_max_rate"] == "no finished cell of recipe no_marker"
     assert undefined["held_out_gap"] == "1 groups, nothing is left to fit"
     assert undefined["family_preference"] == "no finished cell of recipe strong"
-    assert undefined["emission_change"].startswith("no finished cell of T_task under rank32_low and strong")
+    assert undefined["emission_change_titrated"].startswith("no finished cell of T_task under rank32_low and strong")
+    assert undefined["emission_change"] == "0 pairs, fewer than 4"
     assert undefined["declarative_difference"] == "no finished cell of recipe strong"
     assert undefined["prompt_effect_triggers"] == "no finished continuations"
     assert undefined["semantic_lead_gentle"] == "no finished cell of recipe rank32_low"
