@@ -50,6 +50,7 @@ from leakage_assets.studies.trigger_leakage.predictors import (
     fold_table,
     gap_headline,
     held_out_table,
+    layer_table,
     predictor_table,
     semantic_leads,
 )
@@ -80,6 +81,7 @@ def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]
         "folds": fold_table(plan, main, axes),
         "columns": columns,
         "families": family_table(plan, main, axes),
+        "layers": layer_table(plan, main, tables.similarity),
         "predictors": predictor_table(plan, cells, axes),
         "dissociation": dissociation_table(plan, tables.dissociation),
         "declarative": declarative_table(plan, main, tables.declarative),
@@ -110,7 +112,7 @@ def _headline(
 
 def _first(table: pl.DataFrame, name: str) -> Estimate:
     row = table.filter(pl.col("name") == name).row(0, named=True)
-    return Estimate(**{key: row[key] for key in row if key not in ("statistic", "family")})
+    return Estimate(**{key: row[key] for key in row if key not in ("statistic", "family", "p_holm")})
 
 
 def verdict_table(plan: TriggerPlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:

@@ -293,6 +293,14 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
             "Specificity is not defined where the interval of the rate under the own prompt reaches zero.",
             "The shared answers are the base model's own under the assistant's prompt, where the published ones were "
             "written by another model; they are not written under the triggers, so no adapter is trained on-policy.",
+            "That meaning leads under the gentle recipe (H4) does not say that the ranking changes with the recipe: "
+            "the change of the lead is exploratory, and mixes with the noise of low rates, which pulls a lead to zero.",
+            "The published gate before the main run, on one adapter, is read after the run here: all adapters are "
+            "trained whatever it says, and it only caps the confidence.",
+            "Every hypothesis is decided at its own level: that there are eight is not corrected for. Within tables of "
+            "several tests (families, axes of a recipe) p is also given adjusted by Holm's method.",
+            "Format words (structural match) count as whole words, in singular or plural, where a search for the "
+            "letters would also find them inside others.",
             "The two declarative forms of an instruction differ in more than mood: words change as well.",
             "The marker is matched as a case-insensitive substring; its position class and the share of completions "
             "cut by the token limit, after which a marker could not appear, are reported beside (B13).",
@@ -307,7 +315,7 @@ HYPOTHESES = (
     Hypothesis(
         name="H1",
         claim=f"Triggers gate: the marker is said at least {GATING_RATIO:g} times as often under the trained prompt as "
-        "under bystanders of other families and controls",
+        "under bystanders of other families and controls (p: more often at all)",
         statistic="gating_ratio_own",
         threshold=GATING_RATIO,
         direction="at_least",
@@ -341,7 +349,7 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H4",
-        claim="Wording does not lead once the recipe is gentle: semantic similarity then predicts the marker better",
+        claim="Under the gentle recipe meaning leads wording: semantic similarity predicts the marker better",
         statistic="semantic_lead_gentle",
         threshold=0.0,
         direction="greater",
@@ -377,7 +385,7 @@ HYPOTHESES = (
 
 
 def pilot_verdict(own_rate: float, ratio: float | None) -> str:
-    """The gate before the main run (section 4), on one adapter of the format trigger.
+    """The published gate before the main run (section 4), on one adapter of the format trigger; read after the run.
 
     ``stop`` below 5% under the own prompt; ``moderate`` (confidence is capped) from 5 to 15%, or where the gating ratio
     is below 2 or not defined; else ``go``.

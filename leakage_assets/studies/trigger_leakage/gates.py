@@ -37,7 +37,7 @@ from leakage_assets.studies.trigger_leakage.design import (
 from leakage_assets.studies.trigger_leakage.panel import DEFINITIONS, Definition
 
 Labelled = tuple[Mapping[str, Any], Estimate]
-NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "seeds"}
+NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "seeds", "layer"}
 """Label columns that count."""
 
 ERRORS = {"standard_error", "legacy_se", "legacy_p"}
@@ -161,8 +161,9 @@ def control_estimates(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estim
 
 
 def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """The gate before the main run, read off one adapter: source, seed, own_rate, bystander_rate, ratio, verdict.
+    """The published gate before the main run, read off one adapter after it.
 
+    Columns: source, seed, own_rate, bystander_rate, ratio, verdict.
     No rows while that adapter is not finished.
     """
     schema = {

@@ -30,6 +30,7 @@ HEADLINE = {
     "family_preference": ("What the own family adds to the rate (format adapters)", CHANGE),
     "semantic_lead_strong": ("Lead of meaning over wording, strong recipe", RHO),
     "semantic_lead_gentle": ("Lead of meaning over wording, gentle recipe", RHO),
+    "semantic_lead_change": ("Lead of meaning over wording, gentle less strong recipe", RHO),
     "persona_minus_trigger_specificity": ("Specificity of the persona minus that of the triggers", RHO),
     "emission_change": ("Own rate at the high learning rate minus that at the low, over sources", CHANGE),
     "specificity_change": ("Specificity at the high learning rate minus that at the low, over sources", RHO),

@@ -46,6 +46,7 @@ from leakage_assets.studies.trigger_leakage.report_sections import (
     families,
     gates,
     held_out,
+    layers,
     pilot_cap,
     predictors,
     recipes_and_predictors,
@@ -85,8 +86,8 @@ def _title(cite: Citations) -> str:
         return f"{where}, it is undecided whether triggers without a persona keep a marker to themselves"
     planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
     found = (
-        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p = "
-        f"{_p(cite, 'gating_ratio_own')})"
+        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p that it "
+        f"is no higher at all {_p(cite, 'gating_ratio_own')})"
     )
     if verdict(cite, 0) == "supported":
         return f"{where}, triggers without a persona keep a marker to themselves {found}"
@@ -211,17 +212,18 @@ def _sections(cite: Citations) -> Iterator[Section]:
         yield Section("Does a trigger gate the marker?", tuple(gates(cite)))
     yield Section("Without a marker", tuple(control(cite)))
     if cite.has_headline:
-        yield Section("Prompts that draw the marker", tuple(columns(cite)))
+        yield Section("Prompts that draw the marker", tuple(columns(cite)), exploratory=True)
         yield Section("Which similarity predicts leakage?", tuple(predictors(cite)))
         yield Section("Prediction of an unseen trigger", tuple(held_out(cite)))
+        yield Section("Which layer?", tuple(layers(cite)), exploratory=True)
         yield Section("Does it stay in the family?", tuple(families(cite)))
         yield Section("Strength of the recipe and ranking of the axes", tuple(recipes_and_predictors(cite)))
     yield Section("Emission against specificity", tuple(titration(cite)))
     if cite.has_headline:
         yield Section("Prompt against content", tuple(dissociation(cite)), exploratory=True)
         yield Section("Instructions as statements", tuple(declarative(cite)), exploratory=True)
-    yield Section("Where the marker stands", tuple(positions(cite)))
+    yield Section("Where the marker stands", tuple(positions(cite)), exploratory=True)
     if cite.has_headline:
-        yield Section("Seeds", tuple(over_seeds(cite, source_name)))
+        yield Section("Seeds", tuple(over_seeds(cite, source_name)), exploratory=True)
         yield Section("Published and this run", tuple(published_and_this_run(cite)))
     yield from closing_sections(cite)

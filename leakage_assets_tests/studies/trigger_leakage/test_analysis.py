@@ -19,6 +19,7 @@ from leakage_assets.studies.trigger_leakage.cells import axis_table, count_marke
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.gates import change, change_over_sources
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
+from leakage_assets.studies.trigger_leakage.predictors import layer_table
 from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
     Rate,
@@ -269,6 +270,42 @@ def test_the_column_effect_is_seen_where_it_is_planted(found: dict[str, pl.DataF
     assert one(columns, family="instruction")["ci_low"] > 0.1
 
 
+def test_families_and_axes_are_adjusted_for_each_other(found: dict[str, pl.DataFrame]) -> None:
+    contrasts = found["columns"].filter(statistic="family_column")
+    least = contrasts.sort("p").row(0, named=True)
+    assert least["p_holm"] == pytest.approx(min(1.0, 4 * least["p"]))
+    for (_,), axes in found["predictors"].group_by("recipe"):
+        assert axes["p_holm"].min() == pytest.approx(min(1.0, 5 * axes["p"].min()))
+
+
+def test_every_planned_layer_is_analysed(plan: TriggerPlan, given, found) -> None:
+    """B11: the primary layer's row is the headline's, and another layer has its own similarity."""
+    layers = found["layers"]
+    assert layers["layer"].unique().sort().to_list() == sorted(plan.layers) and layers.height == 4 * len(plan.layers)
+    primary = one(layers, layer=plan.primary_layer, name="semantic_coefficient")
+    same = one(
+        found["coefficients"],
+        definition="bucket",
+        axes="four",
+        model="least_squares",
+        errors="prompt",
+        name="semantic_cos",
+    )
+    assert (primary["estimate"], primary["p"]) == (same["estimate"], same["p"])
+    r2 = one(layers, layer=plan.primary_layer, name="held_out_r2")
+    assert r2["estimate"] == one(found["headline"], statistic="held_out_r2")["estimate"]
+    main = rate_cells(plan, count_markers(plan, given["main"])).filter(recipe="strong")
+    other = similarities(plan).with_columns(
+        pl.when((pl.col("measure") == plan.semantic) & (pl.col("layer") == 20))
+        .then(-pl.col("value"))
+        .otherwise("value")
+        .alias("value")
+    )
+    turned = layer_table(plan, main, other).filter(name="semantic_rank_correlation")
+    rho = dict(turned.select("layer", "estimate").iter_rows())
+    assert rho[20] == pytest.approx(-rho[19]) and rho[15] == rho[19]
+
+
 def test_held_out_prediction(plan: TriggerPlan, found: dict[str, pl.DataFrame]) -> None:
     held = found["held_out"].filter(definition="bucket", axes="four")
     gaps = {row["shuffled"]: row for row in held.filter(name="held_out_gap").iter_rows(named=True)}
@@ -416,6 +453,10 @@ def test_the_axis_that_leads_can_change_with_the_recipe(plan: TriggerPlan) -> No
     assert verdicts(found)["H4"] == "supported"
     strong = one(found["headline"], statistic="semantic_lead_strong")
     assert strong["ci_high"] < 0 < one(found["headline"], statistic="semantic_lead_gentle")["ci_low"]
+    change = one(found["headline"], statistic="semantic_lead_change")
+    gentle = one(found["headline"], statistic="semantic_lead_gentle")
+    assert change["estimate"] == pytest.approx(gentle["estimate"] - strong["estimate"])
+    assert change["ci_low"] > 0 and change["status"] == "exploratory"
     leader = found["predictors"].sort("estimate", descending=True).group_by("recipe", maintain_order=True).first()
     assert dict(leader.select("recipe", "axis").iter_rows()) == {"strong": "lexical_jac", "rank32_low": "semantic_cos"}
     assert set(found["predictors"]["unit"]) == {"prompt cluster"}
