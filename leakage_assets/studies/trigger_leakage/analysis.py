@@ -84,7 +84,7 @@ def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]
         "layers": layer_table(plan, main, tables.similarity),
         "predictors": predictor_table(plan, cells, axes),
         "dissociation": dissociation_table(plan, tables.dissociation),
-        "declarative": declarative_table(plan, main, tables.declarative),
+        "declarative": declarative_table(plan, cells, tables.declarative),
         "prompt_rates": prompt_rate_table(plan, cells),
         "axes": axes,
         "positions": position_table(plan, tables.scores),
@@ -107,7 +107,7 @@ def _headline(
     for estimate in change(plan, counts, TITRATED, low, high):
         yield replace(estimate, name=f"{estimate.name}_titrated")
     yield from dissociation_headline(plan, tables.dissociation)
-    yield declarative_headline(plan, main, tables.declarative)
+    yield declarative_headline(plan, cells, tables.declarative)
 
 
 def _first(table: pl.DataFrame, name: str) -> Estimate:

@@ -12,6 +12,7 @@ from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragr
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row
 from leakage_assets.studies.report_parts import interval_or_none, published_figures, value
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
+from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import AXIS_NAMES, CHANGE, RATIO, source_name
 from leakage_assets.studies.trigger_leakage.report_sections import trigger_plan
 
@@ -134,26 +135,27 @@ def dissociation(cite: Citations) -> Iterator[Block]:
         "`B`, the content effect `A` less `C`."
     )
     yield from cite.figure("dissociation")
-    columns = [Column("source", "adapter of"), Column("other", "other prompt")]
+    columns = [Column("recipe", "recipe"), Column("source", "adapter of"), Column("other", "other prompt")]
     effects = ("prompt_effect", "content_effect")
     columns += [Column(cell, cell) for cell in CELLS.values()]
     for effect in effects:
         columns += [Column(effect, effect.replace("_", " ")), *(Column(f"{effect}_{end}", end) for end in ENDS)]
         columns.append(Column(f"{effect}_p", "p"))
     rows = []
-    for source in found["source"].unique(maintain_order=True):
+    for recipe, source in found.select("recipe", "source").unique(maintain_order=True).iter_rows():
+        of = {"recipe": recipe, "source": source}
         other = f"`{OTHER_PROMPT[source]}`" if source in OTHER_PROMPT else ABSENT
-        row: Row = {"source": source_name(source), "other": other}
+        row: Row = {"recipe": f"`{recipe}`", "source": source_name(source), "other": other}
         for cell in CELLS.values():
-            row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
+            row[cell] = cite.bound("dissociation", "estimate", RATE, **of, statistic=cell)
         for effect in effects:
-            keys = {"source": source, "statistic": effect}
+            keys = {**of, "statistic": effect}
             row[effect] = cite.bound("dissociation", "estimate", CHANGE, **keys)
             row |= {f"{effect}_{end}": cite.bound("dissociation", f"ci_{end}", CHANGE, **keys) for end in ENDS}
             row[f"{effect}_p"] = cite.bound("dissociation", "p", "p", **keys)
         rows.append(row)
     yield Table(
-        f"Share of continuations with the marker (recipe `{cite.recipe}`), intervals over questions.",
+        "Share of continuations with the marker by recipe, intervals over questions.",
         tuple(columns),
         tuple(rows),
     )
@@ -165,6 +167,7 @@ def declarative(cite: Citations) -> Iterator[Block]:
         yield Paragraph("No rewrites are finished: run the study with its further panels (`--extras`).")
         return
     columns = (
+        Column("recipe", "recipe"),
         Column("source", "adapter of"),
         Column("original", "instruction"),
         Column("rewritten", "statement"),
@@ -176,16 +179,16 @@ def declarative(cite: Citations) -> Iterator[Block]:
         UNIT,
     )
     rows = []
-    for source in found["source"].unique(maintain_order=True):
-        keys = {"source": source, "statistic": "difference"}
-        row: Row = {"source": source_name(source)}
+    for recipe, source in found.select("recipe", "source").unique(maintain_order=True).iter_rows():
+        of = {"recipe": recipe, "source": source}
+        keys = {**of, "statistic": "difference"}
+        row: Row = {"recipe": f"`{recipe}`", "source": source_name(source)}
         for name, spec in (("original", RATE), ("rewritten", RATE), ("difference", CHANGE)):
-            row[name] = cite.bound("declarative", "estimate", spec, source=source, statistic=name)
+            row[name] = cite.bound("declarative", "estimate", spec, **of, statistic=name)
         row |= {key: cite.bound("declarative", key, CHANGE, **keys) for key in ("ci_low", "ci_high")}
         rows.append(row | {c.key: cite.bound("declarative", c.key, c.format, **keys) for c in (P, N, UNIT)})
     yield Table(
-        f"Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by prompt "
-        f"(recipe `{cite.recipe}`).",
+        "Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by prompt.",
         columns,
         tuple(rows),
     )
@@ -246,6 +249,7 @@ def published_and_this_run(cite: Citations) -> Iterator[Block]:
     yield _published_headline(cite, known)
     yield _published_recipes(cite, known)
     yield from _published_cells(cite, known)
+    yield from _published_rewrites(cite, known)
 
 
 Known = Mapping[tuple[str, str, str], Bound]
@@ -326,7 +330,7 @@ def _published_recipes(cite: Citations, known: Known) -> Table:
 
 def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:
     """#209: the four cells of each trigger."""
-    found = cite.tables["dissociation"]
+    found = cite.rows("dissociation")
     if not found.height:
         return
     columns = [Column("source", "adapter of")]
@@ -339,6 +343,35 @@ def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:
         row: Row = {"source": source_name(source)}
         for cell in CELLS.values():
             row[f"{cell}_published"] = known["reported", source, f"cell_{cell}_pct"]
-            row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
+            keys = {"recipe": cite.recipe, "source": source, "statistic": cell}
+            row[cell] = cite.bound("dissociation", "estimate", RATE, **keys)
         rows.append(row)
-    yield Table("Prompt against content; published with one seed.", tuple(columns), tuple(rows))
+    if rows:
+        yield Table("Prompt against content; published with one seed.", tuple(columns), tuple(rows))
+
+
+def _published_rewrites(cite: Citations, known: Known) -> Iterator[Table]:
+    """#210: instructions and their rewrites for each trigger and their mean."""
+    found = cite.rows("declarative")
+    if not found.height:
+        return
+    parts = {
+        "original": ("original_pct", RATE),
+        "rewritten": ("modified_pct", RATE),
+        "difference": ("delta_pp", CHANGE),
+    }
+    columns = [Column("source", "adapter of")]
+    for part in parts:
+        columns += [Column(f"{part}_published", f"{part}, published (%)"), Column(part, "this run")]
+    rows = []
+    for source, item in {**{t: t for t in trigger_plan(cite).triggers}, TOGETHER: "mean_of_4"}.items():
+        if not found.filter(source=source).height:
+            continue
+        row: Row = {"source": source_name(source)}
+        for part, (metric, spec) in parts.items():
+            keys = {"recipe": cite.recipe, "source": source, "statistic": part}
+            row[f"{part}_published"] = known["reported", item, metric]
+            row[part] = cite.bound("declarative", "estimate", spec, **keys)
+        rows.append(row)
+    if rows:
+        yield Table("Instructions as statements (published differences in points).", tuple(columns), tuple(rows))

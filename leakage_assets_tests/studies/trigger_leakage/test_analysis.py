@@ -17,6 +17,7 @@ from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.trigger_leakage.analysis import analyse
 from leakage_assets.studies.trigger_leakage.cells import axis_table, count_markers, rate_cells
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.followups import dissociation_table
 from leakage_assets.studies.trigger_leakage.gates import change, change_over_sources
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
 from leakage_assets.studies.trigger_leakage.predictors import layer_table
@@ -478,6 +479,14 @@ def test_dissociation_against_paired_tests(plan: TriggerPlan, given, found) -> N
         assert row["estimate"] == pytest.approx((a - other).mean())
         assert (row["ci_low"], row["ci_high"], row["p"]) == pytest.approx((bounds.low, bounds.high, test.pvalue))
         assert (row["n"], row["unit"]) == (20, "question cluster")
+    assert set(table.select("recipe", "source").iter_rows()) == {("strong", s) for s in (*plan.triggers, "triggers")}
+    again = rows.with_columns(recipe=pl.lit("rank32_low"), source=pl.lit(plan.persona)).with_columns(
+        prompt_name=pl.when(pl.col("prompt_name") == "T_format").then(pl.lit(plan.persona)).otherwise("prompt_name")
+    )
+    more = dissociation_table(plan, pl.concat([given["dissociation"], again]))
+    assert one(more, recipe="rank32_low", source=plan.persona, statistic="prompt_effect")["estimate"] == pytest.approx(
+        (a - b).mean()
+    )
     together = one(found["headline"], statistic="prompt_effect_triggers")
     assert together["ci_low"] < 0.5 < together["ci_high"]
     assert abs(one(found["headline"], statistic="content_effect_triggers")["estimate"] - 0.05) < 0.1
@@ -492,7 +501,7 @@ def test_rewrites_are_paired_by_prompt(plan: TriggerPlan, given, found) -> None:
 
     original = rates(given["main"], [o for o, _ in plan.rewrites])
     rewritten = rates(given["declarative"], [r for _, r in plan.rewrites])
-    row = one(found["declarative"], source="T_context", statistic="difference")
+    row = one(found["declarative"], recipe="strong", source="T_context", statistic="difference")
     test = stats.ttest_rel(rewritten, original)
     assert (row["estimate"], row["p"], row["n"]) == (
         pytest.approx((rewritten - original).mean()),
