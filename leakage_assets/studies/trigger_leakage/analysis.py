@@ -38,6 +38,7 @@ from leakage_assets.studies.trigger_leakage.gates import (
     gating_table,
     labelled,
     persona_against_triggers,
+    persona_table,
     pilot_table,
     titration_table,
 )
@@ -76,6 +77,7 @@ def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]
         "pilot": pilot_table(plan, counts),
         "titration": titration_table(plan, counts),
         "changes": change_table(plan, counts),
+        "persona": persona_table(plan, counts),
         "coefficients": coefficient_table(plan, main, axes),
         "held_out": held_out_table(plan, main, axes),
         "folds": fold_table(plan, main, axes),
@@ -101,7 +103,7 @@ def _headline(
     yield from gap_headline(plan, main, axes)
     yield family_headline(plan, main, axes)
     yield from semantic_leads(plan, cells, axes)
-    yield persona_against_triggers(plan, counts)
+    yield persona_against_triggers(plan, counts, plan.matched_recipe)
     low, high = plan.titration[2:]
     yield from change_over_sources(plan, counts, low, high)
     for estimate in change(plan, counts, TITRATED, low, high):

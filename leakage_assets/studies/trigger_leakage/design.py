@@ -290,6 +290,8 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
             "that the axes predict worse than that mean.",
             "Intervals and p over questions hold adapters and prompts fixed, and so do those of gating; those over "
             "triggers rest on four, and what the learning rate changes (H6, H7) on four triggers and a persona.",
+            "That a persona gates better (H5) is tested over questions: of one persona, with all adapters held fixed. "
+            "Under recipes other than the planned one the comparison is exploratory.",
             "Specificity is not defined where the interval of the rate under the own prompt reaches zero.",
             "The shared answers are the base model's own under the assistant's prompt, where the published ones were "
             "written by another model; they are not written under the triggers, so no adapter is trained on-policy.",

@@ -321,20 +321,30 @@ def _of_both(counts: pl.DataFrame, source: str, before: str, after: str) -> tupl
     return (first, second), len(shared)
 
 
-def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame) -> Estimate:
-    """Specificity of the persona minus the mean of the triggers', under the recipe made for it (section 11).
+def persona_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """The persona beside the triggers under every recipe that all are trained under; the plan reads one of them.
+
+    Columns: recipe, then those of ``Estimate``.
+    """
+    everyone = (*plan.triggers, plan.persona)
+    recipes = [r.name for r in plan.experiment.recipes if all(_trained(plan, s, r.name) for s in everyone)]
+    return labelled([({"recipe": r}, persona_against_triggers(plan, counts, r)) for r in recipes], "recipe")
+
+
+def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame, recipe: str) -> Estimate:
+    """Specificity of the persona minus the mean of the triggers', under one recipe (section 11).
 
     Undefined where one of them is missing, never says the marker under its own prompt, or where the persona's rate
     there differs from the triggers' by more than the plan's margin: then gating would be compared at unlike emission.
     """
     name = "persona_minus_trigger_specificity"
-    part = of_recipe(counts, plan.matched_recipe)
-    method = f"recipe {plan.matched_recipe}; 1 - bystander / own rate, delta method, paired by question"
+    part = of_recipe(counts, recipe)
+    method = f"recipe {recipe}; 1 - bystander / own rate, delta method, paired by question"
     terms, emission = {}, {}
     for source in (plan.persona, *plan.triggers):
         found = by_question(gating_cells(part, [source], "own"))
         if isinstance(found, str):
-            reason = f"no finished cell of {source} under {plan.matched_recipe}"
+            reason = f"no finished cell of {source} under {recipe}"
             return undefined(name, reason, n=0, unit=QUESTION, method=method)
         own = specificity_terms(*found)
         if isinstance(own, str):

@@ -10,7 +10,7 @@ import polars as pl
 from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row
-from leakage_assets.studies.report_parts import interval_or_none, published_figures, value
+from leakage_assets.studies.report_parts import interval_or_none, published_figures, rows_of_table, value
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import AXIS_NAMES, CHANGE, RATIO, source_name
@@ -110,6 +110,21 @@ def _changes(cite: Citations) -> Table:
 
 
 def _persona(cite: Citations) -> Iterator[Block]:
+    shown = (
+        Column("recipe", "recipe"),
+        Column("estimate", "difference", RHO),
+        Column("ci_low", "low", RHO),
+        Column("ci_high", "high", RHO),
+        P,
+        N,
+        UNIT,
+        WHY,
+    )
+    caption = (
+        "The persona's specificity less the triggers', under every recipe that all are trained under and where they "
+        "say the marker about equally often; exploratory but for the recipe of the plan."
+    )
+    yield from rows_of_table(cite, "persona", caption, shown, ["recipe"])
     name, recipe = "persona_minus_trigger_specificity", f"`{trigger_plan(cite).matched_recipe}`"
     if value(cite, name) is None:
         yield Paragraph(f"Persona against triggers (recipe {recipe}): {cite.headline(name, 'undefined', '')}.")

@@ -429,6 +429,11 @@ def test_specificity_by_other_means(plan: TriggerPlan, given, found) -> None:
 def test_a_persona_is_compared_only_at_equal_emission(plan: TriggerPlan, given, found) -> None:
     row = one(found["headline"], statistic="persona_minus_trigger_specificity")
     assert row["estimate"] > 0.1 and row["p"] < 0.01
+    by_recipe = found["persona"]
+    assert by_recipe["recipe"].to_list() == ["strong", "rank32_low", "matched"]
+    assert one(by_recipe, recipe="matched")["p"] == row["p"]
+    assert one(by_recipe, recipe="rank32_low")["estimate"] is not None
+    assert "emission is not matched" in one(by_recipe, recipe="strong")["undefined"]
     strict = replace(plan, emission_margin=0.001)
     refused = one(analyse(strict, tables(plan, given["main"]))["headline"], statistic=row["statistic"])
     assert "emission is not matched" in refused["undefined"]
