@@ -80,9 +80,10 @@ def column_variance_ratio(name: str, table: ArrayLike, *, rows: str, columns: st
 def unbiased_column_ratio(observed: Floats, rows: int, columns: int) -> Floats:
     """The estimate from the F ratio of the columns."""
     within = (rows - 1) * (columns - 1)
-    # E[F] of the central variate is d/(d-2); with d <= 2 it does not exist, and F itself stands in.
-    shrink = (within - 2) / within if within > 2 else 1.0
-    estimate: Floats = (shrink * observed - 1) / rows
+    if within <= 2:
+        raise StatisticsError(f"{within} degrees of freedom within {rows} x {columns}: the mean of F needs more than 2")
+    # E[F] of the central variate is d/(d-2).
+    estimate: Floats = ((within - 2) / within * observed - 1) / rows
     return estimate
 
 

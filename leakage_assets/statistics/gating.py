@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from itertools import permutations as arrangements
+from math import comb
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +27,12 @@ MIN_SOURCES = 4
 QUESTION = "question cluster"
 SHARES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
 """The ranges of a rate and of the difference of two."""
+
+Shuffled = Literal["pairs", "cells"]
+SHUFFLED_WORDS: Mapping[Shuffled, str] = {
+    "pairs": "labels of whole (source, prompt) pairs",
+    "cells": "labels of cells within each seed",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +93,44 @@ class Cells:
         return both[0], both[1]
 
 
+@dataclass(frozen=True, eq=False)
+class PromptGrid:
+    """The same adapters under every prompt that a label can move to: what is needed to exchange whole prompts.
+
+    ``rates`` (A, P) of A adapters under P prompts, ``roles`` (A, P) what a prompt is to the adapter: 1 matched, -1
+    bystander, 0 neither; ``seeds`` (A,) name the training seed.
+
+    Raises ``StatisticsError`` for shapes that do not fit, a rate that is not finite, or an adapter without a matched or
+    a bystander prompt.
+    """
+
+    rates: Floats
+    roles: NDArray[np.integer]
+    seeds: tuple[Hashable, ...]
+
+    def __post_init__(self) -> None:
+        if self.rates.ndim != 2 or self.rates.shape != self.roles.shape or len(self.seeds) != len(self.rates):
+            raise StatisticsError(
+                f"prompts: rates {self.rates.shape}, roles {self.roles.shape}, {len(self.seeds)} seeds; expected "
+                "(adapters, prompts) twice and (adapters,)"
+            )
+        if not np.all(np.isfinite(self.rates)):
+            adapter, prompt = np.argwhere(~np.isfinite(self.rates))[0]
+            raise StatisticsError(f"adapter {adapter} has no rate under prompt {prompt}; every adapter needs all")
+        if not ((self.roles == 1).any(axis=1) & (self.roles == -1).any(axis=1)).all():
+            raise StatisticsError("prompts: an adapter has no matched or no bystander prompt")
+
+    def weights(self) -> Floats:
+        """(A, P): what a rate weighs in the difference of means, each over seeds of the mean over cells of a seed."""
+        seeds = cluster_codes(self.seeds)
+        summed: Floats = np.zeros(self.rates.shape)
+        for kind in (1, -1):
+            cells = self.roles == kind
+            in_seed = np.bincount(seeds, weights=cells.sum(axis=1))
+            summed += kind * cells / in_seed[seeds][:, None] / len(in_seed)
+        return summed
+
+
 @dataclass(frozen=True)
 class Gating:
     """Mean rates of both kinds of cells, their difference and their ratio (matched / bystander).
@@ -101,14 +148,22 @@ class Gating:
 
 
 def gating(
-    cells: Cells, *, seed: int, draws: int = 10_000, pairs_whole: bool = True, level: float = 0.95, suffix: str = ""
+    cells: Cells,
+    *,
+    seed: int,
+    draws: int = 10_000,
+    shuffled: Shuffled | PromptGrid = "pairs",
+    level: float = 0.95,
+    suffix: str = "",
 ) -> Gating:
     """Mean rates of matched and bystander cells, each the mean over seeds of the mean over the cells of that seed.
 
     Intervals: t over questions (of the difference, and of the logarithm of the ratio by the delta method), adapters and
-    prompts held fixed. p = (1 + #{difference* >= difference}) / (B + 1) over ``draws`` shuffles of the labels: of whole
-    pairs with their seeds, or with ``pairs_whole=False`` of cells within each seed, as published, which takes seeds of
-    one pair as independent (sheet B5).
+    prompts held fixed. p = (1 + #{difference* >= difference}) / (B + 1) over ``draws`` rearrangements, or the share of
+    all of them where there are no more. What is rearranged: the labels of whole pairs with their seeds, which takes the
+    prompts of several sources as independent; those of ``cells`` within each seed, as published, which takes seeds of
+    one pair as independent as well (sheet B5); or, given a ``PromptGrid``, whole prompts with all adapters, which holds
+    whatever level a prompt has for every adapter.
 
     All undefined where a seed lacks one kind of cell or there are fewer than 4 questions; the ratio also where no
     bystander says the marker. ``suffix`` is added to the names.
@@ -125,9 +180,12 @@ def gating(
     if isinstance(weights, str):
         return Gating(*(undefined(n, weights, n=questions, unit=QUESTION, method=base) for n in names))
     own, others = weights[0] @ cells.rates, weights[1] @ cells.rates
-    shuffled = "labels of whole (source, prompt) pairs" if pairs_whole else "labels of cells within each seed"
-    p = label_shuffle_p(cells, seed=seed, draws=draws, pairs_whole=pairs_whole)
-    tested = f"one-sided permutation p, {shuffled}, {draws} draws, seed {seed}"
+    if isinstance(shuffled, PromptGrid):
+        moved, found = "whole prompts with all adapters", prompt_shuffle_p(shuffled, seed=seed, draws=draws)
+    else:
+        moved, found = SHUFFLED_WORDS[shuffled], label_shuffle_p(cells, seed=seed, draws=draws, shuffled=shuffled)
+    p, how = found.p, f"all {found.arrangements} arrangements" if found.exact else f"{draws} draws, seed {seed}"
+    tested = f"one-sided permutation p, {moved}, {how}"
     return Gating(
         mean_over_questions(names[0], own, level=level, bounds=SHARES, method=base),
         mean_over_questions(names[1], others, level=level, bounds=SHARES, method=base),
@@ -172,15 +230,19 @@ def _cut(estimate: Estimate, bounds: tuple[float, float] | None) -> Estimate:
     return replace(estimate, ci_low=max(bounds[0], low), ci_high=min(bounds[1], high), method=method)
 
 
-def specificity_terms(own: ArrayLike, others: ArrayLike) -> Floats | str:
+def specificity_terms(own: ArrayLike, others: ArrayLike, *, level: float = 0.95) -> Floats | str:
     """(Q,) values whose mean is 1 - (mean of others) / (mean of own), and whose spread is its error to first order.
 
     1: said under the own prompt alone; 0: as often elsewhere; below 0: more often elsewhere. Defined also where others
-    never say the marker, which the ratio is not. Where the own prompt never draws it, the reason why there is none.
+    never say the marker, which the ratio is not. Where the own prompt never draws it, or so rarely that the interval of
+    its rate over questions reaches 0, the reason why there is none: any ratio to it is possible then.
     """
     top, bottom = np.asarray(own, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if top.mean() <= 0:
         return "the own prompt never draws the marker"
+    error = top.std(ddof=1) / np.sqrt(len(top)) if len(top) > 1 else np.array(0.0)
+    if t_interval(top.mean(), error, len(top) - 1, level)[0] <= 0:
+        return "the own prompt draws the marker too rarely: the interval of its rate reaches 0"
     ratio = bottom.mean() / top.mean()
     terms: Floats = 1 - ratio - (bottom - ratio * top) / top.mean()
     return terms
@@ -189,13 +251,37 @@ def specificity_terms(own: ArrayLike, others: ArrayLike) -> Floats | str:
 def specificity(
     name: str, own: ArrayLike, others: ArrayLike, *, level: float = 0.95, method: str = "means over cells"
 ) -> Estimate:
-    """1 - others / own with its interval over questions; see ``specificity_terms``."""
-    terms = specificity_terms(own, others)
-    described = f"1 - bystander rate / own rate, {method}; delta method, t over questions"
-    if isinstance(terms, str):
-        n = len(np.asarray(own))
-        return undefined(name, terms, n=n, unit=QUESTION, method=described)
-    return mean_over_questions(name, terms, level=level, bounds=(-np.inf, 1.0), method=described)
+    """1 - others / own with the interval of Fieller (1954) over questions, at most 1; see ``specificity_terms``.
+
+    The delta method covers too little where the own prompt draws the marker rarely; this one does there as well.
+    """
+    n = len(np.asarray(own))
+    described = f"1 - bystander rate / own rate, {method}; Fieller's interval, t over questions"
+    terms = specificity_terms(own, others, level=level)
+    if n < MIN_QUESTIONS or isinstance(terms, str):
+        reason = terms if isinstance(terms, str) else f"{n} questions, fewer than {MIN_QUESTIONS}"
+        return undefined(name, reason, n=n, unit=QUESTION, method=described)
+    interval: tuple[float, float] | str = "the questions do not differ"
+    if np.ptp(terms) > TIE:
+        low, high = fieller_bounds(others, own, level)
+        interval = (1 - high, min(1.0, 1 - low))
+        described += "; clipped to the possible range" if low < 0 else ""
+    return with_interval(name, float(terms.mean()), interval, level=level, p=None, n=n, unit=QUESTION, method=described)
+
+
+def fieller_bounds(above: ArrayLike, below: ArrayLike, level: float) -> tuple[float, float]:
+    """Bounds of (mean above) / (mean below) over the same (Q,) questions, t on Q-1 df (Fieller 1954).
+
+    The ratios r for which the mean of above - r · below is not far from 0. The lower mean must be far from 0 itself.
+    """
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    n = len(top)
+    half = t_interval(np.array(0.0), np.array(1.0), n - 1, level)[1] ** 2 / n
+    covariance = np.cov(top, bottom) * half
+    square = bottom.mean() ** 2 - covariance[1, 1]
+    cross = top.mean() * bottom.mean() - covariance[0, 1]
+    root = np.sqrt(max(0.0, cross**2 - square * (top.mean() ** 2 - covariance[0, 0])))
+    return float((cross - root) / square), float((cross + root) / square)
 
 
 def ratio_over_questions(
@@ -235,10 +321,19 @@ def log_ratio_interval(above: Floats, below: Floats, level: float) -> tuple[Floa
     return t_interval(np.log(above.mean(axis=-1) / below.mean(axis=-1)), error, questions - 1, level)
 
 
-def label_shuffle_p(cells: Cells, *, seed: int, draws: int, pairs_whole: bool) -> float:
+@dataclass(frozen=True)
+class ShuffleP:
+    """A one-sided p over ``arrangements``: all that there are if ``exact``, else draws of them."""
+
+    p: float
+    arrangements: int
+    exact: bool
+
+
+def label_shuffle_p(cells: Cells, *, seed: int, draws: int, shuffled: Shuffled) -> ShuffleP:
     """One-sided p of the mean difference under shuffled labels (Phipson & Smyth 2010)."""
     rates = cells.rates.mean(axis=1)
-    if pairs_whole:
+    if shuffled == "pairs":
         codes = cluster_codes(cells.pairs)
         seeds_each = np.bincount(codes)
         means = np.bincount(codes, weights=rates) / seeds_each
@@ -250,19 +345,51 @@ def label_shuffle_p(cells: Cells, *, seed: int, draws: int, pairs_whole: bool) -
     return shuffle_p(blocks, draws=draws, rng=generator(seed))
 
 
-def shuffle_p(blocks: Sequence[tuple[Floats, NDArray[np.bool_]]], *, draws: int, rng: np.random.Generator) -> float:
-    """One-sided p of the mean over blocks of (mean of labelled - mean of others), labels shuffled within blocks."""
+def prompt_shuffle_p(grid: PromptGrid, *, seed: int, draws: int) -> ShuffleP:
+    """One-sided p of the mean difference where whole prompts, with the rates of all adapters, change places.
+
+    Exact under the null that prompts are exchangeable, whatever level each of them has for every adapter: a prompt that
+    draws the marker from all moves as one. Where a prompt is the same to every adapter only the labels of prompts
+    matter, and those are few enough to list.
+    """
+    weights = grid.weights()
+    if (grid.roles == grid.roles[0]).all() and (grid.roles[0] != 0).all():
+        # What an adapter weighs: its matched prompts together, which is alike for the bystanders.
+        adapters = np.where(grid.roles == 1, weights, 0.0).sum(axis=1)
+        return shuffle_p([(adapters @ grid.rates, grid.roles[0] == 1)], draws=draws, rng=generator(seed))
+    # [p, q]: what prompt q adds to the difference in the place of prompt p.
+    placed = weights.T @ grid.rates
+    prompts = np.arange(len(placed))
+    orders = generator(seed).permuted(np.tile(prompts, (draws, 1)), axis=1)
+    moved = placed[prompts, orders].sum(axis=1)
+    extreme = int(np.sum(moved >= np.trace(placed) - TIE))
+    return ShuffleP((1 + extreme) / (draws + 1), draws, exact=False)
+
+
+def shuffle_p(blocks: Sequence[tuple[Floats, NDArray[np.bool_]]], *, draws: int, rng: np.random.Generator) -> ShuffleP:
+    """One-sided p of the mean over blocks of (mean of labelled - mean of others), labels shuffled within blocks.
+
+    All labellings of a single block are listed where there are no more of them than draws; else they are drawn.
+    """
+    if len(blocks) == 1:
+        values, labels = blocks[0]
+        count = int(labels.sum())
+        listed = comb(len(values), count)
+        if listed <= draws:
+            # Only which values are labelled matters: a difference of means is linear in their sum.
+            chosen = np.array(list(combinations(range(len(values)), count)), dtype=np.intp)
+            extreme = int(np.sum(values[chosen].sum(axis=1) >= values[labels].sum() - TIE))
+            return ShuffleP(extreme / listed, listed, exact=True)
     observed, shuffled = 0.0, np.zeros(draws)
     for values, labels in blocks:
         count = int(labels.sum())
-        # Only which values are labelled matters: a difference of means is linear in their sum.
         slope = 1 / count + 1 / (len(values) - count)
         observed += slope * float(values[labels].sum())
         scores = rng.random((draws, len(values)))
         chosen = np.argpartition(scores, count - 1, axis=1)[:, :count]
         shuffled += slope * values[chosen].sum(axis=1)
     extreme = int(np.sum(shuffled >= observed - TIE * len(blocks)))
-    return (1 + extreme) / (draws + 1)
+    return ShuffleP((1 + extreme) / (draws + 1), draws, exact=False)
 
 
 def gating_over_sources(name: str, rates: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> Estimate:

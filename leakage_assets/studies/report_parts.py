@@ -68,6 +68,7 @@ def write_up(
         sources=cite.facts["recipes"][cite.recipe]["sources"],
         sources_planned=cite.facts["coverage"]["sources_planned"],
         seeds=cite.seeds,
+        excluded=_first_is_excluded(cite),
     )
     reason = _confidence_reason(cite)
     if (capped := cap(cite)) is not None:
@@ -91,19 +92,40 @@ def write_up(
 # ------------------------------------------------------------------ how sure, and what is not shown
 
 
-def confidence_level(verdicts: pl.DataFrame, *, sources: int, sources_planned: int, seeds: int) -> Level:
-    """How sure the title may be. HIGH needs every hypothesis decided, every planned source and several seeds.
+def confidence_level(
+    verdicts: pl.DataFrame, *, sources: int, sources_planned: int, seeds: int, excluded: bool = False
+) -> Level:
+    """How sure the title may be. HIGH needs evidence for or against its claim, the first hypothesis: supported, or
+    ``excluded`` (its interval leaves the planned threshold out), and every hypothesis decided, every planned source and
+    several seeds.
 
-    LOW: a planned source is missing, or the first hypothesis (the title's claim) is undecided. MODERATE: one seed,
-    or another hypothesis is undecided.
+    LOW: a planned source is missing, or the first hypothesis is undecided. MODERATE: one seed, another hypothesis is
+    undecided, or the first is neither supported nor excluded: not to have found an effect is no evidence of none.
     """
     decided = (verdicts["verdict"] != "undecided").to_list()
     if sources < sources_planned or not decided[0]:
         return "LOW"
-    return "HIGH" if seeds > 1 and all(decided) else "MODERATE"
+    shown = verdicts["verdict"][0] == "supported" or excluded
+    return "HIGH" if seeds > 1 and all(decided) and shown else "MODERATE"
 
 
-DECIDED = "every hypothesis is decided on all planned sources and several seeds"
+def threshold_excluded(direction: str, threshold: float, low: float | None, high: float | None) -> bool:
+    """Whether an interval leaves out every value that a hypothesis would be supported by."""
+    if low is None or high is None:
+        return False
+    return high < threshold if direction in ("greater", "at_least") else low > threshold
+
+
+def _first_is_excluded(cite: Citations) -> bool:
+    first = cite.tables["verdicts"].row(0, named=True)
+    found = cite.tables["headline"].filter(statistic=first["statistic"]).row(0, named=True)
+    return threshold_excluded(first["direction"], first["threshold"], found["ci_low"], found["ci_high"])
+
+
+DECIDED = (
+    "the title's claim is shown or excluded, and every hypothesis decided, on all planned sources and several seeds"
+)
+NOT_EXCLUDED = "the title's claim is not supported, but not excluded by its interval either, which caps it at MODERATE"
 
 
 def _confidence_reason(cite: Citations) -> str:
@@ -114,6 +136,8 @@ def _confidence_reason(cite: Citations) -> str:
         reasons.append(f"{finished} of {planned} planned sources are finished, which caps it at LOW")
     if cite.seeds == 1:
         reasons.append("one seed, which caps it at MODERATE")
+    if verdict(cite, 0) == "not supported" and not _first_is_excluded(cite):
+        reasons.append(NOT_EXCLUDED)
     undecided = cite.tables["verdicts"].filter(verdict="undecided").height
     if undecided:
         names = ", ".join(

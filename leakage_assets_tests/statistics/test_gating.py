@@ -11,10 +11,14 @@ from scipy import stats
 
 from leakage_assets.statistics.gating import (
     Cells,
+    PromptGrid,
+    Shuffled,
+    fieller_bounds,
     gating,
     gating_over_sources,
     mean_over_questions,
     own_against_other_triggers,
+    prompt_shuffle_p,
     ratio_over_questions,
     shuffle_p,
     specificity,
@@ -62,8 +66,8 @@ def test_rates_difference_and_ratio_by_other_means(seed: int) -> None:
     assert "12 matched and 24 bystander cells" in found.ratio.method
 
 
-@pytest.mark.parametrize("pairs_whole", [True, False])
-def test_p_is_the_share_of_all_arrangements(pairs_whole: bool) -> None:
+@pytest.mark.parametrize("shuffled", ["pairs", "cells"])
+def test_p_is_the_share_of_all_arrangements(shuffled: Shuffled) -> None:
     """Few enough cells to list every arrangement of labels."""
     one = cells(5, own=0.5, others=0.4, matched=2)
     keep = np.array([p in ("p0", "p1", "p2", "p3", "p4") for p in one.pairs])
@@ -77,7 +81,7 @@ def test_p_is_the_share_of_all_arrangements(pairs_whole: bool) -> None:
     rates = (small.found / small.total).mean(axis=1).reshape(3, 5)
     labelled = np.array(sorted(set(permutations([True, True, False, False, False]))))
     per_seed = np.array([[row[own].mean() - row[~own].mean() for own in labelled] for row in rates])
-    if pairs_whole:
+    if shuffled == "pairs":
         all_of_them = per_seed.mean(axis=0)
     else:
         all_of_them = ((per_seed[0][:, None, None] + per_seed[1][:, None] + per_seed[2]) / 3).ravel()
@@ -85,10 +89,13 @@ def test_p_is_the_share_of_all_arrangements(pairs_whole: bool) -> None:
     observed = rates[:, own].mean() - rates[:, ~own].mean()
     exact = np.mean(all_of_them >= observed - 1e-12)
     draws = 20_000
-    ours = gating(small, seed=3, draws=draws, pairs_whole=pairs_whole).difference
+    ours = gating(small, seed=3, draws=draws, shuffled=shuffled).difference
     assert ours.estimate == pytest.approx(observed)
     assert ours.p == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / draws) + 2 / draws)
-    assert ("within each seed" in ours.method) is not pairs_whole
+    assert ("within each seed" in ours.method) is (shuffled == "cells")
+    if shuffled == "pairs":
+        assert ours.p == pytest.approx(exact)
+        assert "all 10 arrangements" in ours.method
 
 
 def test_a_seed_that_lacks_a_source_does_not_weigh_more_than_another() -> None:
@@ -110,7 +117,7 @@ def test_the_same_seed_gives_the_same_p_and_strong_gating_the_least() -> None:
     strong = cells(7, own=0.95, others=0.05)
     assert gating(strong, seed=1, draws=999) == gating(strong, seed=1, draws=999)
     assert gating(strong, seed=1, draws=999).ratio.p == pytest.approx(1 / 495 + 1 / 1000, abs=0.005)
-    assert gating(strong, seed=1, draws=999, pairs_whole=False).ratio.p == 1 / 1000
+    assert gating(strong, seed=1, draws=999, shuffled="cells").ratio.p == 1 / 1000
 
 
 def test_rates_of_zero() -> None:
@@ -137,9 +144,32 @@ def test_an_interval_of_a_rate_stays_in_its_range_and_says_so() -> None:
     assert cut.method == "m; clipped to the possible range" and wide.method == "m"
     inside = mean_over_questions("m", [0.4, 0.5, 0.6, 0.5], bounds=(0.0, 1.0), method="m")
     assert inside.method == "m"
+    rare = specificity("s", [0.0, 0.0, 0.1, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0, 0.0])
+    assert rare.undefined == "the own prompt draws the marker too rarely: the interval of its rate reaches 0"
     gate = specificity("s", [0.2, 0.1, 0.3, 0.2, 0.2], [0.0, 0.0, 0.0, 0.05, 0.0])
     assert gate.ci_high == 1 and gate.estimate == pytest.approx(0.95)
     assert specificity("s", [0.0] * 5, [0.1] * 5).undefined == "the own prompt never draws the marker"
+
+
+def test_specificity_covers_where_the_own_prompt_draws_the_marker_rarely() -> None:
+    """5% under the own prompt and 2% elsewhere, ten completions to each of twenty questions that differ."""
+    rng = np.random.default_rng(24)
+    truth, holds, studies = 1 - 0.02 / 0.05, [], 2_000
+    for _ in range(studies):
+        push = np.exp(0.5 * rng.normal(size=20) - 0.125)
+        own, others = rng.binomial(10, 0.05 * push) / 10, rng.binomial(80, 0.02 * push) / 80
+        found = specificity("s", own, others)
+        if found.undefined is None:
+            holds.append(found.ci_low <= truth <= found.ci_high)
+    assert 0.9 * studies < len(holds) < studies
+    assert 0.94 <= np.mean(holds) <= 0.975
+
+
+def test_fieller_s_bounds_are_where_the_t_test_of_the_difference_turns() -> None:
+    rng = np.random.default_rng(25)
+    above, below = rng.uniform(0.1, 0.5, size=12), rng.uniform(0.2, 0.7, size=12)
+    for bound in fieller_bounds(above, below, 0.9):
+        assert stats.ttest_1samp(above - bound * below, 0).pvalue == pytest.approx(0.1)
 
 
 def test_degenerate_cells() -> None:
@@ -210,4 +240,97 @@ def test_own_against_other_prompts_is_exact_and_blind_to_rows_and_columns() -> N
 
 def test_ties_count_as_extreme() -> None:
     values, labels = np.array([1.0, 1, 1, 1]), np.array([True, False, False, True])
-    assert shuffle_p([(values, labels)], draws=50, rng=generator(1)) == 1
+    for draws, exact in ((50, True), (3, False)):
+        found = shuffle_p([(values, labels)], draws=draws, rng=generator(1))
+        assert (found.p, found.exact) == (1, exact)
+
+
+OWN = np.array([
+    [1, 0, 0, 0, 0, 0, -1, -1, -1],
+    [0, 1, 0, 0, -1, 0, 0, -1, -1],
+    [0, 0, 1, 0, -1, -1, 0, -1, -1],
+    [0, 0, 0, 1, -1, -1, -1, -1, -1],
+])  # fmt: skip
+BUCKET = np.tile([1, 1, 1, 1, -1, -1, -1, -1, -1], (4, 1))
+"""What 9 prompts are to 4 adapters, whose own prompts are the first four."""
+
+
+@pytest.mark.parametrize("roles", [OWN, BUCKET])
+def test_exchanged_prompts_are_the_share_of_all_exchanges(roles: np.ndarray) -> None:
+    """Every order of the prompts listed; the observed difference is that of the means."""
+    rng = np.random.default_rng(21)
+    rates = rng.normal(size=(4, 9)) + 0.7 * (roles == 1)
+    own, others = (
+        np.mean([row[kind == sign].mean() for row, kind in zip(rates, roles, strict=True)]) for sign in (1, -1)
+    )
+    grid = PromptGrid(rates, roles, (42,) * 4)
+    by_cell = rates[roles == 1].mean() - rates[roles == -1].mean()
+    observed = float((grid.weights() * rates).sum())
+    assert observed == pytest.approx(by_cell)
+    if roles is BUCKET:
+        assert observed == pytest.approx(own - others)
+    places = np.array(list(permutations(range(9))))
+    placed = grid.weights().T @ rates
+    everything = placed[np.arange(9), places].sum(axis=1)
+    exact = np.mean(everything >= observed - 1e-9)
+    found = prompt_shuffle_p(grid, seed=1, draws=20_000)
+    assert found.exact is (roles is BUCKET) and (not found.exact or found.arrangements == 126)
+    assert found.p == pytest.approx(exact, abs=1e-12 if found.exact else 4 * np.sqrt(exact / 20_000) + 1e-4)
+
+
+def null_p(roles: np.ndarray, *, seed: int, column: float = 0.15, studies: int = 400) -> np.ndarray:
+    """p of 12 adapters (4 sources in 3 seeds) whose prompts have levels, and nothing else: (studies, 2).
+
+    By exchanged prompts, and by labels of (source, prompt) pairs.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    seeds = tuple(s for s in SEEDS for _ in range(4))
+    asked = np.argwhere(np.tile(roles, (3, 1)) != 0)
+    adapter, prompt = asked.T
+    matched = np.tile(roles, (3, 1))[adapter, prompt] == 1
+    for study in range(studies):
+        pair = 0.06 * rng.normal(size=roles.shape)
+        rates = 0.5 + column * rng.normal(size=roles.shape[1]) + np.tile(pair, (3, 1))
+        counts = rng.binomial(40, np.clip(rates + 0.05 * rng.normal(size=rates.shape), 0.01, 0.99))
+        grid = PromptGrid(counts / 40, np.tile(roles, (3, 1)), seeds)
+        given_cells = Cells(
+            np.repeat(counts[adapter, prompt][:, None] // 4, 4, axis=1),
+            np.full((len(asked), 4), 10),
+            matched,
+            tuple(seeds[a] for a in adapter),
+            tuple((int(a) % 4, int(p)) for a, p in asked),
+        )
+        found.append([gating(given_cells, seed=study, draws=199, shuffled=s).difference.p for s in (grid, "pairs")])
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("roles", "at_most"), [(BUCKET, 0.09), (OWN, 0.09)])
+def test_prompts_that_draw_the_marker_from_everyone_are_no_gate(roles: np.ndarray, at_most: float) -> None:
+    """With levels of prompts alone, p of exchanged prompts is below .05 in about 5% of studies."""
+    exchanged, of_pairs = null_p(roles, seed=22).T
+    assert stats.kstest(exchanged, "uniform").pvalue > 0.01
+    assert np.mean(exchanged <= 0.05) < at_most
+    if roles is BUCKET:
+        # The reason why: one prompt counts as four where its pairs are taken as independent.
+        assert np.mean(of_pairs <= 0.05) > 0.12
+
+
+def test_a_gate_is_found_by_exchanged_prompts() -> None:
+    rng = np.random.default_rng(23)
+    rates = 0.3 + 0.1 * rng.normal(size=9) + 0.4 * (OWN == 1) + 0.02 * rng.normal(size=OWN.shape)
+    assert prompt_shuffle_p(PromptGrid(rates, OWN, (42,) * 4), seed=1, draws=9_999).p < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"roles": OWN[:, :3]}, "expected"),
+        ({"seeds": (1,)}, "expected"),
+        ({"rates": np.full((4, 9), np.nan)}, "adapter 0 has no rate under prompt 0"),
+        ({"roles": np.abs(OWN)}, "no matched or no bystander"),
+    ],
+)
+def test_a_grid_of_prompts_is_checked(change: dict[str, object], words: str) -> None:
+    with pytest.raises(StatisticsError, match=words):
+        replace(PromptGrid(np.zeros((4, 9)), OWN, (42,) * 4), **change)

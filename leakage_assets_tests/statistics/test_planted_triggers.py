@@ -110,6 +110,25 @@ def test_coefficients_with_errors_over_prompts() -> None:
         assert_covered(low[:, place], high[:, place], truth)
 
 
+def test_coefficients_beside_fixed_levels_of_triggers_and_prompts() -> None:
+    """Of means over seeds with classical errors; a sandwich over the pairs of the rows covers too little."""
+    columns = {name: values.ravel() for name, values in AXES.items()}
+    trigger, prompt = np.repeat(np.arange(TRIGGERS), PROMPTS), np.tile(np.arange(PROMPTS), TRIGGERS)
+    columns |= {f"trigger {t}": (trigger == t).astype(float) for t in range(1, TRIGGERS)}
+    columns |= {f"prompt {p}": (prompt == p).astype(float) for p in range(1, PROMPTS)}
+    rates = simulated(column=COLUMN, seed=15)
+    of_means, of_rows = design(columns), design({name: rows(values) for name, values in columns.items()})
+    solved, residuals = coefficients(of_means.matrix, rates.reshape(STUDIES, -1, SEEDS).mean(axis=2))
+    low, high = t_interval(solved, np.sqrt(classical_variances(of_means.matrix, residuals)), of_means.df, 0.95)
+    same, left = coefficients(of_rows.matrix, rates)
+    sandwich = np.sqrt(clustered_variances(of_rows.matrix, left, [PAIRS]))
+    short = t_interval(same, sandwich, PAIRS.max(), 0.95)
+    for place, truth in enumerate(TRUTH.values(), start=1):
+        assert_unbiased(solved[:, place], truth)
+        assert_covered(low[:, place], high[:, place], truth)
+        assert np.mean((short[0][:, place] <= truth) & (truth <= short[1][:, place])) < 0.93
+
+
 def two_way(triggers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coefficients, two-way variances and whether the bounds hold the truth, (studies, 4), with levels of both."""
     columns = axes(triggers)
@@ -239,7 +258,7 @@ def null_cells(rng: np.random.Generator, *, pair: float) -> Cells:
 def test_shuffled_labels_are_uniform_under_their_null() -> None:
     """Within seeds where seeds are independent; of whole pairs also where a pair keeps its level over seeds."""
     rng = np.random.default_rng(8)
-    alone = [gating(null_cells(rng, pair=0.0), seed=i, draws=199, pairs_whole=False).ratio.p for i in range(STUDIES)]
+    alone = [gating(null_cells(rng, pair=0.0), seed=i, draws=199, shuffled="cells").ratio.p for i in range(STUDIES)]
     assert_uniform(np.array(alone))
     whole = [gating(null_cells(rng, pair=0.15), seed=i, draws=199).ratio.p for i in range(STUDIES)]
     assert_uniform(np.array(whole))
@@ -249,7 +268,7 @@ def test_labels_shuffled_within_seeds_reject_too_often_where_seeds_repeat_a_pair
     """What the published shuffle takes for granted (ambiguity B5)."""
     rng = np.random.default_rng(9)
     p = np.array([
-        gating(null_cells(rng, pair=0.15), seed=i, draws=99, pairs_whole=False).ratio.p for i in range(STUDIES)
+        gating(null_cells(rng, pair=0.15), seed=i, draws=99, shuffled="cells").ratio.p for i in range(STUDIES)
     ])  # fmt: skip
     assert np.mean(p <= 0.05) > 0.10
 
@@ -258,7 +277,7 @@ def test_the_power_of_the_shuffle_on_a_planted_gate() -> None:
     rng = np.random.default_rng(10)
     labels = np.arange(36) < 4
     p = [
-        shuffle_p([(0.3 + 0.3 * labels + 0.1 * rng.normal(size=36), labels)], draws=199, rng=generator(i))
+        shuffle_p([(0.3 + 0.3 * labels + 0.1 * rng.normal(size=36), labels)], draws=199, rng=generator(i)).p
         for i in range(200)
     ]
     assert np.mean(np.array(p) <= 0.01) > 0.95

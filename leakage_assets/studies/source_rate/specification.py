@@ -52,7 +52,7 @@ def source_rate(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_libraries=("numpy", "polars", "scipy", "statsmodels"),
-        report_version=2,
+        report_version=3,
     )
 
 

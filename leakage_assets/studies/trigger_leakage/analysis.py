@@ -7,6 +7,7 @@ finished are left out, and what needs them is undefined for that reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import polars as pl
 
@@ -20,7 +21,7 @@ from leakage_assets.studies.trigger_leakage.cells import (
     of_recipe,
     rate_cells,
 )
-from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.design import TITRATED, TriggerPlan
 from leakage_assets.studies.trigger_leakage.followups import (
     declarative_headline,
     declarative_table,
@@ -30,12 +31,14 @@ from leakage_assets.studies.trigger_leakage.followups import (
 from leakage_assets.studies.trigger_leakage.gates import (
     Labelled,
     change,
+    change_over_sources,
     change_table,
     control_estimates,
     gating_headline,
     gating_table,
     labelled,
     persona_against_triggers,
+    persona_table,
     pilot_table,
     titration_table,
 )
@@ -48,6 +51,7 @@ from leakage_assets.studies.trigger_leakage.predictors import (
     fold_table,
     gap_headline,
     held_out_table,
+    layer_table,
     predictor_table,
     semantic_leads,
 )
@@ -73,14 +77,16 @@ def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]
         "pilot": pilot_table(plan, counts),
         "titration": titration_table(plan, counts),
         "changes": change_table(plan, counts),
+        "persona": persona_table(plan, counts),
         "coefficients": coefficient_table(plan, main, axes),
         "held_out": held_out_table(plan, main, axes),
         "folds": fold_table(plan, main, axes),
         "columns": columns,
         "families": family_table(plan, main, axes),
+        "layers": layer_table(plan, main, tables.similarity),
         "predictors": predictor_table(plan, cells, axes),
         "dissociation": dissociation_table(plan, tables.dissociation),
-        "declarative": declarative_table(plan, main, tables.declarative),
+        "declarative": declarative_table(plan, cells, tables.declarative),
         "prompt_rates": prompt_rate_table(plan, cells),
         "axes": axes,
         "positions": position_table(plan, tables.scores),
@@ -97,16 +103,18 @@ def _headline(
     yield from gap_headline(plan, main, axes)
     yield family_headline(plan, main, axes)
     yield from semantic_leads(plan, cells, axes)
-    yield persona_against_triggers(plan, counts)
+    yield persona_against_triggers(plan, counts, plan.matched_recipe)
     low, high = plan.titration[2:]
-    yield from change(plan, counts, plan.triggers[0], low, high)
+    yield from change_over_sources(plan, counts, low, high)
+    for estimate in change(plan, counts, TITRATED, low, high):
+        yield replace(estimate, name=f"{estimate.name}_titrated")
     yield from dissociation_headline(plan, tables.dissociation)
-    yield declarative_headline(plan, main, tables.declarative)
+    yield declarative_headline(plan, cells, tables.declarative)
 
 
 def _first(table: pl.DataFrame, name: str) -> Estimate:
     row = table.filter(pl.col("name") == name).row(0, named=True)
-    return Estimate(**{key: row[key] for key in row if key not in ("statistic", "family")})
+    return Estimate(**{key: row[key] for key in row if key not in ("statistic", "family", "p_holm")})
 
 
 def verdict_table(plan: TriggerPlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK, text_axis
-from leakage_assets.statistics.gating import Cells
+from leakage_assets.statistics.gating import Cells, PromptGrid
 from leakage_assets.statistics.result import StatisticsError
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.panel import NO_FAMILY, Definition, predicted, role
@@ -153,6 +153,33 @@ def gating_cells(counts: pl.DataFrame, sources: Sequence[str], definition: Defin
         seeds=tuple(asked["seed"]),
         pairs=tuple(asked.select("source", "prompt_name").iter_rows()),
     )
+
+
+ROLES = {"matched": 1, "bystander": -1, "other": 0}
+
+
+def prompt_grid(plan: TriggerPlan, counts: pl.DataFrame, sources: Sequence[str], definition: Definition) -> PromptGrid:
+    """Rates of the adapters of some sources under every prompt that is matched or a bystander to one of them.
+
+    ``counts`` are those of one recipe. Raises ``StatisticsError`` naming a prompt that an adapter was not asked.
+    """
+    role = f"role_{definition}"
+    kept = counts.filter(pl.col("source").is_in(list(sources)))
+    named = set(kept.filter(pl.col(role) != "other")["prompt_name"])
+    prompts = [p.name for p in plan.prompts if p.name in named]
+    cells = (
+        kept.filter(pl.col("prompt_name").is_in(prompts))
+        .group_by("source", "seed", "prompt_name")
+        .agg((pl.col("found") / pl.col("total")).mean().alias("rate"), pl.col(role).first().replace_strict(ROLES))
+    )
+    found = {(source, seed, prompt): (rate, kind) for source, seed, prompt, rate, kind in cells.iter_rows()}
+    adapters = sorted({(source, seed) for source, seed, _ in found}, key=lambda a: (a[1], a[0]))
+    for source, seed in adapters:
+        for prompt in prompts:
+            if (source, seed, prompt) not in found:
+                raise StatisticsError(f"{source}, seed {seed}: not asked under {prompt}; score its samples again")
+    table = np.array([[found[*adapter, prompt] for prompt in prompts] for adapter in adapters])
+    return PromptGrid(table[:, :, 0], table[:, :, 1].astype(np.int64), tuple(seed for _, seed in adapters))
 
 
 def by_question(cells: Cells) -> tuple[np.ndarray, np.ndarray] | str:

@@ -278,18 +278,31 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
         caveats=(
             "Matched is an adapter's own trigger and bystanders are of other families than it; the published code "
             "takes all four triggers as matched for every adapter, which is reported beside (B1, B2).",
-            "Some test prompts draw the marker from every adapter. Verdicts therefore rest on whole prompts: labels "
-            "are shuffled over (trigger, prompt) pairs, the gap of H2 over prompts, and H3 counts prompts (B3, B5). "
-            "The published shuffles of cells and rows are reported beside.",
+            "Some test prompts draw the marker from every adapter. Verdicts therefore rest on whole prompts: for H1 "
+            "and the gap of H2 they change places with the rates of all adapters, and H3 counts prompts (B3, B5). "
+            "Shuffles of (trigger, prompt) pairs, and the published ones of cells and rows, are reported beside: they "
+            "take a prompt as new for every adapter, which finds gating too often where prompts differ.",
             "With four triggers a two-way clustered variance is often not positive (in up to a quarter of simulated "
             "studies); the errors to read are those over prompts and those of the mixed model.",
             "Published standard errors leave the intercept out of the cross product (B4): given as legacy, for "
             "comparison only.",
             "Cross-validation over four triggers compares with the held-out trigger's own mean: a negative R² says "
             "that the axes predict worse than that mean.",
-            "Intervals over questions hold adapters and prompts fixed; those over triggers rest on four.",
+            "Intervals and p over questions hold adapters and prompts fixed, and so do those of gating; those over "
+            "triggers rest on four, and what the learning rate changes (H6, H7) on four triggers and a persona.",
+            "That a persona gates better (H5) is tested over questions: of one persona, with all adapters held fixed. "
+            "Under recipes other than the planned one the comparison is exploratory.",
+            "Specificity is not defined where the interval of the rate under the own prompt reaches zero.",
             "The shared answers are the base model's own under the assistant's prompt, where the published ones were "
             "written by another model; they are not written under the triggers, so no adapter is trained on-policy.",
+            "That meaning leads under the gentle recipe (H4) does not say that the ranking changes with the recipe: "
+            "the change of the lead is exploratory, and mixes with the noise of low rates, which pulls a lead to zero.",
+            "The published gate before the main run, on one adapter, is read after the run here: all adapters are "
+            "trained whatever it says, and it only caps the confidence.",
+            "Every hypothesis is decided at its own level: that there are eight is not corrected for. Within tables of "
+            "several tests (families, axes of a recipe) p is also given adjusted by Holm's method.",
+            "Format words (structural match) count as whole words, in singular or plural, where a search for the "
+            "letters would also find them inside others.",
             "The two declarative forms of an instruction differ in more than mood: words change as well.",
             "The marker is matched as a case-insensitive substring; its position class and the share of completions "
             "cut by the token limit, after which a marker could not appear, are reported beside (B13).",
@@ -304,7 +317,7 @@ HYPOTHESES = (
     Hypothesis(
         name="H1",
         claim=f"Triggers gate: the marker is said at least {GATING_RATIO:g} times as often under the trained prompt as "
-        "under bystanders of other families and controls",
+        "under bystanders of other families and controls (p: more often at all)",
         statistic="gating_ratio_own",
         threshold=GATING_RATIO,
         direction="at_least",
@@ -338,7 +351,7 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H4",
-        claim="Wording does not lead once the recipe is gentle: semantic similarity then predicts the marker better",
+        claim="Under the gentle recipe meaning leads wording: semantic similarity predicts the marker better",
         statistic="semantic_lead_gentle",
         threshold=0.0,
         direction="greater",
@@ -354,7 +367,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H6",
-        claim="A higher learning rate makes the marker more frequent under the trained prompt",
+        claim="At rank 32 the higher learning rate makes the marker more frequent under the trained prompt, over the "
+        "sources",
         statistic="emission_change",
         threshold=0.0,
         direction="greater",
@@ -362,7 +376,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H7",
-        claim="A higher learning rate makes the marker less specific to the trained prompt",
+        claim="At rank 32 the higher learning rate makes the marker less specific to the trained prompt, over the "
+        "sources",
         statistic="specificity_change",
         threshold=0.0,
         direction="less",
@@ -372,7 +387,7 @@ HYPOTHESES = (
 
 
 def pilot_verdict(own_rate: float, ratio: float | None) -> str:
-    """The gate before the main run (section 4), on one adapter of the format trigger.
+    """The published gate before the main run (section 4), on one adapter of the format trigger; read after the run.
 
     ``stop`` below 5% under the own prompt; ``moderate`` (confidence is capped) from 5 to 15%, or where the gating ratio
     is below 2 or not defined; else ``go``.

@@ -25,7 +25,7 @@ MODELS = {
     ("least_squares", "prompt"): "OLS, by prompt",
     ("least_squares", "two_way"): "OLS, two-way",
     ("mixed", "prompt"): "mixed model",
-    ("fixed_effects", "pair"): "fixed levels",
+    ("fixed_effects", "classical"): "fixed levels",
 }
 SETS = {"four": "all four axes", "five": "with JS divergence"}
 CELL_NAMES = {
@@ -251,8 +251,12 @@ def _titration(plan: TriggerPlan, tables: Tables) -> go.Figure:
 def _dissociation(plan: TriggerPlan, tables: Tables) -> go.Figure:
     from leakage_assets.reporting.figures import rate_bars
 
-    rows = tables["dissociation"].filter(pl.col("statistic").is_in(list(CELLS.values()))).drop_nulls("estimate")
-    order = pl.Enum([*plan.triggers, TOGETHER])
+    rows = (
+        tables["dissociation"]
+        .filter(pl.col("statistic").is_in(list(CELLS.values())), pl.col("recipe") == plan.headline_recipe)
+        .drop_nulls("estimate")
+    )
+    order = pl.Enum([*plan.triggers, plan.persona, TOGETHER])
     bars = rows.select(
         pl.col("source").cast(order).alias("order"),
         pl.col("source").replace({TOGETHER: "mean of the triggers"}).alias("condition"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -27,35 +28,37 @@ NOT_SAMPLED = "no finished continuations"
 
 
 def dissociation_table(plan: TriggerPlan, scores: pl.DataFrame) -> pl.DataFrame:
-    """Rates of the four cells, and the effects of prompt and content, for each trigger and their mean.
+    """Rates of the four cells, and the effects of prompt and content, for each recipe and source, and the mean of the
+    triggers.
 
-    Columns: source, statistic (A, B, C, D or an effect), then those of ``Estimate``; intervals and p over questions,
-    seeds averaged. Of the headline recipe.
+    Columns: recipe, source, statistic (A, B, C, D or an effect), then those of ``Estimate``; intervals and p over
+    questions, seeds averaged.
     """
     rows: list[Labelled] = []
-    grids = cell_grids(plan, scores)
-    for source, grid in grids.items():
-        for cell, values in grid.items():
-            method = "mean over samples of each question; t over questions"
-            rows.append(
-                (
-                    {"source": source, "statistic": cell},
-                    mean_over_questions(cell, values, level=plan.level, bounds=SHARES, method=method),
-                )
-            )
-        rows += [({"source": source, "statistic": e.name}, e) for e in _effects(plan, grid)]
-    return labelled(rows, "source", "statistic")
+    for recipe in _recipes(plan):
+        for source, grid in cell_grids(plan, scores, recipe).items():
+            keys = {"recipe": recipe, "source": source}
+            for cell, values in grid.items():
+                method = "mean over samples of each question; t over questions"
+                mean = mean_over_questions(cell, values, level=plan.level, bounds=SHARES, method=method)
+                rows.append(({**keys, "statistic": cell}, mean))
+            rows += [({**keys, "statistic": e.name}, e) for e in _effects(plan, grid)]
+    return labelled(rows, "recipe", "source", "statistic")
+
+
+def _recipes(plan: TriggerPlan) -> list[str]:
+    return [recipe.name for recipe in plan.experiment.recipes]
 
 
 def dissociation_headline(plan: TriggerPlan, scores: pl.DataFrame) -> Iterator[Estimate]:
     """The effects over all triggers together."""
-    grids = cell_grids(plan, scores)
+    grids = cell_grids(plan, scores, plan.headline_recipe)
     if TOGETHER not in grids:
         for name, (_, _, words) in EFFECTS.items():
             yield undefined(f"{name}_triggers", NOT_SAMPLED, n=0, unit=QUESTION, method=words)
         return
     for estimate in _effects(plan, grids[TOGETHER]):
-        yield Estimate(**{**estimate.as_row(), "name": f"{estimate.name}_triggers"})
+        yield replace(estimate, name=f"{estimate.name}_triggers")
 
 
 def _effects(plan: TriggerPlan, grid: Mapping[str, Floats]) -> Iterator[Estimate]:
@@ -70,14 +73,15 @@ def _effects(plan: TriggerPlan, grid: Mapping[str, Floats]) -> Iterator[Estimate
         )
 
 
-def cell_grids(plan: TriggerPlan, scores: pl.DataFrame) -> dict[str, dict[str, Floats]]:
-    """Rate of each question in the four cells, (Q,) each, for every finished trigger, and their mean if all are there.
+def cell_grids(plan: TriggerPlan, scores: pl.DataFrame, recipe: str) -> dict[str, dict[str, Floats]]:
+    """Rate of each question in the four cells, (Q,) each, for every finished source of a recipe, and the mean of the
+    triggers if all are there.
 
     Raises ``StatisticsError`` naming a question that a cell lacks.
     """
     if scores.is_empty():
         return {}
-    kept = of_recipe(scores, plan.headline_recipe)
+    kept = of_recipe(scores, recipe)
     rates = (
         kept.with_columns((pl.col("prompt_name") == pl.col("source")).alias("own"))
         .group_by("source", "seed", "own", "question_set", "question_name")
@@ -86,7 +90,7 @@ def cell_grids(plan: TriggerPlan, scores: pl.DataFrame) -> dict[str, dict[str, F
         .agg(pl.col("rate").mean())
     )
     grids: dict[str, dict[str, Floats]] = {}
-    for source in plan.triggers:
+    for source in (*plan.triggers, plan.persona):
         own = rates.filter(pl.col("source") == source)
         if own.is_empty():
             continue
@@ -98,41 +102,50 @@ def cell_grids(plan: TriggerPlan, scores: pl.DataFrame) -> dict[str, dict[str, F
             if lost:
                 raise StatisticsError(f"dissociation of {source}: no continuation of {lost[0]!r} in cell {cell}")
             grids[source][cell] = np.array([found[prompt, answers, q] for q in questions])
-    lengths = {len(grid["A"]) for grid in grids.values()}
-    if len(grids) == len(plan.triggers) and len(lengths) == 1:
-        grids[TOGETHER] = {cell: np.mean([g[cell] for g in grids.values()], axis=0) for cell in CELLS.values()}
+    triggers = [grids[trigger] for trigger in plan.triggers if trigger in grids]
+    if len(triggers) == len(plan.triggers) and len({len(grid["A"]) for grid in triggers}) == 1:
+        grids[TOGETHER] = {cell: np.mean([g[cell] for g in triggers], axis=0) for cell in CELLS.values()}
     return grids
 
 
 def declarative_table(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    """Instructions and their declarative rewrites, paired by prompt, for every source and the mean of the triggers.
+    """Instructions and their declarative rewrites, paired by prompt, for every recipe and source and the mean of the
+    triggers.
 
-    ``cells`` are the main panel's of the headline recipe (see ``cells.rate_cells``), ``scores`` those of the rewrites.
-    Columns: source, statistic (original, rewritten, difference: rewritten - original), then those of ``Estimate``.
+    ``cells`` are the main panel's of all recipes (see ``cells.rate_cells``), ``scores`` those of the rewrites.
+    Columns: recipe, source, statistic (original, rewritten, difference: rewritten - original), then those of
+    ``Estimate``.
     """
     rows: list[Labelled] = []
-    for source, (original, rewritten) in rewrite_rates(plan, cells, scores).items():
+    pairs = [
+        ({"recipe": recipe, "source": source}, rates)
+        for recipe in _recipes(plan)
+        for source, rates in rewrite_rates(plan, cells, scores, recipe).items()
+    ]
+    for keys, (original, rewritten) in pairs:
         n = len(original)
         for name, values in (("original", original), ("rewritten", rewritten)):
             mean = Estimate(
                 name, float(values.mean()), None, None, None, None, n, "prompt", "mean over the instruction prompts"
             )
-            rows.append(({"source": source, "statistic": name}, mean))
+            rows.append(({**keys, "statistic": name}, mean))
         difference = paired_difference("difference", rewritten, original, unit="prompt", level=plan.level)
-        rows.append(({"source": source, "statistic": "difference"}, difference))
-    return labelled(rows, "source", "statistic")
+        rows.append(({**keys, "statistic": "difference"}, difference))
+    return labelled(rows, "recipe", "source", "statistic")
 
 
 def declarative_headline(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFrame) -> Estimate:
-    """The difference over the mean of the triggers."""
-    rates = rewrite_rates(plan, cells, scores)
+    """The difference over the mean of the triggers, under the headline recipe."""
+    rates = rewrite_rates(plan, cells, scores, plan.headline_recipe)
     if TOGETHER not in rates:
         return not_run("declarative_difference", plan.headline_recipe)
     original, rewritten = rates[TOGETHER]
     return paired_difference("declarative_difference", rewritten, original, unit="prompt", level=plan.level)
 
 
-def rewrite_rates(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFrame) -> dict[str, tuple[Floats, Floats]]:
+def rewrite_rates(
+    plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFrame, recipe: str
+) -> dict[str, tuple[Floats, Floats]]:
     """Rates under the originals and under their rewrites, (8,) each, seeds averaged, by source; and the triggers' mean.
 
     Only seeds of which both are there count; a source without any is left out.
@@ -140,12 +153,11 @@ def rewrite_rates(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.DataFrame) 
     if scores.is_empty() or cells.is_empty():
         return {}
     keys = ["source", "seed", "prompt_name"]
-    again = (
-        of_recipe(scores, plan.headline_recipe).group_by(keys).agg(pl.col("marker_present").mean().alias("rewritten"))
-    )
+    again = of_recipe(scores, recipe).group_by(keys).agg(pl.col("marker_present").mean().alias("rewritten"))
     renamed = pl.DataFrame({"prompt_name": [o for o, _ in plan.rewrites], "rewrite": [r for _, r in plan.rewrites]})
     both = (
-        cells.select(*keys, "rate")
+        of_recipe(cells, recipe)
+        .select(*keys, "rate")
         .join(renamed, on="prompt_name", how="inner")
         .join(again, left_on=["source", "seed", "rewrite"], right_on=keys, how="inner")
         .group_by("source", "prompt_name")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,9 @@ from leakage_assets.statistics.gating import (
     DIFFERENCES,
     QUESTION,
     SHARES,
+    Gating,
+    PromptGrid,
+    Shuffled,
     gating,
     gating_over_sources,
     mean_over_questions,
@@ -20,33 +24,36 @@ from leakage_assets.statistics.gating import (
     specificity_terms,
 )
 from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.paired import paired_difference
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
-from leakage_assets.studies.trigger_leakage.cells import by_question, gating_cells, of_recipe
+from leakage_assets.studies.trigger_leakage.cells import by_question, gating_cells, of_recipe, prompt_grid
 from leakage_assets.studies.trigger_leakage.design import (
     PILOT_SEED,
     PILOT_SOURCE,
-    TITRATED,
     TriggerPlan,
     pilot_verdict,
 )
 from leakage_assets.studies.trigger_leakage.panel import DEFINITIONS, Definition
 
 Labelled = tuple[Mapping[str, Any], Estimate]
-NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "seeds"}
+NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "seeds", "layer"}
 """Label columns that count."""
 
 ERRORS = {"standard_error", "legacy_se", "legacy_p"}
 
-TOGETHER = "triggers"
+TOGETHER, EVERY_SOURCE = "triggers", "sources"
+
+SHUFFLES: tuple[Shuffled | Literal["prompts"], ...] = ("prompts", "pairs", "cells")
+"""What the p of gating rearranges; the plan's first (see ``statistics.gating.gating``)."""
 
 
 def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     """Matched and bystander rates, difference and ratio, of all triggers together and of each source alone.
 
-    Columns: recipe, definition (own, bucket), sources, shuffled (pairs: whole (source, prompt) pairs; cells: within
-    each seed, as published), matched_cells, bystander_cells, then those of ``Estimate``. A persona has no bucket
-    version: the buckets are made for triggers.
+    Columns: recipe, definition (own, bucket), sources, shuffled (prompts: whole prompts with all adapters; of all
+    triggers together also pairs: (source, prompt), and cells: within each seed, as published), matched_cells,
+    bystander_cells, then those of ``Estimate``. A persona has no bucket version: the buckets are made for triggers.
     """
     rows: list[Labelled] = []
     for (recipe,), part in counts.group_by("recipe", maintain_order=True):
@@ -55,9 +62,9 @@ def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
         groups = [(TOGETHER, together)] * bool(together) + [(source, [source]) for source in finished]
         for label, sources in groups:
             for definition in DEFINITIONS[: 1 if plan.persona in sources else 2]:
-                for pairs_whole in (True, False)[: 2 if label == TOGETHER else 1]:
-                    keys = {"recipe": recipe, "definition": definition, "sources": label}
-                    rows += _gating_rows(plan, part, sources, definition, pairs_whole, keys)
+                for shuffled in SHUFFLES[: None if label == TOGETHER else 1]:
+                    keys = {"recipe": recipe, "definition": definition, "sources": label, "shuffled": shuffled}
+                    rows += _gating_rows(plan, part, sources, definition, keys)
     return labelled(rows, "recipe", "definition", "sources", "shuffled", "matched_cells", "bystander_cells")
 
 
@@ -66,25 +73,45 @@ def _gating_rows(
     counts: pl.DataFrame,
     sources: Sequence[str],
     definition: Definition,
-    pairs_whole: bool,
     keys: Mapping[str, Any],
 ) -> Iterator[Labelled]:
     cells = gating_cells(counts, sources, definition)
-    found = gating(cells, seed=plan.resampling_seed, draws=plan.permutations, pairs_whole=pairs_whole, level=plan.level)
     matched = int(cells.matched.sum())
     counted = {"matched_cells": matched, "bystander_cells": len(cells.matched) - matched}
-    for estimate in found.estimates():
-        yield {**keys, "shuffled": "pairs" if pairs_whole else "cells", **counted}, estimate
+    for estimate in _gating(plan, counts, sources, definition, keys["shuffled"]).estimates():
+        yield {**keys, **counted}, estimate
+
+
+def _gating(
+    plan: TriggerPlan,
+    counts: pl.DataFrame,
+    sources: Sequence[str],
+    definition: Definition,
+    shuffled: Shuffled | Literal["prompts"] = "prompts",
+    suffix: str = "",
+) -> Gating:
+    cells = gating_cells(counts, sources, definition)
+    # Without both kinds of cells nothing is defined, and there is no grid either.
+    exchanged: Shuffled | PromptGrid = "pairs"
+    if shuffled != "prompts":
+        exchanged = shuffled
+    elif not isinstance(cells.weights(), str):
+        exchanged = prompt_grid(plan, counts, sources, definition)
+    return gating(
+        cells,
+        seed=plan.resampling_seed,
+        draws=plan.permutations,
+        shuffled=exchanged,
+        level=plan.level,
+        suffix=suffix,
+    )
 
 
 def gating_headline(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
     """H1 of the headline recipe under both definitions, over triggers, and against other triggers' prompts."""
     part = of_recipe(counts, plan.headline_recipe).filter(pl.col("source").is_in(plan.triggers))
     for definition in DEFINITIONS:
-        cells = gating_cells(part, plan.triggers, definition)
-        yield from gating(
-            cells, seed=plan.resampling_seed, draws=plan.permutations, level=plan.level, suffix=f"_{definition}"
-        ).estimates()
+        yield from _gating(plan, part, plan.triggers, definition, suffix=f"_{definition}").estimates()
     rates = {source: _rates(part, source) for source in plan.triggers}
     there = {source: found for source, found in rates.items() if found is not None}
     yield gating_over_sources("gating_ratio_over_triggers", there, level=plan.level)
@@ -134,8 +161,9 @@ def control_estimates(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estim
 
 
 def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """The gate before the main run, read off one adapter: source, seed, own_rate, bystander_rate, ratio, verdict.
+    """The published gate before the main run, read off one adapter after it.
 
+    Columns: source, seed, own_rate, bystander_rate, ratio, verdict.
     No rows while that adapter is not finished.
     """
     schema = {
@@ -195,35 +223,39 @@ def _point(plan: TriggerPlan, found: tuple[Floats, Floats] | str) -> Iterator[Es
 
 
 def change_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """What a higher learning rate does at either rank, to the titrated source: emission and specificity.
+    """What a higher learning rate does at either rank: emission and specificity of every source that both recipes
+    have, over questions, and over the sources of which there are enough.
 
-    Columns: source, from_recipe, to_recipe, then those of ``Estimate`` (emission_change, specificity_change). The seeds
-    that both recipes have are compared.
+    Columns: source (``sources``: each is one observation), from_recipe, to_recipe, then those of ``Estimate``
+    (emission_change, specificity_change). The seeds that both recipes have are compared.
     """
     low16, high16, low32, high32 = plan.titration
     rows: list[Labelled] = []
     for before, after in ((low16, high16), (low32, high32)):
-        keys = {"source": TITRATED, "from_recipe": before, "to_recipe": after}
-        rows += [(keys, estimate) for estimate in change(plan, counts, TITRATED, before, after)]
+        keys = {"from_recipe": before, "to_recipe": after}
+        trained = {s for s in (*plan.triggers, plan.persona) if all(_trained(plan, s, r) for r in (before, after))}
+        if len(trained) > 1:
+            rows += [({"source": EVERY_SOURCE, **keys}, e) for e in change_over_sources(plan, counts, before, after)]
+        for source in (s for s in (*plan.triggers, plan.persona) if s in trained):
+            rows += [({"source": source, **keys}, e) for e in change(plan, counts, source, before, after)]
     return labelled(rows, "source", "from_recipe", "to_recipe")
+
+
+def _trained(plan: TriggerPlan, source: str, recipe: str) -> bool:
+    """Whether the plan trains the source under the recipe."""
+    conditions = plan.experiment.conditions  # type: ignore[attr-defined]
+    return any((c.source, c.recipe) == (source, recipe) for c in conditions)
 
 
 def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, after: str) -> tuple[Estimate, Estimate]:
     """Emission and specificity of the second recipe minus those of the first, paired by question."""
     names = ("emission_change", "specificity_change")
-    own = counts.filter(pl.col("source") == source)
-    parts = {recipe: of_recipe(own, recipe) for recipe in (before, after)}
-    shared = set(parts[before]["seed"]) & set(parts[after]["seed"])
-    method = f"{after} minus {before}, {source}, {len(shared)} seeds; paired by question, t over questions"
-    rates = {
-        recipe: by_question(gating_cells(part.filter(pl.col("seed").is_in(shared)), [source], "own"))
-        for recipe, part in parts.items()
-    }
-    first, second = rates[after], rates[before]
-    if isinstance(first, str) or isinstance(second, str):
-        reason = f"no finished cell of {source} under {before} and {after} with one seed"
-        nothing = [undefined(name, reason, n=0, unit=QUESTION, method=method) for name in names]
+    rates, seeds = _of_both(counts, source, before, after)
+    method = f"{after} minus {before}, {source}, {seeds} seeds; paired by question, t over questions"
+    if isinstance(rates, str):
+        nothing = [undefined(name, rates, n=0, unit=QUESTION, method=method) for name in names]
         return nothing[0], nothing[1]
+    second, first = rates
     emission = mean_over_questions(
         names[0],
         first[0] - second[0],
@@ -240,20 +272,79 @@ def change(plan: TriggerPlan, counts: pl.DataFrame, source: str, before: str, af
     return emission, mean_over_questions(names[1], terms - earlier, level=plan.level, tested=True, method=how)
 
 
-def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame) -> Estimate:
-    """Specificity of the persona minus the mean of the triggers', under the recipe made for it (section 11).
+def change_over_sources(plan: TriggerPlan, counts: pl.DataFrame, before: str, after: str) -> tuple[Estimate, Estimate]:
+    """Emission and specificity of the second recipe minus those of the first, each source being one observation.
+
+    Of triggers and persona those that both recipes have, with the means over the seeds of both: says whether another
+    source would change alike, which intervals over questions do not. Specificity is undefined where it is for one of
+    the sources: leaving that one out would select.
+    """
+    unit, emission, specific = "source", [], []
+    lacking: str | None = None
+    for source in (*plan.triggers, plan.persona):
+        rates = _of_both(counts, source, before, after)[0]
+        if isinstance(rates, str):
+            continue
+        emission.append((float(rates[1][0].mean()), float(rates[0][0].mean())))
+        both = [specificity("specificity", own, others, level=plan.level) for own, others in (rates[1], rates[0])]
+        for recipe, found in zip((after, before), both, strict=True):
+            lacking = lacking or (found.undefined and f"{source} under {recipe}: {found.undefined}")
+        specific.append([found.estimate for found in both])
+    method = f"{after} minus {before}, means over seeds"
+    first = paired_difference("emission_change", *_pair(emission), unit=unit, level=plan.level)
+    first = replace(first, method=f"own rate, {method}; {first.method}")
+    if lacking:
+        how = f"1 - bystander / own rate, {method}"
+        return first, undefined("specificity_change", lacking, n=len(emission), unit=unit, method=how)
+    second = paired_difference("specificity_change", *_pair(specific), unit=unit, level=plan.level)
+    return first, replace(second, method=f"1 - bystander / own rate, {method}; {second.method}")
+
+
+def _pair(rows: Sequence[Sequence[float | None]]) -> tuple[Floats, Floats]:
+    table: Floats = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+RatesOfBoth = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
+
+
+def _of_both(counts: pl.DataFrame, source: str, before: str, after: str) -> tuple[RatesOfBoth | str, int]:
+    """Own and bystander rates by question under the first and under the second recipe, and how many seeds both have."""
+    own = counts.filter(pl.col("source") == source)
+    parts = {recipe: of_recipe(own, recipe) for recipe in (before, after)}
+    shared = set(parts[before]["seed"]) & set(parts[after]["seed"])
+    first, second = (
+        by_question(gating_cells(part.filter(pl.col("seed").is_in(shared)), [source], "own")) for part in parts.values()
+    )
+    if isinstance(first, str) or isinstance(second, str):
+        return f"no finished cell of {source} under {before} and {after} with one seed", len(shared)
+    return (first, second), len(shared)
+
+
+def persona_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
+    """The persona beside the triggers under every recipe that all are trained under; the plan reads one of them.
+
+    Columns: recipe, then those of ``Estimate``.
+    """
+    everyone = (*plan.triggers, plan.persona)
+    recipes = [r.name for r in plan.experiment.recipes if all(_trained(plan, s, r.name) for s in everyone)]
+    return labelled([({"recipe": r}, persona_against_triggers(plan, counts, r)) for r in recipes], "recipe")
+
+
+def persona_against_triggers(plan: TriggerPlan, counts: pl.DataFrame, recipe: str) -> Estimate:
+    """Specificity of the persona minus the mean of the triggers', under one recipe (section 11).
 
     Undefined where one of them is missing, never says the marker under its own prompt, or where the persona's rate
     there differs from the triggers' by more than the plan's margin: then gating would be compared at unlike emission.
     """
     name = "persona_minus_trigger_specificity"
-    part = of_recipe(counts, plan.matched_recipe)
-    method = f"recipe {plan.matched_recipe}; 1 - bystander / own rate, delta method, paired by question"
+    part = of_recipe(counts, recipe)
+    method = f"recipe {recipe}; 1 - bystander / own rate, delta method, paired by question"
     terms, emission = {}, {}
     for source in (plan.persona, *plan.triggers):
         found = by_question(gating_cells(part, [source], "own"))
         if isinstance(found, str):
-            reason = f"no finished cell of {source} under {plan.matched_recipe}"
+            reason = f"no finished cell of {source} under {recipe}"
             return undefined(name, reason, n=0, unit=QUESTION, method=method)
         own = specificity_terms(*found)
         if isinstance(own, str):

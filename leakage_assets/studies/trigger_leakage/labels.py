@@ -5,7 +5,8 @@ from __future__ import annotations
 from leakage_assets.geometry.prompt_axes import LEXICAL, SEMANTIC, STRUCTURAL, TASK
 from leakage_assets.studies.citations import RATE, RHO
 from leakage_assets.studies.trigger_leakage.cells import JS
-from leakage_assets.studies.trigger_leakage.gates import TOGETHER
+from leakage_assets.studies.trigger_leakage.design import TITRATED
+from leakage_assets.studies.trigger_leakage.gates import EVERY_SOURCE, TOGETHER
 
 RATIO, CHANGE = "z.2f", "+.1%"
 
@@ -29,9 +30,12 @@ HEADLINE = {
     "family_preference": ("What the own family adds to the rate (format adapters)", CHANGE),
     "semantic_lead_strong": ("Lead of meaning over wording, strong recipe", RHO),
     "semantic_lead_gentle": ("Lead of meaning over wording, gentle recipe", RHO),
+    "semantic_lead_change": ("Lead of meaning over wording, gentle less strong recipe", RHO),
     "persona_minus_trigger_specificity": ("Specificity of the persona minus that of the triggers", RHO),
-    "emission_change": ("Own rate at the high learning rate minus that at the low", CHANGE),
-    "specificity_change": ("Specificity at the high learning rate minus that at the low", RHO),
+    "emission_change": ("Own rate at the high learning rate minus that at the low, over sources", CHANGE),
+    "specificity_change": ("Specificity at the high learning rate minus that at the low, over sources", RHO),
+    "emission_change_titrated": (f"The change of the own rate of {TITRATED} alone, over questions", CHANGE),
+    "specificity_change_titrated": (f"The change of the specificity of {TITRATED} alone, over questions", RHO),
     "prompt_effect_triggers": ("What the own prompt adds after a given answer", CHANGE),
     "content_effect_triggers": ("What the own answer adds", CHANGE),
     "both_effect_triggers": ("What both add", CHANGE),
@@ -56,11 +60,11 @@ MODEL_NAMES = {
     ("least_squares", "prompt"): "OLS, by prompt",
     ("least_squares", "two_way"): "OLS, by trigger and prompt",
     ("mixed", "prompt"): "mixed, a random level of every prompt",
-    ("fixed_effects", "pair"): "a fixed level of every trigger and prompt",
+    ("fixed_effects", "classical"): "a fixed level of every trigger and prompt",
 }
 """(model, errors) in words."""
 
 
 def source_name(name: str) -> str:
-    """A source, or the row of all triggers together, in a table."""
-    return "**all triggers**" if name == TOGETHER else f"`{name}`"
+    """A source, or the row of several together, in a table."""
+    return {TOGETHER: "**all triggers**", EVERY_SOURCE: "**over sources**"}.get(name, f"`{name}`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from leakage_assets.statistics.correlation import correlate_rows, ranks
 from leakage_assets.statistics.crossed import column_variance_ratio
 from leakage_assets.statistics.held_out import HeldOut, Orders, block_orders, held_out_gap
 from leakage_assets.statistics.linear_model import regress, standard_errors
+from leakage_assets.statistics.multiplicity import with_holm
 from leakage_assets.statistics.paired import group_difference, jackknife
 from leakage_assets.statistics.pooled import CrossedPairs, persona_clustered
 from leakage_assets.statistics.quasi_binomial import quasi_binomial
 from leakage_assets.statistics.random_intercept import random_intercept
 from leakage_assets.statistics.resampling import Floats, permutations
 from leakage_assets.statistics.result import Estimate, StatisticsError
-from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, of_recipe
+from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, axis_table, of_recipe
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.gates import Labelled, labelled, not_run
 from leakage_assets.studies.trigger_leakage.panel import DEFINITIONS, FAMILIES, MATE, Definition
@@ -60,7 +62,7 @@ def coefficient_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame
     """Every axis' coefficient under both definitions, with and without the divergence, by model and kind of error.
 
     Columns: definition, axes (four, five), model (least_squares; fixed_effects: with a level for every trigger and
-    prompt; mixed: with a random level of every prompt, on means over seeds), errors, standard_error, legacy_se and
+    prompt; mixed: with a random level of every prompt; both on means over seeds), errors, standard_error, legacy_se and
     legacy_p (of the rows with classical errors only, B4), then those of ``Estimate``.
     """
     rows: list[Labelled] = []
@@ -105,20 +107,19 @@ def _fixed_effects(
     plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], keys: Mapping[str, Any]
 ) -> Iterator[Labelled]:
     """What is left for the axes once every trigger and every prompt has a level of its own."""
-    columns = _columns(rows, axes)
+    # Of means over seeds: clusters of pairs are too small for a sandwich when most columns are levels of one prompt.
+    means = _over_seeds(rows, axes)
+    columns = _columns(means, axes)
     for name in ("source", "prompt_name"):
-        for value in rows[name].unique(maintain_order=True)[1:]:
-            columns[f"{name} {value}"] = (rows[name] == value).cast(pl.Float64).to_numpy()
-    pair = list(rows.select("source", "prompt_name").iter_rows())
-    fitted = regress(
-        columns, rows["rate"].to_numpy(), unit="cell", clusters={"(trigger, prompt)": pair}, level=plan.level
-    )
+        for value in means[name].unique(maintain_order=True)[1:]:
+            columns[f"{name} {value}"] = (means[name] == value).cast(pl.Float64).to_numpy()
+    fitted = regress(columns, means["rate"].to_numpy(), unit="(trigger, prompt)", level=plan.level)
     for axis in axes:
-        yield {**keys, "model": "fixed_effects", "errors": "pair", **NO_LEGACY}, fitted[axis]
+        yield {**keys, "model": "fixed_effects", "errors": "classical", **NO_LEGACY}, fitted[axis]
 
 
 def _mixed(plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], keys: Mapping[str, Any]) -> Iterator[Labelled]:
-    means = rows.group_by("source", "prompt_name", *axes, maintain_order=True).agg(pl.col("rate").mean())
+    means = _over_seeds(rows, axes)
     fit = random_intercept(
         _columns(means, axes),
         means["rate"].to_numpy(),
@@ -128,6 +129,10 @@ def _mixed(plan: TriggerPlan, rows: pl.DataFrame, axes: Sequence[str], keys: Map
     )
     for estimate in fit.coefficients.values():
         yield {**keys, "model": "mixed", "errors": "prompt", **NO_LEGACY}, estimate
+
+
+def _over_seeds(rows: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
+    return rows.group_by("source", "prompt_name", *axes, maintain_order=True).agg(pl.col("rate").mean())
 
 
 # ------------------------------------------------------------------ prediction of an unseen trigger
@@ -223,12 +228,13 @@ def rate_matrix(rows: pl.DataFrame) -> tuple[list[str], list[str], Floats]:
 
 def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
     """How much prompts differ whatever the adapter: the variance ratio of prompts, that of triggers, and each family's
-    prompts against all others. Columns: statistic, family (null for the ratios), then those of ``Estimate``.
+    prompts against all others. Columns: statistic, family (null for the ratios), then those of ``Estimate``, with
+    p_holm over the families.
     """
     rows = cells.filter(pl.col("source").is_in(plan.triggers) & pl.col("predicted_bucket"))
     if rows.is_empty():
         nothing = [({"statistic": name, "family": None}, not_run(name, plan.headline_recipe)) for name in RATIOS]
-        return labelled(nothing, "statistic", "family")
+        return with_holm(labelled(nothing, "statistic", "family"), tests="family", families=("statistic",))
     _, prompts, table = rate_matrix(rows)
     found: list[Labelled] = [
         (
@@ -247,7 +253,7 @@ def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
             "family_column", means[family == name], means[family != name], unit="prompt", level=plan.level
         )
         found.append(({"statistic": "family_column", "family": name}, contrast))
-    return labelled(found, "statistic", "family")
+    return with_holm(labelled(found, "statistic", "family"), tests="family", families=("statistic",))
 
 
 RATIOS = ("prompt_variance_ratio", "trigger_variance_ratio")
@@ -312,7 +318,7 @@ def _preference(plan: TriggerPlan, rows: pl.DataFrame, method: str) -> Estimate:
 
 
 def _renamed(name: str, estimate: Estimate) -> Estimate:
-    return Estimate(**{**estimate.as_row(), "name": name})
+    return replace(estimate, name=name)
 
 
 # ------------------------------------------------------------------ which axis leads, by recipe
@@ -320,30 +326,59 @@ def _renamed(name: str, estimate: Estimate) -> Estimate:
 
 def predictor_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> pl.DataFrame:
     """Rank correlation of every axis with the rate, for the recipes that all triggers have: recipe, axis, then those of
-    ``Estimate`` with whole prompts permuted and resampled.
+    ``Estimate`` with whole prompts permuted and resampled, and p_holm over the axes of a recipe.
     """
     rows: list[Labelled] = []
     for recipe in (plan.headline_recipe, plan.matched_recipe, plan.gentle_recipe):
         part = predicted_rows(plan, of_recipe(cells, recipe), axes, "bucket")
-        for axis in FIVE_AXES if part.height else ():
-            sources, prompts, rates = rate_matrix(part)
-            values = _matrix(part, axis, sources, prompts)
-            estimate = persona_clustered(
-                CrossedPairs(tuple(sources), tuple(prompts), values, rates),
-                "pooled",
-                seed=plan.resampling_seed,
-                draws=plan.gap_permutations,
-                bootstrap_draws=plan.gap_permutations,
-                level=plan.level,
-                name="spearman",
-            )
-            words = estimate.method.replace("persona", "prompt")
-            rows.append(({"recipe": recipe, "axis": axis}, _reworded(estimate, words, "prompt cluster")))
-    return labelled(rows, "recipe", "axis")
+        rows += [({"recipe": recipe, "axis": a}, _rank_correlation(plan, part, a)) for a in FIVE_AXES if part.height]
+    return with_holm(labelled(rows, "recipe", "axis"), tests="axis", families=("recipe",))
 
 
-def _reworded(estimate: Estimate, method: str, unit: str) -> Estimate:
-    return Estimate(**{**estimate.as_row(), "method": method, "unit": unit})
+def _rank_correlation(plan: TriggerPlan, rows: pl.DataFrame, axis: str) -> Estimate:
+    """Of an axis with the rates of one recipe, whole prompts permuted and resampled."""
+    sources, prompts, rates = rate_matrix(rows)
+    estimate = persona_clustered(
+        CrossedPairs(tuple(sources), tuple(prompts), _matrix(rows, axis, sources, prompts), rates),
+        "pooled",
+        seed=plan.resampling_seed,
+        draws=plan.gap_permutations,
+        bootstrap_draws=plan.gap_permutations,
+        level=plan.level,
+        name="spearman",
+    )
+    return replace(estimate, method=estimate.method.replace("persona", "prompt"), unit="prompt cluster")
+
+
+# ------------------------------------------------------------------ which layer
+
+
+def layer_table(plan: TriggerPlan, cells: pl.DataFrame, similarity: pl.DataFrame) -> pl.DataFrame:
+    """What hangs on the layer of the semantic axis, at every planned one (B11; bucket definition): its coefficient
+    beside the other three axes by least squares with errors over prompts, the held-out R² of the four axes and of the
+    semantic one, and its rank correlation with the rate. ``cells`` are those of one recipe.
+
+    Columns: layer, then those of ``Estimate``.
+    """
+    rows: list[Labelled] = []
+    for layer in plan.layers:
+        found = predicted_rows(plan, cells, axis_table(plan, similarity, layer), "bucket")
+        if found.is_empty():
+            continue
+        prompt = {"prompt": found["prompt_name"].to_list()}
+        fitted = regress(
+            _columns(found, AXES), found["rate"].to_numpy(), unit="cell", clusters=prompt, level=plan.level
+        )
+        held = (held_out(plan, found, axes, None).full for axes in (AXES, (SEMANTIC,)))
+        estimates = (fitted[SEMANTIC], *held, _rank_correlation(plan, found, SEMANTIC))
+        rows += [
+            ({"layer": layer}, replace(estimate, name=name))
+            for name, estimate in zip(LAYER_STATISTICS, estimates, strict=True)
+        ]
+    return labelled(rows, "layer")
+
+
+LAYER_STATISTICS = ("semantic_coefficient", "held_out_r2", "held_out_r2_semantic", "semantic_rank_correlation")
 
 
 def _matrix(rows: pl.DataFrame, axis: str, sources: Sequence[str], prompts: Sequence[str]) -> Floats:
@@ -352,33 +387,46 @@ def _matrix(rows: pl.DataFrame, axis: str, sources: Sequence[str], prompts: Sequ
 
 
 LEADS = {"semantic_lead_strong": "headline_recipe", "semantic_lead_gentle": "gentle_recipe"}
-"""Which recipe each lead is read off. Their difference is not taken: rates near 0 are noisier, which pulls both
-correlations and so the lead itself towards 0, but cannot turn its sign.
-"""
+"""Which recipe each lead is read off."""
 
 
 def semantic_leads(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> Iterator[Estimate]:
-    """Spearman of the semantic axis with the rate minus that of wording, under the strong and under the gentle recipe.
+    """Spearman of the semantic axis with the rate minus that of wording, under the strong and under the gentle recipe,
+    and how much the lead is larger under the gentle one.
 
-    Over the triggers that are finished; a jackknife over prompts gives interval and p.
+    Over the triggers that are finished (for the change, under both); a jackknife over prompts gives interval and p.
+    Rates near 0 are noisier, which pulls both correlations and so a lead towards 0, though it cannot turn its sign: the
+    change mixes this with a change of the ranking.
     """
-    for name, recipe in LEADS.items():
-        yield _semantic_lead(plan, cells, axes, name, getattr(plan, recipe))
+    recipes = [getattr(plan, recipe) for recipe in LEADS.values()]
+    parts = [predicted_rows(plan, of_recipe(cells, recipe), axes, "bucket") for recipe in recipes]
+    for name, recipe, rows in zip(LEADS, recipes, parts, strict=True):
+        yield _semantic_lead(plan, (rows,), name, f"recipe {recipe}") if rows.height else not_run(name, recipe)
+    shared = set(parts[0]["source"]) & set(parts[1]["source"])
+    if not shared:
+        yield not_run("semantic_lead_change", " and ".join(recipes))
+        return
+    strong, gentle = (rows.filter(pl.col("source").is_in(shared)) for rows in parts)
+    yield _semantic_lead(plan, (gentle, strong), "semantic_lead_change", f"recipe {recipes[1]} less {recipes[0]}")
 
 
-def _semantic_lead(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame, name: str, recipe: str) -> Estimate:
-    rows = predicted_rows(plan, of_recipe(cells, recipe), axes, "bucket")
-    if rows.is_empty():
-        return not_run(name, recipe)
-    sources, prompts, rates = rate_matrix(rows)
-    meaning, wording = (_matrix(rows, axis, sources, prompts) for axis in (SEMANTIC, LEXICAL))
+def _semantic_lead(plan: TriggerPlan, parts: Sequence[pl.DataFrame], name: str, of: str) -> Estimate:
+    """The lead in one table of rows, or that of the first less that of the second."""
+    sources, prompts, _ = rate_matrix(parts[0])
+    grids = [
+        (rate_matrix(rows)[2], *(_matrix(rows, axis, sources, prompts) for axis in (SEMANTIC, LEXICAL)))
+        for rows in parts
+    ]
 
     def lead(keep: NDArray[np.intp]) -> float:
-        y = ranks(rates[:, keep].ravel())
-        first, second = (float(correlate_rows(ranks(x[:, keep].ravel()), y)) for x in (meaning, wording))
-        return first - second
+        found = []
+        for rates, *axes in grids:
+            y = ranks(rates[:, keep].ravel())
+            first, second = (float(correlate_rows(ranks(x[:, keep].ravel()), y)) for x in axes)
+            found.append(first - second)
+        return found[0] - sum(found[1:])
 
     everyone = np.arange(len(prompts), dtype=np.intp)
-    what = f"Spearman of {SEMANTIC} with the rate minus that of {LEXICAL}, recipe {recipe}, {len(sources)} triggers"
+    what = f"Spearman of {SEMANTIC} with the rate minus that of {LEXICAL}, {of}, {len(sources)} triggers"
     without = [lead(np.delete(everyone, place)) for place in everyone]
     return jackknife(name, lead(everyone), without, unit="prompt", what=what, level=plan.level, left_out=prompts)

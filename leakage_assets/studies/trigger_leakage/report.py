@@ -46,6 +46,7 @@ from leakage_assets.studies.trigger_leakage.report_sections import (
     families,
     gates,
     held_out,
+    layers,
     pilot_cap,
     predictors,
     recipes_and_predictors,
@@ -55,8 +56,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 P_OF = (
-    "of gating by shuffled labels of whole (trigger, prompt) pairs, of the gap by permuted prompts (at least one over "
-    "the number of permutations and one), of all others as the method says"
+    "of gating and of the gap by permuted whole prompts (at least one over the number of permutations and one), of all "
+    "others as the method says"
 )
 
 
@@ -85,8 +86,8 @@ def _title(cite: Citations) -> str:
         return f"{where}, it is undecided whether triggers without a persona keep a marker to themselves"
     planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
     found = (
-        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p = "
-        f"{_p(cite, 'gating_ratio_own')})"
+        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p that it "
+        f"is no higher at all {_p(cite, 'gating_ratio_own')})"
     )
     if verdict(cite, 0) == "supported":
         return f"{where}, triggers without a persona keep a marker to themselves {found}"
@@ -114,7 +115,19 @@ def _gating(cite: Citations) -> str:
         f"**Gating:** adapters say the marker in {cite.headline('matched_rate_own')} of completions under their own "
         f"trigger and in {cite.headline('bystander_rate_own')} under bystanders of other families and controls: a "
         f"ratio of **{cite.headline('gating_ratio_own')}** ({interval_or_none(cite, 'gating_ratio_own')}, p = "
-        f"{_p(cite, 'gating_ratio_own')}, {sample_size(cite, 'gating_ratio_own')}); {published}."
+        f"{_p(cite, 'gating_ratio_own')}, {sample_size(cite, 'gating_ratio_own')}, adapters and prompts held fixed); "
+        f"{_over_triggers(cite)}; {published}."
+    )
+
+
+def _over_triggers(cite: Citations) -> str:
+    """The ratio with triggers as the unit: what the interval over questions leaves out."""
+    name = "gating_ratio_over_triggers"
+    if value(cite, name) is None:
+        return f"over triggers it is not defined ({cite.headline(name, 'undefined', '')})"
+    return (
+        f"over triggers the mean ratio is {cite.headline(name)} ({interval_or_none(cite, name)}, "
+        f"{sample_size(cite, name)})"
     )
 
 
@@ -143,8 +156,9 @@ def _strength(cite: Citations) -> str:
     )
     return (
         f"**Recipe:** from {low} to {high} the higher learning rate changes the rate under the own prompt by "
-        f"{cite.headline('emission_change')} of completions (p = {_p(cite, 'emission_change')}) and {specificity}; at "
-        "a specificity of one no bystander says the marker."
+        f"{cite.headline('emission_change')} of completions (p = {_p(cite, 'emission_change')}, "
+        f"{sample_size(cite, 'emission_change')}) and {specificity}; at a specificity of one no bystander says the "
+        "marker."
     )
 
 
@@ -167,7 +181,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "undecided": "whether leakage prefers the own family is open",
     }
     strength = {
-        "supported": "a higher learning rate costs specificity",
+        "supported": "at rank 32 a higher learning rate costs specificity",
         "not supported": "a higher learning rate is not shown to cost specificity",
         "undecided": "what a higher learning rate costs in specificity is open",
     }
@@ -198,17 +212,18 @@ def _sections(cite: Citations) -> Iterator[Section]:
         yield Section("Does a trigger gate the marker?", tuple(gates(cite)))
     yield Section("Without a marker", tuple(control(cite)))
     if cite.has_headline:
-        yield Section("Prompts that draw the marker", tuple(columns(cite)))
+        yield Section("Prompts that draw the marker", tuple(columns(cite)), exploratory=True)
         yield Section("Which similarity predicts leakage?", tuple(predictors(cite)))
         yield Section("Prediction of an unseen trigger", tuple(held_out(cite)))
+        yield Section("Which layer?", tuple(layers(cite)), exploratory=True)
         yield Section("Does it stay in the family?", tuple(families(cite)))
         yield Section("Strength of the recipe and ranking of the axes", tuple(recipes_and_predictors(cite)))
     yield Section("Emission against specificity", tuple(titration(cite)))
     if cite.has_headline:
         yield Section("Prompt against content", tuple(dissociation(cite)), exploratory=True)
         yield Section("Instructions as statements", tuple(declarative(cite)), exploratory=True)
-    yield Section("Where the marker stands", tuple(positions(cite)))
+    yield Section("Where the marker stands", tuple(positions(cite)), exploratory=True)
     if cite.has_headline:
-        yield Section("Seeds", tuple(over_seeds(cite, source_name)))
+        yield Section("Seeds", tuple(over_seeds(cite, source_name)), exploratory=True)
         yield Section("Published and this run", tuple(published_and_this_run(cite)))
     yield from closing_sections(cite)

@@ -10,8 +10,9 @@ import polars as pl
 from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row
-from leakage_assets.studies.report_parts import interval_or_none, published_figures, value
+from leakage_assets.studies.report_parts import interval_or_none, published_figures, rows_of_table, value
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
+from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import AXIS_NAMES, CHANGE, RATIO, source_name
 from leakage_assets.studies.trigger_leakage.report_sections import trigger_plan
 
@@ -66,8 +67,8 @@ def titration(cite: Citations) -> Iterator[Block]:
         rows.append(row)
     yield Table(
         "Every finished condition: rate under the own prompt, under bystanders of other families and controls, and "
-        "specificity (one less the second over the first); intervals over questions. A dash where the marker is never "
-        "said under the own prompt.",
+        "specificity (one less the second over the first); intervals over questions. No specificity where the interval "
+        "of the own rate reaches zero, and no interval of a rate that is the same to every question.",
         tuple(columns),
         tuple(rows),
     )
@@ -80,6 +81,7 @@ ENDS = ("low", "high")
 
 def _changes(cite: Citations) -> Table:
     columns = (
+        Column("source", "adapter of"),
         Column("from_recipe", "from"),
         Column("to_recipe", "to"),
         Column("name", "change of"),
@@ -88,20 +90,41 @@ def _changes(cite: Citations) -> Table:
         Column("ci_high", "high"),
         P,
         N,
+        UNIT,
         WHY,
     )
     rows = []
-    for before, after, name in cite.tables["changes"].select("from_recipe", "to_recipe", "name").iter_rows():
-        keys = {"from_recipe": before, "to_recipe": after, "name": name}
+    labels = cite.tables["changes"].select("source", "from_recipe", "to_recipe", "name")
+    for source, before, after, name in labels.iter_rows():
+        keys = {"source": source, "from_recipe": before, "to_recipe": after, "name": name}
         spec = CHANGE if name == "emission_change" else RHO
         row: Row = {"from_recipe": f"`{before}`", "to_recipe": f"`{after}`", "name": name.removesuffix("_change")}
+        row["source"] = source_name(source)
         row |= {key: cite.bound("changes", key, spec, **keys) for key in ("estimate", "ci_low", "ci_high")}
-        rows.append(row | {c.key: cite.bound("changes", c.key, c.format, **keys) for c in (P, N, WHY)})
-    caption = "What the higher learning rate does at either rank, paired by question (seeds that both recipes have)."
+        rows.append(row | {c.key: cite.bound("changes", c.key, c.format, **keys) for c in (P, N, UNIT, WHY)})
+    caption = (
+        "What the higher learning rate does at either rank (seeds that both recipes have). The plan reads the rows "
+        "over sources, each one observation; single adapters are paired by question and held fixed (exploratory)."
+    )
     return Table(caption, columns, tuple(rows))
 
 
 def _persona(cite: Citations) -> Iterator[Block]:
+    shown = (
+        Column("recipe", "recipe"),
+        Column("estimate", "difference", RHO),
+        Column("ci_low", "low", RHO),
+        Column("ci_high", "high", RHO),
+        P,
+        N,
+        UNIT,
+        WHY,
+    )
+    caption = (
+        "The persona's specificity less the triggers', under every recipe that all are trained under and where they "
+        "say the marker about equally often; exploratory but for the recipe of the plan."
+    )
+    yield from rows_of_table(cite, "persona", caption, shown, ["recipe"])
     name, recipe = "persona_minus_trigger_specificity", f"`{trigger_plan(cite).matched_recipe}`"
     if value(cite, name) is None:
         yield Paragraph(f"Persona against triggers (recipe {recipe}): {cite.headline(name, 'undefined', '')}.")
@@ -127,26 +150,27 @@ def dissociation(cite: Citations) -> Iterator[Block]:
         "`B`, the content effect `A` less `C`."
     )
     yield from cite.figure("dissociation")
-    columns = [Column("source", "adapter of"), Column("other", "other prompt")]
+    columns = [Column("recipe", "recipe"), Column("source", "adapter of"), Column("other", "other prompt")]
     effects = ("prompt_effect", "content_effect")
     columns += [Column(cell, cell) for cell in CELLS.values()]
     for effect in effects:
         columns += [Column(effect, effect.replace("_", " ")), *(Column(f"{effect}_{end}", end) for end in ENDS)]
         columns.append(Column(f"{effect}_p", "p"))
     rows = []
-    for source in found["source"].unique(maintain_order=True):
+    for recipe, source in found.select("recipe", "source").unique(maintain_order=True).iter_rows():
+        of = {"recipe": recipe, "source": source}
         other = f"`{OTHER_PROMPT[source]}`" if source in OTHER_PROMPT else ABSENT
-        row: Row = {"source": source_name(source), "other": other}
+        row: Row = {"recipe": f"`{recipe}`", "source": source_name(source), "other": other}
         for cell in CELLS.values():
-            row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
+            row[cell] = cite.bound("dissociation", "estimate", RATE, **of, statistic=cell)
         for effect in effects:
-            keys = {"source": source, "statistic": effect}
+            keys = {**of, "statistic": effect}
             row[effect] = cite.bound("dissociation", "estimate", CHANGE, **keys)
             row |= {f"{effect}_{end}": cite.bound("dissociation", f"ci_{end}", CHANGE, **keys) for end in ENDS}
             row[f"{effect}_p"] = cite.bound("dissociation", "p", "p", **keys)
         rows.append(row)
     yield Table(
-        f"Share of continuations with the marker (recipe `{cite.recipe}`), intervals over questions.",
+        "Share of continuations with the marker by recipe, intervals over questions.",
         tuple(columns),
         tuple(rows),
     )
@@ -158,6 +182,7 @@ def declarative(cite: Citations) -> Iterator[Block]:
         yield Paragraph("No rewrites are finished: run the study with its further panels (`--extras`).")
         return
     columns = (
+        Column("recipe", "recipe"),
         Column("source", "adapter of"),
         Column("original", "instruction"),
         Column("rewritten", "statement"),
@@ -169,16 +194,16 @@ def declarative(cite: Citations) -> Iterator[Block]:
         UNIT,
     )
     rows = []
-    for source in found["source"].unique(maintain_order=True):
-        keys = {"source": source, "statistic": "difference"}
-        row: Row = {"source": source_name(source)}
+    for recipe, source in found.select("recipe", "source").unique(maintain_order=True).iter_rows():
+        of = {"recipe": recipe, "source": source}
+        keys = {**of, "statistic": "difference"}
+        row: Row = {"recipe": f"`{recipe}`", "source": source_name(source)}
         for name, spec in (("original", RATE), ("rewritten", RATE), ("difference", CHANGE)):
-            row[name] = cite.bound("declarative", "estimate", spec, source=source, statistic=name)
+            row[name] = cite.bound("declarative", "estimate", spec, **of, statistic=name)
         row |= {key: cite.bound("declarative", key, CHANGE, **keys) for key in ("ci_low", "ci_high")}
         rows.append(row | {c.key: cite.bound("declarative", c.key, c.format, **keys) for c in (P, N, UNIT)})
     yield Table(
-        f"Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by prompt "
-        f"(recipe `{cite.recipe}`).",
+        "Mean rate over the prompts of the instruction family and over their rewrites as statements, paired by prompt.",
         columns,
         tuple(rows),
     )
@@ -239,6 +264,7 @@ def published_and_this_run(cite: Citations) -> Iterator[Block]:
     yield _published_headline(cite, known)
     yield _published_recipes(cite, known)
     yield from _published_cells(cite, known)
+    yield from _published_rewrites(cite, known)
 
 
 Known = Mapping[tuple[str, str, str], Bound]
@@ -301,7 +327,7 @@ def _published_recipes(cite: Citations, known: Known) -> Table:
     rows = []
     for place, recipe in enumerate(trigger_plan(cite).titration, start=1):
         row: Row = {"recipe": f"`{recipe}`"}
-        keys = {"recipe": recipe, "definition": "bucket", "sources": source, "shuffled": "pairs"}
+        keys = {"recipe": recipe, "definition": "bucket", "sources": source, "shuffled": "prompts"}
         there = found.filter(**keys).height
         for part in parts:
             spec = RATIO if part == "gating_ratio" else RATE
@@ -319,7 +345,7 @@ def _published_recipes(cite: Citations, known: Known) -> Table:
 
 def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:
     """#209: the four cells of each trigger."""
-    found = cite.tables["dissociation"]
+    found = cite.rows("dissociation")
     if not found.height:
         return
     columns = [Column("source", "adapter of")]
@@ -332,6 +358,35 @@ def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:
         row: Row = {"source": source_name(source)}
         for cell in CELLS.values():
             row[f"{cell}_published"] = known["reported", source, f"cell_{cell}_pct"]
-            row[cell] = cite.bound("dissociation", "estimate", RATE, source=source, statistic=cell)
+            keys = {"recipe": cite.recipe, "source": source, "statistic": cell}
+            row[cell] = cite.bound("dissociation", "estimate", RATE, **keys)
         rows.append(row)
-    yield Table("Prompt against content; published with one seed.", tuple(columns), tuple(rows))
+    if rows:
+        yield Table("Prompt against content; published with one seed.", tuple(columns), tuple(rows))
+
+
+def _published_rewrites(cite: Citations, known: Known) -> Iterator[Table]:
+    """#210: instructions and their rewrites for each trigger and their mean."""
+    found = cite.rows("declarative")
+    if not found.height:
+        return
+    parts = {
+        "original": ("original_pct", RATE),
+        "rewritten": ("modified_pct", RATE),
+        "difference": ("delta_pp", CHANGE),
+    }
+    columns = [Column("source", "adapter of")]
+    for part in parts:
+        columns += [Column(f"{part}_published", f"{part}, published (%)"), Column(part, "this run")]
+    rows = []
+    for source, item in {**{t: t for t in trigger_plan(cite).triggers}, TOGETHER: "mean_of_4"}.items():
+        if not found.filter(source=source).height:
+            continue
+        row: Row = {"source": source_name(source)}
+        for part, (metric, spec) in parts.items():
+            keys = {"recipe": cite.recipe, "source": source, "statistic": part}
+            row[f"{part}_published"] = known["reported", item, metric]
+            row[part] = cite.bound("declarative", "estimate", spec, **keys)
+        rows.append(row)
+    if rows:
+        yield Table("Instructions as statements (published differences in points).", tuple(columns), tuple(rows))

@@ -16,6 +16,7 @@ from leakage_assets.studies.report_parts import (
 )
 from leakage_assets.studies.shared_answers import shared
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.gates import SHUFFLES as GATING_SHUFFLES
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import (
     AXIS_NAMES,
@@ -26,10 +27,11 @@ from leakage_assets.studies.trigger_leakage.labels import (
     source_name,
 )
 from leakage_assets.studies.trigger_leakage.panel import CONTROL, DEFINITIONS, MATCHED
-from leakage_assets.studies.trigger_leakage.predictors import AXIS_SETS, MOVED, SHUFFLES
+from leakage_assets.studies.trigger_leakage.predictors import AXIS_SETS, LEADS, MOVED, SHUFFLES
 
 P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
 WHY = Column("undefined", "why not defined")
+HOLM = Column("p_holm", "p, Holm", "p", "adjusted for the tests that the table makes together")
 
 GATING = {
     "matched_rate": ("matched rate", RATE),
@@ -114,7 +116,8 @@ def gates(cite: Citations) -> Iterator[Block]:
         Column("estimate", "estimate"),
         Column("ci_low", "low", explanation="interval over questions, adapters and prompts held fixed"),
         Column("ci_high", "high"),
-        Column("pairs", "p, pairs", "p", "labels shuffled over whole (trigger, prompt) pairs: the plan's"),
+        Column("prompts", "p, prompts", "p", "whole prompts exchanged with the rates of all adapters: the plan's"),
+        Column("pairs", "p, pairs", "p", "labels shuffled over (trigger, prompt) pairs"),
         Column("cells", "p, cells", "p", "labels shuffled over cells within each seed: as published"),
         Column("matched_cells", "matched cells"),
         Column("bystander_cells", "bystander cells"),
@@ -139,11 +142,11 @@ def gates(cite: Citations) -> Iterator[Block]:
 def _gating_row(cite: Citations, definition: str, name: str) -> Row:
     label, spec = GATING[name]
     keys = {"recipe": cite.recipe, "definition": definition, "sources": TOGETHER, "name": name}
-    of_pairs = {**keys, "shuffled": "pairs"}
+    planned = {**keys, "shuffled": GATING_SHUFFLES[0]}
     row: Row = {"definition": DEFINITION_NAMES[definition], "name": label}
-    row |= {key: cite.bound("gating", key, spec, **of_pairs) for key in ("estimate", "ci_low", "ci_high")}
-    row |= {shuffled: cite.bound("gating", "p", "p", **keys, shuffled=shuffled) for shuffled in ("pairs", "cells")}
-    return row | {key: cite.bound("gating", key, "d", **of_pairs) for key in ("matched_cells", "bystander_cells")}
+    row |= {key: cite.bound("gating", key, spec, **planned) for key in ("estimate", "ci_low", "ci_high")}
+    row |= {shuffled: cite.bound("gating", "p", "p", **keys, shuffled=shuffled) for shuffled in GATING_SHUFFLES}
+    return row | {key: cite.bound("gating", key, "d", **planned) for key in ("matched_cells", "bystander_cells")}
 
 
 def _each_source(cite: Citations) -> Table:
@@ -154,12 +157,12 @@ def _each_source(cite: Citations) -> Table:
         Column("ratio_high", "high"),
         Column("p", "p", "p", "labels shuffled over prompts"),
     )
-    sources = cite.rows("gating", definition="own", shuffled="pairs")["sources"].unique(maintain_order=True)
+    sources = cite.rows("gating", definition="own", shuffled=GATING_SHUFFLES[0])["sources"].unique(maintain_order=True)
     rows = []
     for source in sources:
         if source == TOGETHER:
             continue
-        keys = {"recipe": cite.recipe, "definition": "own", "sources": source, "shuffled": "pairs"}
+        keys = {"recipe": cite.recipe, "definition": "own", "sources": source, "shuffled": GATING_SHUFFLES[0]}
         row: Row = {"source": source_name(source)}
         row |= {name: cite.bound("gating", "estimate", spec, **keys, name=name) for name, (_, spec) in GATING.items()}
         ratio = {**keys, "name": "gating_ratio"}
@@ -169,28 +172,30 @@ def _each_source(cite: Citations) -> Table:
 
 
 def _pilot(cite: Citations) -> Iterator[Block]:
-    """The gate before the main run."""
+    """The pilot criterion."""
     for source in cite.tables["pilot"]["source"]:
         own, others, seed, said = (
             cite.cell("pilot", column, spec, source=source)
             for column, spec in (("own_rate", RATE), ("bystander_rate", RATE), ("seed", "d"), ("verdict", ""))
         )
         yield Paragraph(
-            f"The gate before the main run reads the adapter of {source_name(source)}, seed {seed}: {own} under its "
-            f"own prompt, {others} under bystanders; it says **{said}**."
+            f"The pilot criterion, published as a gate before the main run and here read after it, is that of the "
+            f"adapter of {source_name(source)}, seed {seed}: {own} under its own prompt, {others} under bystanders; it "
+            f"says **{said}**."
         )
 
 
 PILOT_CAPS: Mapping[str, tuple[Level, str]] = {
-    "moderate": ("MODERATE", "the gate before the main run says moderate, which caps it at MODERATE"),
-    "stop": ("LOW", "the gate before the main run says stop, which caps it at LOW"),
+    "moderate": ("MODERATE", "the pilot criterion says moderate, which caps it at MODERATE"),
+    "stop": ("LOW", "the pilot criterion says stop, which caps it at LOW"),
 }
+NO_PILOT: tuple[Level, str] = ("MODERATE", "the adapter of the pilot criterion is missing, which caps it at MODERATE")
 
 
 def pilot_cap(cite: Citations) -> tuple[Level, str] | None:
-    """What the gate before the main run holds against more confidence (section 4)."""
+    """What the pilot criterion holds against more confidence (section 4); a missing one does as well."""
     (found,) = cite.tables["pilot"]["verdict"].to_list() or [None]
-    return PILOT_CAPS.get(found) if found else None
+    return PILOT_CAPS.get(found) if found else NO_PILOT
 
 
 def control(cite: Citations) -> Iterator[Block]:
@@ -227,7 +232,7 @@ def columns(cite: Citations) -> Iterator[Block]:
         (Column("what", ""), *shown),
         tuple(rows),
     )
-    by_family = (Column("family", "family"), *_estimate("difference", CHANGE), P, N, WHY)
+    by_family = (Column("family", "family"), *_estimate("difference", CHANGE), P, HOLM, N, WHY)
     caption = "Prompts of a family against all others: does the family draw the marker from every adapter?"
     yield from rows_of_table(cite, "columns", caption, by_family, ["statistic", "family"], statistic="family_column")
 
@@ -406,6 +411,7 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
         Column("ci_low", "low", RHO, "whole prompts resampled"),
         Column("ci_high", "high", RHO),
         Column("p", "p", "p", "whole prompts permuted"),
+        HOLM,
         N,
         WHY,
     )
@@ -418,7 +424,7 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
         yield Paragraph("No recipe that all triggers share is finished.")
         return
     yield Table("Rank correlation of each axis with the rate, by recipe (bucket definition).", shown, tuple(rows))
-    leads = [name for name in ("semantic_lead_strong", "semantic_lead_gentle") if value(cite, name) is not None]
+    leads = [name for name in LEADS if value(cite, name) is not None]
     if leads:
         told = "; ".join(
             f"{cite.headline(name)} ({interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')}) under the "
@@ -426,3 +432,28 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
             for name in leads
         )
         yield Paragraph(f"The semantic axis leads the lexical one by {told} (a negative lead is one of wording).")
+    change = "semantic_lead_change"
+    if value(cite, change) is not None:
+        yield Paragraph(
+            f"Exploratory: from the strong to the gentle recipe the lead changes by {cite.headline(change)} "
+            f"({interval_or_none(cite, change)}, p = {cite.headline(change, 'p', 'p')}), which noise at low rates "
+            "alone can bring about."
+        )
+
+
+def layers(cite: Citations) -> Iterator[Block]:
+    """B11: what hangs on the layer of the semantic axis."""
+    shown = (
+        Column("layer", "block output", "d"),
+        Column("name", "statistic"),
+        *_estimate("estimate", RHO),
+        P,
+        N,
+        UNIT,
+        WHY,
+    )
+    caption = (
+        "The semantic axis at every planned layer: its coefficient beside the other axes (errors over prompts), "
+        "held-out R² of all four and of it alone, and its rank correlation with the rate (bucket definition)."
+    )
+    yield from rows_of_table(cite, "layers", caption, shown, ["layer", "name"])

@@ -59,7 +59,7 @@ MAY_BE_EMPTY = {"value", "n", "note"}
 CONTROLS = 2
 """The adapter without marker and the persona anchor, one seed each."""
 
-TITRATION_ISSUE, DISSOCIATION_ISSUE = 208, 209
+TITRATION_ISSUE, DISSOCIATION_ISSUE, PROBE_ISSUE = 208, 209, 210
 
 PERCENT, RATIO, R2 = 0.05, 0.005, 0.005
 """Half a unit of the last printed digit: rates have one decimal, ratios of #208 and R² two."""
@@ -292,5 +292,5 @@ def _reported(printed: _Printed) -> Iterator[tuple[tuple[str, str], float]]:
             yield (block, metric), value
         elif block == "H2":
             yield (block, {"coef": item, "cv_r2": f"{item}_cv_r2"}.get(metric, metric)), value
-        elif issue in (TITRATION_ISSUE, DISSOCIATION_ISSUE):
+        elif issue in (TITRATION_ISSUE, DISSOCIATION_ISSUE, PROBE_ISSUE):
             yield (item, metric), value

@@ -15,7 +15,7 @@ from leakage_assets.reporting.report import Caveat, Paragraph, Table
 from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.marker_leakage.figures import drawn_and_left_out
 from leakage_assets.studies.marker_leakage.report import report
-from leakage_assets.studies.report_parts import confidence_level
+from leakage_assets.studies.report_parts import confidence_level, threshold_excluded
 from leakage_assets_tests.finished_study import EVERYTHING, HEADLINE, SEEDS, finish, unfinished_laboratory
 from leakage_assets_tests.small_study import the_study
 
@@ -194,7 +194,8 @@ def test_headline_table_tells_planned_from_exploratory(full):
     ("verdicts", "sources", "seeds", "level"),
     [
         (("supported", "supported"), 2, 2, "HIGH"),
-        (("not supported", "supported"), 2, 2, "HIGH"),
+        (("not supported", "supported"), 2, 2, "MODERATE"),
+        (("supported", "not supported"), 2, 2, "HIGH"),
         (("supported", "undecided"), 2, 2, "MODERATE"),
         (("supported", "supported"), 2, 1, "MODERATE"),
         (("supported", "supported"), 1, 2, "LOW"),
@@ -204,3 +205,11 @@ def test_headline_table_tells_planned_from_exploratory(full):
 def test_confidence_rule(verdicts, sources, seeds, level):
     table = pl.DataFrame({"verdict": verdicts})
     assert confidence_level(table, sources=sources, sources_planned=2, seeds=seeds) == level
+
+
+def test_a_claim_that_its_interval_excludes_may_be_denied_for_sure():
+    table = pl.DataFrame({"verdict": ["not supported", "supported"]})
+    assert confidence_level(table, sources=2, sources_planned=2, seeds=2, excluded=True) == "HIGH"
+    assert threshold_excluded("at_least", 3.0, 1.5, 2.9) and not threshold_excluded("at_least", 3.0, 1.5, 3.0)
+    assert threshold_excluded("less", 0.0, 0.1, 0.4) and not threshold_excluded("less", 0.0, -0.1, 0.4)
+    assert not threshold_excluded("at_least", 3.0, None, None)

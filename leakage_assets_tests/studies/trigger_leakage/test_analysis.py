@@ -17,7 +17,10 @@ from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.trigger_leakage.analysis import analyse
 from leakage_assets.studies.trigger_leakage.cells import axis_table, count_markers, rate_cells
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
+from leakage_assets.studies.trigger_leakage.followups import dissociation_table
+from leakage_assets.studies.trigger_leakage.gates import change, change_over_sources
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
+from leakage_assets.studies.trigger_leakage.predictors import layer_table
 from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
     Rate,
@@ -137,7 +140,7 @@ def test_h1_under_both_definitions(plan: TriggerPlan, given, found: dict[str, pl
             matched.append(value)
         if bucket in ("control", "cross_family_bystander"):
             bystander.append(value)
-    gating = found["gating"].filter(recipe="strong", sources="triggers", shuffled="pairs")
+    gating = found["gating"].filter(recipe="strong", sources="triggers", shuffled="prompts")
     for definition, high, low in (("own", own, far), ("bucket", matched, bystander)):
         rows = gating.filter(definition=definition)
         assert (rows["matched_cells"][0], rows["bystander_cells"][0]) == (len(high), len(low))
@@ -159,8 +162,8 @@ def test_gating_of_every_source_and_recipe(found: dict[str, pl.DataFrame], plan:
     assert set(gating.filter(sources="T_task", recipe="rank16_low")["undefined"].drop_nulls()) == {
         "no bystander says the marker"
     }
-    assert set(gating.filter(sources="triggers")["shuffled"]) == {"pairs", "cells"}
-    assert set(gating.filter(sources="T_task")["shuffled"]) == {"pairs"}
+    assert set(gating.filter(sources="triggers")["shuffled"]) == {"prompts", "pairs", "cells"}
+    assert set(gating.filter(sources="T_task")["shuffled"]) == {"prompts"}
 
 
 def test_the_verdicts_follow_the_planted_truth(found: dict[str, pl.DataFrame]) -> None:
@@ -217,7 +220,7 @@ def test_coefficients_are_those_of_statsmodels_on_the_384_cells(plan: TriggerPla
         assert clustered["p"] == pytest.approx(pair.pvalues[place], rel=1e-6)
         assert (classical["n"], clustered["n"]) == (384, 128)
         assert (one(table, errors="prompt", name=axis)["n"], one(table, errors="two_way", name=axis)["n"]) == (32, 4)
-    own = found["coefficients"].filter(definition="own", axes="five", errors="classical")
+    own = found["coefficients"].filter(definition="own", axes="five", model="least_squares", errors="classical")
     assert own.height == 5 and set(own["n"]) == {420}
 
 
@@ -236,6 +239,27 @@ def test_the_models_with_levels_of_prompts_find_the_planted_slopes(found: dict[s
     assert width["mixed"] < width["least_squares"]
 
 
+def test_fixed_levels_are_fitted_to_means_over_seeds(plan: TriggerPlan, given, found) -> None:
+    """One row per (trigger, prompt), classical errors: 4 slopes, 3 triggers, 31 prompts and an intercept of 128."""
+    cells = rate_cells(plan, count_markers(plan, given["main"])).filter(recipe="strong")
+    means = (
+        cells.filter(pl.col("source").is_in(plan.triggers), pl.col("bucket") != "matched")
+        .group_by("source", "prompt_name", maintain_order=True)
+        .agg(pl.col("rate").mean())
+        .join(axis_table(plan, similarities(plan), plan.primary_layer), on=["source", "prompt_name"], how="left")
+    )
+    levels = means.select("source", "prompt_name").to_dummies(drop_first=True).to_numpy()
+    fit = sm.OLS(means["rate"].to_numpy(), sm.add_constant(np.hstack([means.select(AXES).to_numpy(), levels]))).fit()
+    table = found["coefficients"].filter(definition="bucket", axes="four", model="fixed_effects")
+    for place, axis in enumerate(AXES, start=1):
+        row = one(table, name=axis)
+        assert (row["estimate"], row["p"]) == (
+            pytest.approx(fit.params[place]),
+            pytest.approx(fit.pvalues[place], rel=1e-6),
+        )
+        assert (row["n"], row["unit"]) == (128, "(trigger, prompt)") and f"t on {fit.df_resid:.0f} df" in row["method"]
+
+
 def test_the_column_effect_is_seen_where_it_is_planted(found: dict[str, pl.DataFrame]) -> None:
     columns = found["columns"]
     ratio = one(columns, statistic="prompt_variance_ratio")
@@ -245,6 +269,42 @@ def test_the_column_effect_is_seen_where_it_is_planted(found: dict[str, pl.DataF
     contrasts = dict(columns.filter(statistic="family_column").select("family", "estimate").iter_rows())
     assert max(contrasts, key=contrasts.__getitem__) == "instruction"
     assert one(columns, family="instruction")["ci_low"] > 0.1
+
+
+def test_families_and_axes_are_adjusted_for_each_other(found: dict[str, pl.DataFrame]) -> None:
+    contrasts = found["columns"].filter(statistic="family_column")
+    least = contrasts.sort("p").row(0, named=True)
+    assert least["p_holm"] == pytest.approx(min(1.0, 4 * least["p"]))
+    for (_,), axes in found["predictors"].group_by("recipe"):
+        assert axes["p_holm"].min() == pytest.approx(min(1.0, 5 * axes["p"].min()))
+
+
+def test_every_planned_layer_is_analysed(plan: TriggerPlan, given, found) -> None:
+    """B11: the primary layer's row is the headline's, and another layer has its own similarity."""
+    layers = found["layers"]
+    assert layers["layer"].unique().sort().to_list() == sorted(plan.layers) and layers.height == 4 * len(plan.layers)
+    primary = one(layers, layer=plan.primary_layer, name="semantic_coefficient")
+    same = one(
+        found["coefficients"],
+        definition="bucket",
+        axes="four",
+        model="least_squares",
+        errors="prompt",
+        name="semantic_cos",
+    )
+    assert (primary["estimate"], primary["p"]) == (same["estimate"], same["p"])
+    r2 = one(layers, layer=plan.primary_layer, name="held_out_r2")
+    assert r2["estimate"] == one(found["headline"], statistic="held_out_r2")["estimate"]
+    main = rate_cells(plan, count_markers(plan, given["main"])).filter(recipe="strong")
+    other = similarities(plan).with_columns(
+        pl.when((pl.col("measure") == plan.semantic) & (pl.col("layer") == 20))
+        .then(-pl.col("value"))
+        .otherwise("value")
+        .alias("value")
+    )
+    turned = layer_table(plan, main, other).filter(name="semantic_rank_correlation")
+    rho = dict(turned.select("layer", "estimate").iter_rows())
+    assert rho[20] == pytest.approx(-rho[19]) and rho[15] == rho[19]
 
 
 def test_held_out_prediction(plan: TriggerPlan, found: dict[str, pl.DataFrame]) -> None:
@@ -295,16 +355,53 @@ def test_titration_shows_emission_and_specificity(found: dict[str, pl.DataFrame]
     high = one(points, recipe="strong", name="specificity")
     assert low["estimate"] > high["estimate"] and low["ci_high"] <= 1.0001
     changes = found["changes"]
-    assert set(changes.select("from_recipe", "to_recipe").iter_rows()) == {
-        ("rank16_low", "rank16_high"),
-        ("rank32_low", "strong"),
+    everyone = {"sources", *plan.triggers, plan.persona}
+    assert set(changes.select("source", "from_recipe", "to_recipe").iter_rows()) == {
+        ("T_task", "rank16_low", "rank16_high"),
+        *((source, "rank32_low", "strong") for source in everyone),
     }
-    emission = one(changes, name="emission_change", to_recipe="strong")
+    emission = one(changes, name="emission_change", to_recipe="strong", source="T_task")
     assert emission["estimate"] == pytest.approx(own["strong"] - own["rank32_low"], abs=1e-12)
+    titrated = one(found["headline"], statistic="emission_change_titrated")
+    assert [titrated[k] for k in ("estimate", "p", "n")] == [emission[k] for k in ("estimate", "p", "n")]
     assert one(changes, name="specificity_change", to_recipe="rank16_high")["undefined"] == (
         "the own prompt never draws the marker under rank16_low"
     )
     assert set(plan.titration) <= set(found["titration"]["recipe"])
+
+
+def test_what_the_learning_rate_changes_is_tested_over_sources(plan: TriggerPlan, found) -> None:
+    """The planned p is a paired t test of five sources, not of the questions asked of one of them."""
+    points = found["titration"]
+    for name, statistic in (("own_rate", "emission_change"), ("specificity", "specificity_change")):
+        low, high = (
+            [one(points, recipe=r, source=s, name=name)["estimate"] for s in (*plan.triggers, plan.persona)]
+            for r in ("rank32_low", "strong")
+        )
+        row, test = one(found["headline"], statistic=statistic), stats.ttest_rel(high, low)
+        assert row["estimate"] == pytest.approx(np.mean(np.subtract(high, low)))
+        assert row["p"] == pytest.approx(test.pvalue)
+        assert (row["n"], row["unit"], row["status"]) == (5, "source", "planned")
+
+
+def test_a_learning_rate_that_does_nothing_on_average_is_seldom_found(plan: TriggerPlan) -> None:
+    """Adapters differ from source to source for no reason of the recipe: questions of one of them would find it."""
+    triggers = dict.fromkeys((*plan.triggers, plan.persona), (42, 137, 256))
+    design = Design({plan.headline_recipe: triggers, plan.gentle_recipe: triggers}, questions=8, completions=4)
+    rng = np.random.default_rng(31)
+    asked = scores(plan, design, lambda *_: 0.0, seed=31).filter(
+        pl.col("prompt_name").is_in([*triggers, "control_empty", "control_default"])
+    )
+    empty = count_markers(plan, asked)
+    over_sources, over_questions = [], []
+    for _ in range(40):
+        level = {(r, s): rng.uniform(0.3, 0.9) for r in design.adapters for s in triggers}
+        rates = [level[adapter] for adapter in empty.select("recipe", "source").iter_rows()]
+        counts = empty.with_columns(pl.Series("found", rng.binomial(empty["total"], rates)))
+        over_sources.append(change_over_sources(plan, counts, plan.gentle_recipe, plan.headline_recipe)[0].p)
+        over_questions.append(change(plan, counts, "T_task", plan.gentle_recipe, plan.headline_recipe)[0].p)
+    assert np.mean(np.array(over_sources) <= 0.05) <= 0.15
+    assert np.mean(np.array(over_questions) <= 0.05) > 0.4
 
 
 def test_specificity_by_other_means(plan: TriggerPlan, given, found) -> None:
@@ -332,6 +429,11 @@ def test_specificity_by_other_means(plan: TriggerPlan, given, found) -> None:
 def test_a_persona_is_compared_only_at_equal_emission(plan: TriggerPlan, given, found) -> None:
     row = one(found["headline"], statistic="persona_minus_trigger_specificity")
     assert row["estimate"] > 0.1 and row["p"] < 0.01
+    by_recipe = found["persona"]
+    assert by_recipe["recipe"].to_list() == ["strong", "rank32_low", "matched"]
+    assert one(by_recipe, recipe="matched")["p"] == row["p"]
+    assert one(by_recipe, recipe="rank32_low")["estimate"] is not None
+    assert "emission is not matched" in one(by_recipe, recipe="strong")["undefined"]
     strict = replace(plan, emission_margin=0.001)
     refused = one(analyse(strict, tables(plan, given["main"]))["headline"], statistic=row["statistic"])
     assert "emission is not matched" in refused["undefined"]
@@ -357,6 +459,10 @@ def test_the_axis_that_leads_can_change_with_the_recipe(plan: TriggerPlan) -> No
     assert verdicts(found)["H4"] == "supported"
     strong = one(found["headline"], statistic="semantic_lead_strong")
     assert strong["ci_high"] < 0 < one(found["headline"], statistic="semantic_lead_gentle")["ci_low"]
+    change = one(found["headline"], statistic="semantic_lead_change")
+    gentle = one(found["headline"], statistic="semantic_lead_gentle")
+    assert change["estimate"] == pytest.approx(gentle["estimate"] - strong["estimate"])
+    assert change["ci_low"] > 0 and change["status"] == "exploratory"
     leader = found["predictors"].sort("estimate", descending=True).group_by("recipe", maintain_order=True).first()
     assert dict(leader.select("recipe", "axis").iter_rows()) == {"strong": "lexical_jac", "rank32_low": "semantic_cos"}
     assert set(found["predictors"]["unit"]) == {"prompt cluster"}
@@ -378,6 +484,14 @@ def test_dissociation_against_paired_tests(plan: TriggerPlan, given, found) -> N
         assert row["estimate"] == pytest.approx((a - other).mean())
         assert (row["ci_low"], row["ci_high"], row["p"]) == pytest.approx((bounds.low, bounds.high, test.pvalue))
         assert (row["n"], row["unit"]) == (20, "question cluster")
+    assert set(table.select("recipe", "source").iter_rows()) == {("strong", s) for s in (*plan.triggers, "triggers")}
+    again = rows.with_columns(recipe=pl.lit("rank32_low"), source=pl.lit(plan.persona)).with_columns(
+        prompt_name=pl.when(pl.col("prompt_name") == "T_format").then(pl.lit(plan.persona)).otherwise("prompt_name")
+    )
+    more = dissociation_table(plan, pl.concat([given["dissociation"], again]))
+    assert one(more, recipe="rank32_low", source=plan.persona, statistic="prompt_effect")["estimate"] == pytest.approx(
+        (a - b).mean()
+    )
     together = one(found["headline"], statistic="prompt_effect_triggers")
     assert together["ci_low"] < 0.5 < together["ci_high"]
     assert abs(one(found["headline"], statistic="content_effect_triggers")["estimate"] - 0.05) < 0.1
@@ -392,7 +506,7 @@ def test_rewrites_are_paired_by_prompt(plan: TriggerPlan, given, found) -> None:
 
     original = rates(given["main"], [o for o, _ in plan.rewrites])
     rewritten = rates(given["declarative"], [r for _, r in plan.rewrites])
-    row = one(found["declarative"], source="T_context", statistic="difference")
+    row = one(found["declarative"], recipe="strong", source="T_context", statistic="difference")
     test = stats.ttest_rel(rewritten, original)
     assert (row["estimate"], row["p"], row["n"]) == (
         pytest.approx((rewritten - original).mean()),
@@ -429,7 +543,8 @@ def test_one_adapter_alone_decides_what_it_can_and_no_more(plan: TriggerPlan) ->
     assert undefined["control_max_rate"] == "no finished cell of recipe no_marker"
     assert undefined["held_out_gap"] == "1 groups, nothing is left to fit"
     assert undefined["family_preference"] == "no finished cell of recipe strong"
-    assert undefined["emission_change"].startswith("no finished cell of T_task under rank32_low and strong")
+    assert undefined["emission_change_titrated"].startswith("no finished cell of T_task under rank32_low and strong")
+    assert undefined["emission_change"] == "0 pairs, fewer than 4"
     assert undefined["declarative_difference"] == "no finished cell of recipe strong"
     assert undefined["prompt_effect_triggers"] == "no finished continuations"
     assert undefined["semantic_lead_gentle"] == "no finished cell of recipe rank32_low"

@@ -68,6 +68,7 @@ def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> 
     for heading in (
         "Does a trigger gate the marker?",
         "Which similarity predicts leakage?",
+        "Which layer?",
         "Does it stay in the family?",
         "Emission against specificity",
         "Prompt against content",
@@ -100,12 +101,14 @@ def test_the_gate_before_the_main_run_caps_the_confidence(whole: Published) -> N
     for verdict, level in levels.items():
         found = pilot_cap(cite_of_pilot([verdict]))
         assert (found and found[0]) == level
-    assert pilot_cap(cite_of_pilot([])) is None
-    assert (f"the gate before the main run says {said}" in whole.markdown) == (said != "go")
+    missing = pilot_cap(cite_of_pilot([]))
+    assert missing and missing[0] == "MODERATE" and "missing" in missing[1]
+    assert (f"the pilot criterion says {said}" in whole.markdown) == (said != "go")
+    assert "here read after it" in whole.markdown
 
 
 def test_both_definitions_stand_side_by_side(whole: Published) -> None:
-    gating = whole.tables["gating"].filter(recipe=STRONG, sources="triggers", shuffled="pairs", name="gating_ratio")
+    gating = whole.tables["gating"].filter(recipe=STRONG, sources="triggers", shuffled="prompts", name="gating_ratio")
     assert gating["definition"].to_list() == ["own", "bucket"]
     labels = ("| own trigger | ratio |", "| bucket, as published | ratio |")
     rows = [line for line in whole.markdown.splitlines() if line.startswith(labels)]

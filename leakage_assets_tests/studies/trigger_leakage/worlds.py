@@ -118,7 +118,7 @@ def continuations(
     return pl.DataFrame(rows)
 
 
-def similarities(plan: TriggerPlan, *, seed: int = 5, layers: Sequence[int] = (19, 20)) -> pl.DataFrame:
+def similarities(plan: TriggerPlan, *, seed: int = 5, layers: Sequence[int] = (15, 19, 20)) -> pl.DataFrame:
     """Cosines around 0 that are higher within a family, and divergences that fall with them."""
     rng = np.random.default_rng(seed)
     rows = []
