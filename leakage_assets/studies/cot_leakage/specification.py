@@ -76,6 +76,7 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
+        report_version=2,
     )
 
 

@@ -61,6 +61,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
+        report_version=2,
     )
 
 
