@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_TESTS := $(addprefix leakage_assets_tests/,generation/test_engine_contract.py generation/test_vllm_engine.py \
-  generation/test_vllm_kernels.py generation/test_vllm_plan.py::test_the_ranks_are_those_of_the_installed_vllm benchmarks/test_generate_benchmark.py)
+  generation/test_vllm_speed.py generation/test_vllm_plan.py::test_the_ranks_are_those_of_the_installed_vllm benchmarks/test_generate_benchmark.py)
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 
 .PHONY: demo test test-vllm test-fast lint dev clean

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from leakage_assets.generation.vllm_engine import prepare_environment
-from leakage_assets.generation.vllm_kernels import expand_one_by_one, tuned_kernels
+from leakage_assets.generation.vllm_speed import expand_one_by_one, tuned_kernels
 from leakage_assets.planning.reference import RANK
 from leakage_assets.shapes import SHAPES, ModelShape, shape_named
 from leakage_assets.store.files import write_atomically
@@ -61,7 +61,7 @@ class Layer:
     outputs: tuple[int, ...]
 
     def products(self) -> list[tuple[str, int]]:
-        """What is tuned: the shrink of all its layers at once, and the expand to each width (`vllm_kernels`)."""
+        """What is tuned: the shrink of all its layers at once, and the expand to each width (`vllm_speed`)."""
         return [("shrink", len(self.outputs)), *(("expand", width) for width in sorted(set(self.outputs)))]
 
 
@@ -137,7 +137,7 @@ def try_run(call: Callable[[], None]) -> bool:
 
 
 def check_one_by_one(layers: Sequence[Layer]) -> None:
-    """`vllm_kernels` adds to the output of a layer what vLLM's own order of kernels adds, to the last bit."""
+    """`vllm_speed` adds to the output of a layer what vLLM's own order of kernels adds, to the last bit."""
     import torch
     from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
 

@@ -28,10 +28,10 @@ from leakage_assets.generation.conversation import (
 )
 from leakage_assets.generation.engine import EngineDied, EngineError, ScoringItem
 from leakage_assets.generation.requests import BASE, Request, Sampling, sample_seed
-from leakage_assets.generation.vllm_kernels import speed_up_lora
 from leakage_assets.generation.vllm_plan import (
     Capacity,
     VllmSettings,
+    admitted_together,
     device_share,
     footprint,
     graph_sizes,
@@ -40,6 +40,7 @@ from leakage_assets.generation.vllm_plan import (
     slots_for,
     unservable,
 )
+from leakage_assets.generation.vllm_speed import speed_up_blocks, speed_up_lora, speed_up_top_p
 from leakage_assets.models import BaseModel, model_shape
 from leakage_assets.store.samples import Sample
 
@@ -101,7 +102,7 @@ class VllmEngine:
     * Starts with the first call, for what that call needs (longest sequence, largest rank, adapters at once), and
       again where a later call needs more. `close` frees all its memory; the next call starts it anew.
     * Requests go in by adapter and prompt, so that a batch holds few adapters and equal prompts share their prefix in
-      the cache. At most `max_num_seqs` and an eighth more wait inside vLLM.
+      the cache. New ones join once `admitted_together` sequences have ended: a step without a prompt is one CUDA graph.
     * Each sample is drawn from its own seed. On a GPU vLLM's noise is a function of seed and position, so that a
       sample does not depend on the batch it shares beyond float noise; on a CPU each request has its own generator,
       which needs chunked prefill off (vLLM rewinds the generator after a part of a prompt, and CPU generators cannot
@@ -341,13 +342,16 @@ class VllmEngine:
         return loras
 
     def _feed(self, waiting: deque[_Job], running: dict[str, _Job], loras: Mapping[str, Any]) -> None:
-        """Keep vLLM busy: what runs and an eighth more, in order."""
+        """Keep vLLM busy, in order: fill the places of what has ended once there are enough of them."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        while waiting and len(running) < self.settings.max_num_seqs * 9 // 8:
+        places = self.settings.max_num_seqs
+        if running and places - len(running) < admitted_together(places):
+            return
+        while waiting and len(running) < places:
             job = waiting[0]
             if self.build.on_cpu and any(
                 (other.adapter == BASE) != (job.adapter == BASE) for other in running.values()
@@ -387,6 +391,7 @@ class VllmEngine:
 
             # Some helpers of vLLM's are compiled all the same: a minute for the first log-prob, and a C++ compiler.
             torch._dynamo.config.disable = True
+        speed_up_blocks()
         given = self._engine_arguments(capacity)
         threads, environment = torch.set_num_threads, dict(os.environ)
         try:
@@ -457,9 +462,9 @@ class VllmEngine:
         torch.cuda.empty_cache()  # what a training run before has given back, but torch still holds
         free, total = torch.cuda.mem_get_info()
         needed = footprint(model_shape(self.base.spec), capacity, self.settings, BYTES[self.dtype])
-        speed_up_lora(
-            torch.cuda.get_device_name()
-        )  # even without adapters: vLLM keeps the variables of the first engine
+        speed_up_top_p()
+        # Even without adapters: vLLM keeps the variables of the first engine.
+        speed_up_lora(torch.cuda.get_device_name())
         return {
             "gpu_memory_utilization": device_share(needed, free, total, self.settings),
             "cudagraph_capture_sizes": graph_sizes(self.settings.max_num_seqs),

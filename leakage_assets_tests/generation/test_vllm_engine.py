@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,6 +237,29 @@ def test_the_engine_is_as_large_as_the_call_needs(bench: Bench) -> None:
     assert "enable_lora" not in engine._engine_arguments(Capacity(256))
     assert arguments["enable_prefix_caching"] is True
     assert load_profile("qwen2.5-7b").serving.max_num_seqs >= 1024
+
+
+def test_new_sequences_join_in_groups(bench: Bench) -> None:
+    from leakage_assets.generation.vllm_engine import VllmEngine, _Job
+
+    added: list[str] = []
+    engine = VllmEngine(bench.base, VllmSettings(max_num_seqs=32))
+    engine._engine = SimpleNamespace(add_request=lambda identifier, *_, **__: added.append(identifier))
+    parameters = {"temperature": 1.0, "max_tokens": 3}
+    waiting = deque(_Job([1, 2], BASE, parameters, place) for place in range(35))
+    running: dict[str, Any] = {}
+
+    def sizes(ended: int) -> tuple[int, int]:
+        for identifier in list(running)[:ended]:
+            del running[identifier]
+        engine._feed(waiting, running, {})
+        return len(running), len(added)
+
+    assert sizes(0) == (32, 32)  # at the beginning as many as there is room for
+    assert sizes(1) == (31, 32)  # a single place waits for another
+    assert sizes(1) == (32, 34)
+    assert sizes(32) == (1, 35)  # what is left at the end is not held back
+    assert not waiting
 
 
 def test_an_adapter_vllm_would_apply_in_part_is_refused(vllm_engine: Any, bench: Bench, tmp_path: Path) -> None:

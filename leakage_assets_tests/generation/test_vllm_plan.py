@@ -14,6 +14,7 @@ from leakage_assets.generation.vllm_plan import (
     Footprint,
     VllmSettings,
     adapters_at_once,
+    admitted_together,
     device_share,
     footprint,
     graph_sizes,
@@ -37,6 +38,11 @@ def test_graphs_reach_beyond_a_full_engine_and_pad_a_long_step_by_little(sequenc
     assert sequences < 16 or sizes[-1] == sequences * 3 // 2
     for smaller, larger in itertools.pairwise(sizes):
         assert larger - smaller <= max(sequences / 4, smaller)
+
+
+@pytest.mark.parametrize(("sequences", "together"), [(1, 1), (15, 1), (64, 4), (1024, 64)])
+def test_a_sixteenth_of_the_places_is_filled_at_a_time(sequences: int, together: int) -> None:
+    assert admitted_together(sequences) == together
 
 
 @given(capacities, capacities, capacities)
