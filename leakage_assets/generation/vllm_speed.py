@@ -99,7 +99,7 @@ def speed_up_blocks() -> None:
         KVCacheManager.allocate_slots = unless_there_is_room(KVCacheManager.allocate_slots, FullAttentionManager)
 
 
-def unless_there_is_room(allocate_slots: Any, keeps_all: type) -> Any:
+def unless_there_is_room(allocate_slots: Any, keeps_all: type[Any]) -> Any:
     """`allocate_slots`, asked only where it may have something to do.
 
     Args:
