@@ -15,6 +15,7 @@ from leakage_assets.generation.vllm_speed import (
     TOP_P_PROGRAMS,
     TUNED_KERNELS,
     expand_one_by_one,
+    slots_of_rows,
     speed_up_lora,
     speed_up_top_p,
     tuned_kernels,
@@ -90,6 +91,46 @@ def test_a_device_without_settings_keeps_vllms_own(monkeypatch: pytest.MonkeyPat
     speed_up_lora("NVIDIA A0")
     assert "VLLM_TUNED_CONFIG_FOLDER" not in os.environ
     assert stub.PunicaWrapperGPU.add_expand is expand_one_by_one
+    assert stub.PunicaWrapperGPU.update_metadata is slots_of_rows
+
+
+@needs_vllm
+@given(st.lists(st.sampled_from([0, 7, 9, 4]), min_size=1, max_size=40), st.integers(1, 5))
+def test_rows_are_told_the_slots_of_their_adapters(adapters: list[int], tokens: int) -> None:
+    """What the kernels read, for batches of rows without adapter (0) and of adapters 7, 9 and 4 in slots 0, 1 and 3."""
+    metadata = pytest.importorskip("vllm.lora.ops.triton_ops.lora_kernel_metadata")
+    wrapper = SimpleNamespace(
+        token_mapping_meta=metadata.LoRAKernelMeta.make(4, 256, "cpu"),
+        prompt_mapping_meta=metadata.LoRAKernelMeta.make(4, 256, "cpu"),
+        _update_base_metadata=lambda *given: based.append(given),
+    )
+    based: list[Any] = []
+    rows = [adapter for adapter in adapters for _ in range(tokens)]
+    mapping = SimpleNamespace(index_mapping=tuple(rows), prompt_mapping=tuple(adapters), is_prefill=True)
+    slots_of_rows(wrapper, mapping, [7, 9, None, 4], 5, 100)
+    assert based == [(mapping, [7, 9, None, 4], 5, 100)]
+    assert wrapper.is_prefill
+    for meta, of in ((wrapper.token_mapping_meta, rows), (wrapper.prompt_mapping_meta, adapters)):
+        slots = [{0: -1, 7: 0, 9: 1, 4: 3}[adapter] for adapter in of]
+        assert bool(meta.no_lora_flag_cpu) == (set(slots) == {-1})
+        if bool(meta.no_lora_flag_cpu):
+            continue
+        present = sorted(set(slots))
+        assert meta.token_lora_mapping[: len(of)].tolist() == slots
+        assert meta.active_lora_ids.tolist() == present + [-1] * (5 - len(present))
+        begins = meta.lora_token_start_loc.tolist()
+        ordered = meta.token_indices_sorted_by_lora_ids[: len(of)].tolist()
+        for place, slot in enumerate(present):
+            assert int(meta.num_tokens_per_lora[place]) == slots.count(slot)
+            assert ordered[begins[place] : begins[place + 1]] == [row for row, own in enumerate(slots) if own == slot]
+
+
+def test_a_row_of_an_adapter_without_slot_is_an_error() -> None:
+    mapping = SimpleNamespace(index_mapping=(7, 8), prompt_mapping=(7, 8), is_prefill=True)
+    meta = SimpleNamespace(prepare_tensors=lambda _: None)
+    wrapper = SimpleNamespace(token_mapping_meta=meta, prompt_mapping_meta=meta, _update_base_metadata=lambda *_: None)
+    with pytest.raises(KeyError):
+        slots_of_rows(wrapper, mapping, [7, None], 3, 100)
 
 
 def _top_p_kernel(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> ModuleType:
