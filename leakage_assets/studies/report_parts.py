@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, get_args
 
 import polars as pl
 
@@ -33,60 +34,62 @@ from leakage_assets.studies.drawings import Drawing, S, Tables, draw_all
 from leakage_assets.studies.report_verdicts import plan_changed, rule_in_words
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from leakage_assets.studies.study import Study
 
 
-def citations(
-    study: Study,
-    tables: Tables,
-    context: ReportContext,
-    *,
-    planned: Sequence[Drawing[S]],
-    subject: S,
-    labels: Mapping[str, tuple[str, str]],
-) -> Citations:
-    """What a report is written from, with its planned figures drawn for the subject (the study or its plan)."""
-    drawn, left_out = draw_all(planned, subject, tables)
-    figures = {d.name: FigureBlock(d.name, drawn[d.name], d.caption) for d in planned if d.name in drawn}
-    return Citations(study, tables, context, figures, left_out, labels)
+@dataclass(frozen=True)
+class WriteUp(Generic[S]):
+    """How a study's figures and report come about; each part of the report is written by a function.
 
-
-def write_up(
-    cite: Citations,
-    title: Callable[[Citations], str],
-    tldr: Callable[[Citations], tuple[str, ...]],
-    summary: Callable[[Citations], tuple[Claim, ...]],
-    sections: Callable[[Citations], Iterator[Section]],
-    cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None,
-) -> Report:
-    """The report whose parts these functions write; confidence and caveats follow from the verdicts and the facts.
-
-    ``cap``: what the study itself holds against more than a level of confidence, and why.
+    ``subject``: what its figures are drawn for (the study or its plan). ``title`` is what was found, without where, and
+    ``tldr`` what the headline recipe shows, asked for only where a cell of it is finished. ``cap``: what the study
+    itself holds against more than a level of confidence, and why.
     """
-    level = confidence_level(
-        cite.tables["verdicts"],
-        sources=cite.facts["recipes"][cite.recipe]["sources"],
-        sources_planned=cite.facts["coverage"]["sources_planned"],
-        seeds=cite.seeds,
-        excluded=_first_is_excluded(cite),
-    )
-    reason = _confidence_reason(cite)
-    if (capped := cap(cite)) is not None:
-        level = max(level, capped[0], key=get_args(Level).index)
-        reason = f"{reason}; {capped[1]}" if reason else capped[1]
-    # Placeholders are numbered as they are bound, so in this order.
-    heading, short, claims = title(cite), tldr(cite), summary(cite)
-    return Report(
-        title=heading,
-        question=cite.study.question,
-        confidence=Confidence(level, reason or DECIDED, cite.seeds),
-        tldr=short,
-        summary=claims,
-        sections=tuple(sections(cite)),
-        caveats=tuple(_caveats(cite)),
-        provenance=cite.context.provenance,
-        bindings=cite.bindings,
-    )
+
+    subject: Callable[[Study], S]
+    drawings: Callable[[S], Sequence[Drawing[S]]]
+    labels: Mapping[str, tuple[str, str]]
+    title: Callable[[Citations], str]
+    tldr: Callable[[Citations], Iterable[str]]
+    summary: Callable[[Citations], tuple[Claim, ...]]
+    sections: Callable[[Citations], Iterator[Section]]
+    cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None
+
+    def figures(self, study: Study, tables: Tables) -> dict[str, go.Figure]:
+        """Every figure that the finished cells allow, by name."""
+        return draw_all(self.drawings, self.subject(study), tables)[0]
+
+    def report(self, study: Study, tables: Tables, context: ReportContext) -> Report:
+        """The report of the newest analysis; confidence and caveats follow from the verdicts and the facts.
+
+        Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
+        """
+        subject = self.subject(study)
+        drawn, left_out = draw_all(self.drawings, subject, tables)
+        captions = {d.name: d.caption for d in self.drawings(subject)}
+        figures = {name: FigureBlock(name, figure, captions[name]) for name, figure in drawn.items()}
+        cite = Citations(study, tables, context, figures, left_out, self.labels)
+        level, reason = _confidence(cite, self.cap(cite))
+        where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
+        # Placeholders are numbered as they are bound, so in this order.
+        heading, short, claims = self.title(cite), self._short(cite), self.summary(cite)
+        return Report(
+            title=f"{where}, {heading}",
+            question=study.question,
+            confidence=Confidence(level, reason, cite.seeds),
+            tldr=short,
+            summary=claims,
+            sections=tuple(self.sections(cite)),
+            caveats=tuple(_caveats(cite)),
+            provenance=context.provenance,
+            bindings=cite.bindings,
+        )
+
+    def _short(self, cite: Citations) -> tuple[str, ...]:
+        nothing = f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
+        return (*(self.tldr(cite) if cite.has_headline else [nothing]), _coverage(cite), *_warnings(cite))
 
 
 # ------------------------------------------------------------------ how sure, and what is not shown
@@ -120,6 +123,22 @@ def _first_is_excluded(cite: Citations) -> bool:
     first = cite.tables["verdicts"].row(0, named=True)
     found = cite.tables["headline"].filter(statistic=first["statistic"]).row(0, named=True)
     return threshold_excluded(first["direction"], first["threshold"], found["ci_low"], found["ci_high"])
+
+
+def _confidence(cite: Citations, cap: tuple[Level, str] | None) -> tuple[Level, str]:
+    """The level that the verdicts and facts allow, capped by what the study holds against more, and why."""
+    level = confidence_level(
+        cite.tables["verdicts"],
+        sources=cite.facts["recipes"][cite.recipe]["sources"],
+        sources_planned=cite.facts["coverage"]["sources_planned"],
+        seeds=cite.seeds,
+        excluded=_first_is_excluded(cite),
+    )
+    reason = _confidence_reason(cite)
+    if cap is not None:
+        level = max(level, cap[0], key=get_args(Level).index)
+        reason = f"{reason}; {cap[1]}" if reason else cap[1]
+    return level, reason or DECIDED
 
 
 DECIDED = (
@@ -170,7 +189,7 @@ def _caveats(cite: Citations) -> Iterator[Caveat]:
 # ------------------------------------------------------------------ the top
 
 
-def coverage(cite: Citations) -> str:
+def _coverage(cite: Citations) -> str:
     recipe = ("recipes", cite.recipe)
     return (
         f"**Coverage:** {cite.fact('coverage', 'cells')} of {cite.fact('coverage', 'cells_planned')} cells; "
@@ -180,7 +199,7 @@ def coverage(cite: Citations) -> str:
     )
 
 
-def warnings(cite: Citations) -> Iterator[str]:
+def _warnings(cite: Citations) -> Iterator[str]:
     if cite.facts["base"]["bundled"]:
         yield (
             "**Scale:** the base model is the bundled tiny one, trained on a synthetic world. The pipeline and the "
@@ -197,10 +216,6 @@ def verdict_line(cite: Citations, row: Mapping[str, Any]) -> str:
         reason = cite.headline(row["statistic"], "undefined", "")
         return f"{bound} **{verdict}**: {label}, planned {rule_in_words(cite, row)} ({reason})."
     return f"{bound} **{verdict}**: {label} is {cite.headline(row['statistic'])}, planned {rule_in_words(cite, row)}."
-
-
-def nothing_yet(cite: Citations) -> str:
-    return f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
 
 
 def summary_claims(

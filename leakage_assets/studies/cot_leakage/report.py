@@ -7,11 +7,9 @@ figures; `reporting.lint` refuses any other digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from leakage_assets.reporting.report import Claim, Level, Report, Section
+from leakage_assets.reporting.report import Claim, Level, Section
 from leakage_assets.studies.citations import Citations
-from leakage_assets.studies.context import ReportContext
 from leakage_assets.studies.cot_leakage import figures as drawn
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, PERSONA
 from leakage_assets.studies.cot_leakage.design import (
@@ -46,24 +44,15 @@ from leakage_assets.studies.cot_leakage.report_sections import (
     single_arms,
     smoke,
 )
-from leakage_assets.studies.drawings import Tables
 from leakage_assets.studies.report_parts import (
-    citations,
+    WriteUp,
     closing_sections,
-    coverage,
     interval_or_none,
-    nothing_yet,
     sample_size,
     summary_claims,
     value,
-    warnings,
-    write_up,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
-from leakage_assets.studies.study import Study
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 LEAKS = "H2b"
 """The hypothesis that the title is about: bystanders lose more after persona rationales than after garbage."""
@@ -76,22 +65,6 @@ P_OF = (
 KINDS = "rationales of the trained persona and of others, under every scaffold that has one"
 LEAST_LETTERS = 5
 """Shorter telling words would be highlighted inside others."""
-
-
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn.figures(study.plan_as(CotPlan).decisions, tables)
-
-
-def report(study: Study, tables: Tables, context: ReportContext) -> Report:
-    """The report of the newest analysis.
-
-    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
-    """
-    decisions = study.plan_as(CotPlan).decisions
-    planned = drawn.drawings(decisions)
-    cite = citations(study, tables, context, planned=planned, subject=decisions, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections, _cap)
 
 
 def _cap(cite: Citations) -> tuple[Level, str] | None:
@@ -111,16 +84,15 @@ def _verdict(cite: Citations, name: str) -> str:
 
 
 def _title(cite: Citations) -> str:
-    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
     statistic = PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)
     if _verdict(cite, LEAKS) == "undecided":
-        return f"{where}, it is undecided whether persona rationales leak more than garbage"
+        return "it is undecided whether persona rationales leak more than garbage"
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
     if _verdict(cite, LEAKS) == "supported":
-        return f"{where}, rationales in a persona's voice leak more to other personas than garbage does {found}"
+        return f"rationales in a persona's voice leak more to other personas than garbage does {found}"
     if _below_zero(cite, statistic):
-        return f"{where}, rationales in a persona's voice leak less to other personas than garbage does {found}"
-    return f"{where}, rationales in a persona's voice are not shown to leak more than garbage {found}"
+        return f"rationales in a persona's voice leak less to other personas than garbage does {found}"
+    return f"rationales in a persona's voice are not shown to leak more than garbage {found}"
 
 
 def _below_zero(cite: Citations, statistic: str) -> bool:
@@ -133,9 +105,8 @@ def _with_interval(cite: Citations, statistic: str) -> str:
     return f"{cite.headline(statistic)}, {interval_or_none(cite, statistic)}"
 
 
-def _tldr(cite: Citations) -> tuple[str, ...]:
-    items = [*_persona(cite), _equal(cite)] if cite.has_headline else [nothing_yet(cite)]
-    return (*items, coverage(cite), *warnings(cite))
+def _tldr(cite: Citations) -> list[str]:
+    return [*_persona(cite), _equal(cite)]
 
 
 def _persona(cite: Citations) -> Iterator[str]:
@@ -271,3 +242,9 @@ def _telling(cite: Citations) -> tuple[str, ...]:
     """The sources' own words that are long enough to stand alone."""
     found = [word for word in cite.tables["vocabulary"]["word"] if len(word) >= LEAST_LETTERS]
     return tuple(dict.fromkeys(found)) or (cite.study.name,)
+
+
+WRITE_UP = WriteUp(
+    lambda study: study.plan_as(CotPlan).decisions, drawn.drawings, HEADLINE, _title, _tldr, _summary, _sections, _cap
+)
+figures, report = WRITE_UP.figures, WRITE_UP.report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from leakage_assets.statistics.result import Estimate
-from leakage_assets.studies.drawings import Drawing, Tables, draw_all, of_recipe
+from leakage_assets.studies.drawings import Drawing, Tables, of_recipe
 from leakage_assets.studies.study import Study
 
 if TYPE_CHECKING:
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
 TOP_BYSTANDERS = 10
 ROLES = {"source": "the source itself", "mean_bystander": "mean bystander"}
-
-
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn_and_left_out(study, tables)[0]
-
-
-def drawn_and_left_out(study: Study, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    return draw_all(drawings(study), study, tables)
 
 
 def drawings(study: Study) -> tuple[Drawing[Study], ...]:
