@@ -5,12 +5,11 @@ Plotly is imported where a figure is drawn: the definitions load this module.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from leakage_assets.statistics.result import Estimate
+from leakage_assets.statistics.result import Estimate, estimate_of
 from leakage_assets.studies.drawings import Drawing, Tables, of_recipe
 from leakage_assets.studies.study import Study
 
@@ -72,8 +71,7 @@ def drawings(study: Study) -> tuple[Drawing[Study], ...]:
 
 def estimates(rows: pl.DataFrame, key: str) -> dict[str, Estimate]:
     """The estimates of a table by the value of a key column."""
-    names = [f.name for f in fields(Estimate)]
-    return {row[key]: Estimate(**{n: row[n] for n in names}) for row in rows.iter_rows(named=True)}
+    return {row[key]: estimate_of(row) for row in rows.iter_rows(named=True)}
 
 
 def _bystander_pairs(study: Study, tables: Tables) -> pl.DataFrame:
