@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, get_args
 
 import polars as pl
@@ -297,7 +297,26 @@ def rows_of_table(
     """A table of the analysis, or some of its rows, every cell bound; nothing where it has no rows."""
     rows = cite.tables[name]
     if rows.height and (rows := rows.filter(**where) if where else rows).height:
-        yield table_from_frame(caption, columns, rows, cite.context.table(name), keys)
+        yield table_of_rows(cite, name, rows, caption, columns, keys)
+
+
+def table_of_rows(
+    cite: Citations,
+    name: str,
+    rows: pl.DataFrame,
+    caption: str,
+    columns: Sequence[Column],
+    keys: Sequence[str],
+    words: Mapping[str, Callable[[Any], str]] | None = None,
+) -> Table:
+    """Rows of a table of the analysis that were chosen from it, every cell bound.
+
+    ``words`` say how the values of columns are called; a cell of such a column is bound to nothing.
+    """
+    table = table_from_frame(caption, columns, rows, cite.context.table(name), keys)
+    called = {column.key: words[column.key] for column in columns if words and column.key in words}
+    said = ({key: call(row[key]) for key, call in called.items()} for row in rows.iter_rows(named=True))
+    return replace(table, rows=tuple({**bound, **plain} for bound, plain in zip(table.rows, said, strict=True)))
 
 
 def recipe_table(cite: Citations) -> Table:

@@ -14,10 +14,15 @@ from leakage_assets.reporting.report import (
     Column,
     Paragraph,
     Table,
-    table_from_frame,
 )
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import layer_list, published_figures, recipe_table, rows_of_table
+from leakage_assets.studies.report_parts import (
+    layer_list,
+    published_figures,
+    recipe_table,
+    rows_of_table,
+    table_of_rows,
+)
 from leakage_assets.studies.source_rate.design import NEW, REFERENCE, VENDOR_DEFAULT, SourceRatePlan
 
 PUBLISHED_FILE = "source_rate.json"
@@ -114,8 +119,8 @@ def predictions(cite: Citations) -> Iterator[Block]:
     held_out = cite.tables["refits"].filter(coverage="held_out_coverage")
     if held_out.height:
         caption = "Every source predicted from all others: the strict form of leaving one out."
-        file, columns = cite.context.table("refits"), (Column("target", "source"), *checks[1:5])
-        yield table_from_frame(caption, columns, held_out, file, ["coverage", "target"])
+        columns = (Column("target", "source"), *checks[1:5])
+        yield table_of_rows(cite, "refits", held_out, caption, columns, ["coverage", "target"])
 
 
 def by_layer(cite: Citations) -> Iterator[Block]:
@@ -183,7 +188,7 @@ def other_rows(cite: Citations) -> Iterator[Block]:
         return
     rows = cite.tables["rates"].filter(pl.col("source").is_in(NEW))
     caption = "The new sources under every finished recipe."
-    yield table_from_frame(caption, columns, rows, cite.context.table("rates"), ["recipe", "source"])
+    yield table_of_rows(cite, "rates", rows, caption, columns, ["recipe", "source"])
 
 
 def within_categories(cite: Citations) -> Iterator[Block]:

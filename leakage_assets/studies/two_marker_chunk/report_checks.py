@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import polars as pl
 
-from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table, table_from_frame
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import published_figures, rows_of_table
+from leakage_assets.studies.report_parts import published_figures, rows_of_table, table_of_rows
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_MASKED, C, T
 from leakage_assets.studies.two_marker_chunk.labels import CHANGE, RATE_NAMES
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
@@ -44,10 +44,8 @@ def seeds(cite: Citations) -> Iterator[Block]:
         Column("seeds", "seeds", "d"),
         Column("undefined_draws", "lost", ",d", "resamples without any A"),
     )
-    yield table_from_frame(
-        "B given A by what is resampled (a dash where nothing varies, or with one seed).",
-        columns, rows, cite.context.table("rates"), ["recipe", "source", "prompt_name", "rate"],
-    )  # fmt: skip
+    caption = "B given A by what is resampled (a dash where nothing varies, or with one seed)."
+    yield table_of_rows(cite, "rates", rows, caption, columns, ["recipe", "source", "prompt_name", "rate"])
 
 
 def split(cite: Citations) -> Iterator[Block]:
@@ -77,7 +75,7 @@ def split(cite: Citations) -> Iterator[Block]:
     )
     keys = ["recipe", "source", "prompt_name", "question_set"]
     caption = "B given A on the questions of the panel's two sets."
-    yield table_from_frame(caption, columns, rows, cite.context.table("split"), keys)
+    yield table_of_rows(cite, "split", rows, caption, columns, keys)
 
 
 def lengths(cite: Citations) -> Iterator[Block]:
@@ -98,7 +96,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
     )
     keys = ["recipe", "reference", "source", "prompt_name"]
     caption = "Length of completions: whether an adapter forgot how to stop."
-    yield table_from_frame(caption, columns, rows, cite.context.table("lengths"), keys)
+    yield table_of_rows(cite, "lengths", rows, caption, columns, keys)
 
 
 SAID = {"a": "A", "b": "B", ECHO: "the probe's own marker"}
