@@ -286,6 +286,10 @@ def verdict(cite: Citations, position: int) -> str:
 # ------------------------------------------------------------------ sections
 
 
+P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
+WHY = Column("undefined", "why not defined")
+
+
 def layer_list(cite: Citations) -> str:
     bound = [cite.context.planned("layers", i, value=layer) for i, layer in enumerate(cite.plan.layers)]
     return ", ".join(map(cite.bind, bound))
@@ -388,6 +392,15 @@ def _seed_row(cite: Citations, statistic: str, source: str, label: str, parts: M
     mean = {**keys, "name": name.format("mean")}
     ends = {"low": ("ci_low", spec), "high": ("ci_high", spec), "n": ("n", "d")}
     return row | {key: cite.bound("seeds", column, form, **mean) for key, (column, form) in ends.items()}
+
+
+def published_elsewhere(cite: Citations, ran: str, otherwise: str, *, here: str = "") -> Paragraph:
+    """What the published study ``ran`` on beside the base of this run; ``otherwise`` says what else differs where the
+    two bases can be compared in size.
+    """
+    bundled = "The models are not comparable in size, so compare signs and order, not values."
+    base = cite.facts["base"]
+    return Paragraph(f"{ran}; this run is of `{base['name']}`{here}. {bundled if base['bundled'] else otherwise}")
 
 
 def published_figures(file: str) -> dict[tuple[str, str, str], Bound]:

@@ -15,7 +15,7 @@ from leakage_assets.studies.cot_leakage.design import AXES, COMMON, CONTRASTS, o
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.outcomes import cell_of
-from leakage_assets.studies.report_parts import published_figures, table_of_rows
+from leakage_assets.studies.report_parts import published_elsewhere, published_figures, table_of_rows
 
 PUBLISHED_FILE = "cot_leakage.json"
 SHOWN_WORDS = 12
@@ -183,13 +183,10 @@ PUBLISHED_NAMES = {"scrambled_english_cot": "scrambled_english"}
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
     """The eight contrasts beside the published ones, in their family and scheme."""
-    yield Paragraph(
-        f"The published study ran on `Qwen2.5-7B-Instruct`; this run is of `{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "The published rationales were written by another model."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published study ran on `Qwen2.5-7B-Instruct`",
+        "The published rationales were written by another model.",
     )
     known = published_figures(PUBLISHED_FILE)
     columns = (

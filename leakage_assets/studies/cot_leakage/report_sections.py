@@ -15,9 +15,8 @@ from leakage_assets.studies.cot_leakage.design import AXES, CONTRASTS, EXPLORATO
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
-from leakage_assets.studies.report_parts import table_of_rows
+from leakage_assets.studies.report_parts import P, table_of_rows
 
-P, N = Column("p", "p", "p"), Column("n", "n", "d")
 KEYS = ("contrast", "axis", "unit_of")
 ENDS = (Column("ci_low", "low", DIFFERENCE), Column("ci_high", "high", DIFFERENCE))
 EXPLAIN_P = "of the planned contrasts (those of the hypotheses) adjusted by Holm within the family; of others not"

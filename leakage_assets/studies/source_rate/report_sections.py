@@ -17,7 +17,11 @@ from leakage_assets.reporting.report import (
 )
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
+    WHY,
+    N,
+    P,
     layer_list,
+    published_elsewhere,
     published_figures,
     recipe_table,
     rows_of_table,
@@ -30,9 +34,6 @@ PUBLISHED_NAMES = {REFERENCE: "helpful_assistant", VENDOR_DEFAULT: "qwen_default
 """How the write-up calls two of the sources."""
 
 NAME = Column("name", "statistic")
-P = Column("p", "p", "p")
-N = Column("n", "n", "d")
-WHY = Column("undefined", "why not defined")
 INTERVAL = (Column("ci_low", "low", RHO), Column("ci_high", "high", RHO))
 
 
@@ -217,14 +218,10 @@ def other_references(cite: Citations) -> Iterator[Block]:
 
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
-    yield Paragraph(
-        "The published study ran on `Qwen2.5-7B-Instruct` with one seed; this run is of "
-        f"`{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "Published answers were written by another model, and most negatives drawn otherwise."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published study ran on `Qwen2.5-7B-Instruct` with one seed",
+        "Published answers were written by another model, and most negatives drawn otherwise.",
     )
     known = published_figures(PUBLISHED_FILE)
     yield _published_sources(cite, known)

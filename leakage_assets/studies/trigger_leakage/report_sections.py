@@ -8,10 +8,15 @@ from leakage_assets.geometry.prompt_axes import AXES
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
+    UNIT,
+    WHY,
+    N,
+    P,
     interval_or_none,
     layer_list,
     recipe_table,
     rows_of_table,
+    table_of_rows,
     value,
 )
 from leakage_assets.studies.shared_answers import shared
@@ -29,8 +34,6 @@ from leakage_assets.studies.trigger_leakage.labels import (
 from leakage_assets.studies.trigger_leakage.panel import CONTROL, DEFINITIONS, MATCHED
 from leakage_assets.studies.trigger_leakage.predictors import AXIS_SETS, LEADS, MOVED, SHUFFLES
 
-P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
-WHY = Column("undefined", "why not defined")
 HOLM = Column("p_holm", "p, Holm", "p", "adjusted for the tests that the table makes together")
 
 GATING = {
@@ -415,15 +418,13 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
         N,
         WHY,
     )
-    rows = []
-    for recipe, axis in cite.tables["predictors"].select("recipe", "axis").iter_rows():
-        keys = {"recipe": recipe, "axis": axis}
-        row: Row = {"recipe": f"`{recipe}`", "axis": AXIS_NAMES[axis]}
-        rows.append(row | {c.key: cite.bound("predictors", c.key, c.format, **keys) for c in shown[2:]})
-    if not rows:
+    rows = cite.tables["predictors"]
+    if not rows.height:
         yield Paragraph("No recipe that all triggers share is finished.")
         return
-    yield Table("Rank correlation of each axis with the rate, by recipe (bucket definition).", shown, tuple(rows))
+    caption = "Rank correlation of each axis with the rate, by recipe (bucket definition)."
+    called = {"recipe": "`{}`".format, "axis": AXIS_NAMES.__getitem__}
+    yield table_of_rows(cite, "predictors", rows, caption, shown, ["recipe", "axis"], called)
     leads = [name for name in LEADS if value(cite, name) is not None]
     if leads:
         told = "; ".join(

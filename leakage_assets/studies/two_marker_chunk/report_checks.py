@@ -9,7 +9,7 @@ import polars as pl
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import published_figures, rows_of_table, table_of_rows
+from leakage_assets.studies.report_parts import published_elsewhere, published_figures, rows_of_table, table_of_rows
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_MASKED, C, T
 from leakage_assets.studies.two_marker_chunk.labels import CHANGE, RATE_NAMES
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
@@ -170,13 +170,10 @@ PUBLISHED_CELLS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
-    yield Paragraph(
-        f"The published studies ran on `Qwen2.5-7B-Instruct`; this run is of `{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "Published adapters were merged before they were asked; these are not."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published studies ran on `Qwen2.5-7B-Instruct`",
+        "Published adapters were merged before they were asked; these are not.",
     )
     known = published_figures(PUBLISHED_FILE)
     columns = (

@@ -27,7 +27,6 @@ from leakage_assets.studies.two_marker_chunk.labels import (
     in_words,
 )
 
-N, UNIT, WHY = Column("n", "n", "d"), Column("unit", "counts"), Column("undefined", "why not defined")
 P = Column("p", "p", "p", "two-sided, by the bootstrap over questions")
 OVER_SEEDS = "seeds resampled, then questions within each"
 BY_SEED = (Column("seed_low", "seeds, low", CHANGE, OVER_SEEDS), Column("seed_high", "high", CHANGE, OVER_SEEDS))
