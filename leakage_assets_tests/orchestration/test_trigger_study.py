@@ -57,7 +57,7 @@ def test_the_semantic_axis_is_read_off_the_prompts_by_themselves(run: WholeRun) 
     names, layer = list(run.study.panel.prompts), run.study.plan.primary_layer
     vectors = load_system_turns(geometry, layer)
     assert vectors.shape == (36, 192)
-    cosines = semantic_cosines(vectors, names, repeated=run.study.system_turns or ())
+    cosines = semantic_cosines(vectors, names, repeated=run.study.counted_twice)
     for source in run.study.sources:
         found = table.filter(measure=SYSTEM_TURN_COSINE, layer=layer, source=source)
         np.testing.assert_allclose(found["value"], cosines[:, names.index(source)], atol=1e-12)
