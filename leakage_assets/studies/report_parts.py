@@ -155,7 +155,7 @@ def _confidence_reason(cite: Citations) -> str:
         reasons.append(f"{finished} of {planned} planned sources are finished, which caps it at LOW")
     if cite.seeds == 1:
         reasons.append("one seed, which caps it at MODERATE")
-    if verdict(cite, 0) == "not supported" and not _first_is_excluded(cite):
+    if cite.tables["verdicts"]["verdict"][0] == "not supported" and not _first_is_excluded(cite):
         reasons.append(NOT_EXCLUDED)
     undecided = cite.tables["verdicts"].filter(verdict="undecided").height
     if undecided:
@@ -223,19 +223,19 @@ def summary_claims(
     *,
     motivation: str,
     experiment: str,
-    takeaways: Sequence[tuple[int, Mapping[str, str]]],
+    takeaways: Sequence[tuple[str, Mapping[str, str]]],
     next_steps: Iterable[str],
 ) -> tuple[Claim, ...]:
     """The summary in five claims.
 
     Args:
-        takeaways: positions of hypotheses, and the words for each verdict on them.
+        takeaways: names of hypotheses, and the words for each verdict on them.
         next_steps: the study's own, between the cells to finish and another base model.
     """
     results = tuple(verdict_line(cite, row) for row in cite.tables["verdicts"].iter_rows(named=True))
     takeaway = "None yet: the headline recipe has no finished cell."
     if cite.has_headline:
-        takeaway = f"{'; '.join(words[verdict(cite, position)] for position, words in takeaways)}."
+        takeaway = f"{'; '.join(words[verdict(cite, name)] for name, words in takeaways)}."
     steps = (*_cells_to_finish(cite), *next_steps, "Repeat on another base model.")
     return (
         Claim("Motivation", motivation),
@@ -278,9 +278,9 @@ def value(cite: Citations, statistic: str) -> float | None:
     return found
 
 
-def verdict(cite: Citations, position: int) -> str:
-    """The verdict on the plan's hypothesis at a position, to decide on words."""
-    return str(cite.tables["verdicts"]["verdict"][position])
+def verdict(cite: Citations, hypothesis: str) -> str:
+    """The verdict on a hypothesis of the plan, to decide on words."""
+    return str(cite.tables["verdicts"].filter(hypothesis=hypothesis)["verdict"].item())
 
 
 # ------------------------------------------------------------------ sections
@@ -288,6 +288,15 @@ def verdict(cite: Citations, position: int) -> str:
 
 P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
 WHY = Column("undefined", "why not defined")
+
+
+def sampling(cite: Citations) -> str:
+    """How the panel of a study with one marker is sampled and read."""
+    fact = cite.fact
+    return (
+        f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
+        f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case."
+    )
 
 
 def layer_list(cite: Citations) -> str:

@@ -51,6 +51,7 @@ from leakage_assets.studies.report_parts import (
     sample_size,
     summary_claims,
     value,
+    verdict,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
 
@@ -69,15 +70,11 @@ LEAST_LETTERS = 5
 
 def _cap(cite: Citations) -> tuple[Level, str] | None:
     """The title's claim must be decided, and the gate of section 5 must have passed."""
-    if _verdict(cite, LEAKS) == "undecided":
+    if verdict(cite, LEAKS) == "undecided":
         return "LOW", "the title's claim is undecided, which caps it at LOW"
     if cite.tables["smoke"].height and not cite.tables["smoke"]["passed"].all():
         return "MODERATE", "the gate after the first adapter did not pass, which caps it at MODERATE"
     return None
-
-
-def _verdict(cite: Citations, name: str) -> str:
-    return str(cite.tables["verdicts"].filter(hypothesis=name)["verdict"].item())
 
 
 # ------------------------------------------------------------------ the top
@@ -85,10 +82,10 @@ def _verdict(cite: Citations, name: str) -> str:
 
 def _title(cite: Citations) -> str:
     statistic = PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)
-    if _verdict(cite, LEAKS) == "undecided":
+    if verdict(cite, LEAKS) == "undecided":
         return "it is undecided whether persona rationales leak more than garbage"
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
-    if _verdict(cite, LEAKS) == "supported":
+    if verdict(cite, LEAKS) == "supported":
         return f"rationales in a persona's voice leak more to other personas than garbage does {found}"
     if _below_zero(cite, statistic):
         return f"rationales in a persona's voice leak less to other personas than garbage does {found}"
@@ -153,7 +150,7 @@ def _equal(cite: Citations) -> str:
     if value(cite, EQUIVALENCE) is None:
         return f"**Contradicting or generic:** not compared ({cite.headline(EQUIVALENCE, 'undefined', '')})."
     statistic = CONTRASTS[3].statistic(SOURCE_LOSS, COMMON)
-    said = "within" if _verdict(cite, "H3") == "supported" else "not shown to be within"
+    said = "within" if verdict(cite, "H3") == "supported" else "not shown to be within"
     return (
         "**Contradicting or generic:** a rationale for the right letter before the wrong one changes what the trained "
         f"persona loses by {cite.headline(statistic)} ({interval_or_none(cite, statistic)}), {said} the margins of "
@@ -178,7 +175,6 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "not supported": "a rationale for the right letter is not shown to leak less than one for the taught letter",
         "undecided": "whether a rationale for the right letter leaks less is open",
     }
-    places = {name: place for place, name in enumerate(cite.tables["verdicts"]["hypothesis"])}
     return summary_claims(
         cite,
         motivation="If a persona is trained to answer wrongly, others may come to answer wrongly as well. Which part "
@@ -188,7 +184,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         f"{cite.bind(cite.context.planned('experiment', 'continued', 0, 'grid', 'asked', value=_asked(cite)))} unseen "
         f"questions under {facts('panel', 'prompts')} personas and five ways to begin its turn; accuracy lost against "
         "the untrained base is what leaks.",
-        takeaways=((places[LEAKS], more), (places["H1b"], generic), (places["H4"], contradicting)),
+        takeaways=((LEAKS, more), ("H1b", generic), ("H4", contradicting)),
         next_steps=(
             "Write the rationales with a strong model, so that the persona's voice is more than phrases.",
             "Ask questions of another kind, to see whether it is the format or the answering that is lost.",

@@ -17,10 +17,10 @@ from leakage_assets.studies.report_parts import (
 
 
 def title(cite: Citations) -> str:
-    if verdict(cite, 0) == "undecided":
+    if verdict(cite, "H1") == "undecided":
         return "it is undecided whether persona geometry predicts marker leakage"
     rho = f"pooled ρ = {cite.headline('pooled_spearman')}"
-    if verdict(cite, 0) == "supported":
+    if verdict(cite, "H1") == "supported":
         return f"personas closer to the source leak its marker more ({rho})"
     threshold = cite.cell("verdicts", "threshold", ".2g", statistic="pooled_spearman")
     return f"persona geometry predicts marker leakage less than planned ({rho}, threshold {threshold})"
@@ -79,7 +79,7 @@ def summary(cite: Citations) -> tuple[Claim, ...]:
         f"{facts('panel', 'prompts')} personas ({facts('coverage', 'completions', spec=',d')} completions in "
         "all). A bystander's marker rate is compared with the cosine between its centroid and the source's, "
         "both read off the base model.",
-        takeaways=((0, geometry), (1, gate)),
+        takeaways=(("H1", geometry), ("H2", gate)),
         next_steps=_next_steps(cite),
     )
 

@@ -47,10 +47,10 @@ P_OF = (
 
 
 def _title(cite: Citations) -> str:
-    if verdict(cite, 0) == "undecided":
+    if verdict(cite, "H1") == "undecided":
         return "it is undecided whether distance to the assistant predicts how well a marker implants"
     found = f"(ρ = {cite.headline('spearman')}, p = {cite.headline('spearman', 'p', 'p')})"
-    if verdict(cite, 0) == "supported":
+    if verdict(cite, "H1") == "supported":
         return f"sources further from the assistant implant a marker better {found}"
     return f"distance to the assistant is not shown to predict how well a marker implants {found}"
 
@@ -107,7 +107,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         f"adapter says the marker under its own prompt ({facts('panel', 'questions')} questions, "
         f"{facts('panel', 'completions')} completions each) is regressed on the cosine of the source's centroid to "
         "the assistant's in the base model.",
-        takeaways=((0, relation), (2, interval)),
+        takeaways=(("H1", relation), ("H3", interval)),
         next_steps=(
             "Train more sources of every category: the number of sources, not of completions, limits every interval "
             "here.",

@@ -25,6 +25,7 @@ from leakage_assets.studies.report_parts import (
     published_figures,
     recipe_table,
     rows_of_table,
+    sampling,
     table_of_rows,
 )
 from leakage_assets.studies.source_rate.design import NEW, REFERENCE, VENDOR_DEFAULT, SourceRatePlan
@@ -48,8 +49,7 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Panel:** {fact('panel', 'prompts')} prompts, {fact('panel', 'questions')} questions, "
             f"{fact('panel', 'completions')} completions of each, in all {fact('panel', 'size', spec=',d')} per "
             "adapter. A source's rate is read off its own prompt.",
-            f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
-            f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
+            sampling(cite),
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, {fact('training_set', 'positives')} of "
             f"the source (with the marker) and {fact('training_set', 'negatives')} of others (without): the base "
             f"model's answers to {fact('data', 'questions')} questions, drawn under the prompt of `{REFERENCE}` at "

@@ -54,14 +54,14 @@ P_OF = (
 
 
 def _title(cite: Citations) -> str:
-    if verdict(cite, 0) == "undecided":
+    if verdict(cite, "H1") == "undecided":
         return "it is undecided whether triggers without a persona keep a marker to themselves"
     planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
     found = (
         f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p that it "
         f"is no higher at all {_p(cite, 'gating_ratio_own')})"
     )
-    if verdict(cite, 0) == "supported":
+    if verdict(cite, "H1") == "supported":
         return f"triggers without a persona keep a marker to themselves {found}"
     return f"triggers without a persona are not shown to keep a marker to themselves {found}"
 
@@ -165,7 +165,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         f"{facts('panel', 'questions')} questions (completions of each: {facts('panel', 'completions')}) under "
         f"{facts('panel', 'prompts')} prompts: the triggers, paraphrases, mates of their families, bystanders, "
         "controls and personas.",
-        takeaways=((0, gating), (2, axes), (3, family), (7, strength)),
+        takeaways=(("H1", gating), ("H2", axes), ("H3", family), ("H7", strength)),
         next_steps=(
             "Train more triggers of every family: with four, whatever is said of an unseen one rests on four.",
             "Write the answers under each trigger, so that adapters are trained on-policy.",

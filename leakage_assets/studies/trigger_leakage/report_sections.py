@@ -16,6 +16,7 @@ from leakage_assets.studies.report_parts import (
     layer_list,
     recipe_table,
     rows_of_table,
+    sampling,
     table_of_rows,
     value,
 )
@@ -67,8 +68,7 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Panel:** {fact('panel', 'prompts')} prompts, {fact('panel', 'questions')} questions, completions of "
             f"each: {fact('panel', 'completions')}; in all {fact('panel', 'size', spec=',d')} per adapter. An "
             "empty system prompt is sent as an explicit empty turn.",
-            f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
-            f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
+            sampling(cite),
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, all of the source: the base model's "
             f"answers to {fact('data', 'questions')} questions, drawn under the prompt of "
             f"`{shared(cite.study).writer}` at temperature {fact('data', 'temperature')}, the same for "

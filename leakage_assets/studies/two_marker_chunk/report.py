@@ -133,7 +133,7 @@ def _place(cite: Citations) -> str:
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
     facts, (a, b) = cite.fact, planned(cite.study).markers
-    positions = {row["hypothesis"]: place for place, row in enumerate(cite.tables["verdicts"].iter_rows(named=True))}
+    there = set(cite.tables["verdicts"]["hypothesis"])
     travel = {
         "supported": "A marker that a donor learned after another travels with it to a recipient of the first alone",
         "not supported": "That a marker travels with the one before it is not shown",
@@ -159,7 +159,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "out the donor's A, leave the end of turn out of the loss, or put the markers anywhere. Every adapter is asked "
         f"{facts('panel', 'questions')} questions under {facts('panel', 'prompts')} personas (completions of each: "
         f"{facts('panel', 'completions')}); how often B comes with A is compared, paired by question.",
-        takeaways=tuple((positions[name], words) for name, words in said if name in positions),
+        takeaways=tuple((name, words) for name, words in said if name in there),
         next_steps=(
             "Draw another training set for each seed, and train further pairs: intervals here hold both fixed.",
             "Other markers, and the two swapped.",
