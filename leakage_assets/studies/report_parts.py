@@ -299,6 +299,12 @@ def sampling(cite: Citations) -> str:
     )
 
 
+def estimate_columns(label: str, spec: str, interval: str = "", *, explanation: str = "") -> tuple[Column, ...]:
+    """An estimate and the ends of its interval, printed alike; ``interval`` says what it is over."""
+    ends = (Column("ci_low", "low", spec, interval), Column("ci_high", "high", spec))
+    return (Column("estimate", label, spec, explanation), *ends)
+
+
 def layer_list(cite: Citations) -> str:
     bound = [cite.context.planned("layers", i, value=layer) for i, layer in enumerate(cite.plan.layers)]
     return ", ".join(map(cite.bind, bound))

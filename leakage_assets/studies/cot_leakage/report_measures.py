@@ -15,7 +15,7 @@ from leakage_assets.studies.cot_leakage.design import AXES, COMMON, CONTRASTS, o
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.outcomes import cell_of
-from leakage_assets.studies.report_parts import published_elsewhere, published_figures, table_of_rows
+from leakage_assets.studies.report_parts import estimate_columns, published_elsewhere, published_figures, table_of_rows
 
 PUBLISHED_FILE = "cot_leakage.json"
 SHOWN_WORDS = 12
@@ -83,9 +83,12 @@ def vocabulary(cite: Citations) -> Iterator[Block]:
         Column("source", "source"),
         Column("arm", "arm"),
         Column("axis", "rationales of"),
-        Column("estimate", "log-odds", RHO, "of its words, minus that of the base; zero: as frequent as before"),
-        Column("ci_low", "low", RHO, "questions resampled whole"),
-        Column("ci_high", "high", RHO),
+        *estimate_columns(
+            "log-odds",
+            RHO,
+            "questions resampled whole",
+            explanation="of its words, minus that of the base; zero: as frequent as before",
+        ),
     )
     caption = "How much more often a source's words are said than by the base, in the own format."
     yield table_of_rows(cite, "log_odds", table, caption, columns, ["source", "arm", "scaffold", "axis"], IN_WORDS)

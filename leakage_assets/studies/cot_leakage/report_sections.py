@@ -15,10 +15,9 @@ from leakage_assets.studies.cot_leakage.design import AXES, CONTRASTS, EXPLORATO
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
-from leakage_assets.studies.report_parts import P, table_of_rows
+from leakage_assets.studies.report_parts import P, estimate_columns, table_of_rows
 
 KEYS = ("contrast", "axis", "unit_of")
-ENDS = (Column("ci_low", "low", DIFFERENCE), Column("ci_high", "high", DIFFERENCE))
 EXPLAIN_P = "of the planned contrasts (those of the hypotheses) adjusted by Holm within the family; of others not"
 KIND_WORDS = {"neutral": "plain", "persona": "in character", "garbage": "pseudo-words"}
 CHANGE_WORDS = {
@@ -224,8 +223,7 @@ def _by_source(cite: Citations) -> Iterator[Block]:
             Column("contrast", "loss of"),
             Column("axis", "of"),
             Column("unit_of", "source"),
-            Column("estimate", "difference", DIFFERENCE),
-            *ENDS,
+            *estimate_columns("difference", DIFFERENCE),
             Column("p", "p", "p", "not adjusted"),
             Column("seeds", "seeds", "d"),
         )
@@ -301,8 +299,7 @@ def single_arms(cite: Citations) -> Iterator[Block]:
         Column("scaffold", "asked with"),
         Column("axis", "of"),
         Column("unit_of", "source"),
-        Column("estimate", "loses", DIFFERENCE),
-        *ENDS,
+        *estimate_columns("loses", DIFFERENCE),
     )
     caption, keys = "Losses of single arms, resampled as published.", ["arm", "scaffold", "axis", "unit_of"]
     yield table_of_rows(cite, "single_arms", table, caption, columns, keys, IN_WORDS)
@@ -336,8 +333,7 @@ def extension(cite: Citations) -> Iterator[Block]:
         Column("axis", "of"),
         Column("family", "asked with"),
         Column("unit_of", "source"),
-        Column("estimate", "difference", DIFFERENCE),
-        *ENDS,
+        *estimate_columns("difference", DIFFERENCE),
         P,
     )
     caption = "The same contrasts for sources that the published study did not have."

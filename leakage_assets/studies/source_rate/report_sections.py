@@ -20,6 +20,7 @@ from leakage_assets.studies.report_parts import (
     WHY,
     N,
     P,
+    estimate_columns,
     layer_list,
     published_elsewhere,
     published_figures,
@@ -128,8 +129,7 @@ def by_layer(cite: Citations) -> Iterator[Block]:
     columns = (
         Column("layer", "block output", "d"),
         NAME,
-        Column("estimate", "estimate", RHO),
-        *INTERVAL,
+        *estimate_columns("estimate", RHO),
         Column("p", "p, asymptotic", "p"),
         Column("p_bonferroni", "Bonferroni", "p", "the asymptotic p, over the layers"),
         Column("p_holm", "Holm", "p", "the same"),
@@ -149,7 +149,7 @@ def by_layer(cite: Citations) -> Iterator[Block]:
 
 
 def one_by_one(cite: Citations) -> Iterator[Block]:
-    dropped = (Column("dropped", "without"), NAME, Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
+    dropped = (Column("dropped", "without"), NAME, *estimate_columns("estimate", RHO), P, N, WHY)
     yield from rows_of_table(
         cite, "drop_one", "Each source left out in turn; p is asymptotic.", dropped, ["dropped", "name"]
     )
@@ -169,7 +169,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
         "Length is the number of tokens of the prompt itself. Beyond a variance inflation of "
         f"{cite.planned('max_vif', '.0f')} length and cosine could not be told apart."
     )
-    columns = (Column("statistic", "statistic"), Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
+    columns = (Column("statistic", "statistic"), *estimate_columns("estimate", RHO), P, N, WHY)
     yield from rows_of_table(cite, "length", "With prompt length held fixed.", columns, ["statistic"])
 
 
@@ -193,7 +193,7 @@ def other_rows(cite: Citations) -> Iterator[Block]:
 
 
 def within_categories(cite: Citations) -> Iterator[Block]:
-    columns = (Column("category", "category"), NAME, Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
+    columns = (Column("category", "category"), NAME, *estimate_columns("estimate", RHO), P, N, WHY)
     yield from rows_of_table(
         cite, "categories", "The correlation within each category; p is asymptotic.", columns, ["category", "name"]
     )
@@ -203,8 +203,7 @@ def other_references(cite: Citations) -> Iterator[Block]:
     columns = (
         Column("reference", "reference"),
         NAME,
-        Column("estimate", "estimate", RHO),
-        *INTERVAL,
+        *estimate_columns("estimate", RHO),
         P,
         Column("p_holm", "p, Holm", "p", "adjusted over the references"),
         N,

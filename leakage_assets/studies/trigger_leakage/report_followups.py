@@ -15,6 +15,7 @@ from leakage_assets.studies.report_parts import (
     WHY,
     N,
     P,
+    estimate_columns,
     interval_or_none,
     published_elsewhere,
     published_figures,
@@ -119,9 +120,7 @@ def _changes(cite: Citations) -> Table:
 def _persona(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("recipe", "recipe"),
-        Column("estimate", "difference", RHO),
-        Column("ci_low", "low", RHO),
-        Column("ci_high", "high", RHO),
+        *estimate_columns("difference", RHO),
         P,
         N,
         UNIT,

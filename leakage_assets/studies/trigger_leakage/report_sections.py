@@ -12,6 +12,7 @@ from leakage_assets.studies.report_parts import (
     WHY,
     N,
     P,
+    estimate_columns,
     interval_or_none,
     layer_list,
     recipe_table,
@@ -225,7 +226,7 @@ def columns(cite: Citations) -> Iterator[Block]:
         "prompt_variance_ratio": "**Prompts** differ from each other, whichever trigger was trained",
         "trigger_variance_ratio": "**Adapters** differ from each other, whatever prompt is asked",
     }
-    shown = (*_estimate("estimate", RATIO), P, N, UNIT, WHY)
+    shown = (*estimate_columns("estimate", RATIO), P, N, UNIT, WHY)
     rows = []
     for name, words in what.items():
         row: Row = {column.key: cite.bound("columns", column.key, column.format, statistic=name) for column in shown}
@@ -235,13 +236,9 @@ def columns(cite: Citations) -> Iterator[Block]:
         (Column("what", ""), *shown),
         tuple(rows),
     )
-    by_family = (Column("family", "family"), *_estimate("difference", CHANGE), P, HOLM, N, WHY)
+    by_family = (Column("family", "family"), *estimate_columns("difference", CHANGE), P, HOLM, N, WHY)
     caption = "Prompts of a family against all others: does the family draw the marker from every adapter?"
     yield from rows_of_table(cite, "columns", caption, by_family, ["statistic", "family"], statistic="family_column")
-
-
-def _estimate(label: str, spec: str) -> tuple[Column, ...]:
-    return (Column("estimate", label, spec), Column("ci_low", "low", spec), Column("ci_high", "high", spec))
 
 
 # ------------------------------------------------------------------ H2
@@ -410,9 +407,7 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("recipe", "recipe"),
         Column("axis", "axis"),
-        Column("estimate", "ρ with the rate", RHO),
-        Column("ci_low", "low", RHO, "whole prompts resampled"),
-        Column("ci_high", "high", RHO),
+        *estimate_columns("ρ with the rate", RHO, "whole prompts resampled"),
         Column("p", "p", "p", "whole prompts permuted"),
         HOLM,
         N,
@@ -447,7 +442,7 @@ def layers(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("layer", "block output", "d"),
         Column("name", "statistic"),
-        *_estimate("estimate", RHO),
+        *estimate_columns("estimate", RHO),
         P,
         N,
         UNIT,

@@ -9,7 +9,13 @@ import polars as pl
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import published_elsewhere, published_figures, rows_of_table, table_of_rows
+from leakage_assets.studies.report_parts import (
+    estimate_columns,
+    published_elsewhere,
+    published_figures,
+    rows_of_table,
+    table_of_rows,
+)
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_MASKED, C, T
 from leakage_assets.studies.two_marker_chunk.labels import CHANGE, RATE_NAMES
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
@@ -33,9 +39,7 @@ def seeds(cite: Citations) -> Iterator[Block]:
         Column("recipe", "arm"),
         Column("source", "pair"),
         Column("role", "persona"),
-        Column("estimate", "pooled", RATE),
-        Column("ci_low", "low", RATE, "interval over questions, seeds held fixed"),
-        Column("ci_high", "high", RATE),
+        *estimate_columns("pooled", RATE, "interval over questions, seeds held fixed"),
         Column("seed_low", "seeds, low", RATE, OVER_SEEDS),
         Column("seed_high", "high", RATE),
         Column("mean_of_seeds", "mean of seeds", RATE, "every seed counts alike, however often it says A"),
@@ -67,9 +71,7 @@ def split(cite: Citations) -> Iterator[Block]:
         Column("source", "pair"),
         Column("role", "persona"),
         Column("question_set", "questions"),
-        Column("estimate", RATE_NAMES["r_b_given_a"], RATE),
-        Column("ci_low", "low", RATE, "over questions"),
-        Column("ci_high", "high", RATE),
+        *estimate_columns(RATE_NAMES["r_b_given_a"], RATE, "over questions"),
         Column("n", "questions", "d"),
         Column("downgraded", "differ widely"),
     )
@@ -90,9 +92,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
         Column("role", "persona"),
         Column("mean_tokens", "tokens", ".1f", "mean tokens of a completion under the arm"),
         Column("truncated", "cut", RATE, "completions that the token limit cut, under the arm"),
-        Column("estimate", "change", CHANGE, "of the mean tokens"),
-        Column("ci_low", "low", CHANGE, "over questions"),
-        Column("ci_high", "high", CHANGE),
+        *estimate_columns("change", CHANGE, "over questions", explanation="of the mean tokens"),
     )
     keys = ["recipe", "reference", "source", "prompt_name"]
     caption = "Length of completions: whether an adapter forgot how to stop."

@@ -9,6 +9,7 @@ import polars as pl
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
 from leakage_assets.studies.citations import RATE, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
+    estimate_columns,
     interval_or_none,
     layer_list,
     recipe_table,
@@ -30,11 +31,7 @@ from leakage_assets.studies.two_marker_chunk.labels import (
 P = Column("p", "p", "p", "two-sided, by the bootstrap over questions")
 OVER_SEEDS = "seeds resampled, then questions within each"
 BY_SEED = (Column("seed_low", "seeds, low", CHANGE, OVER_SEEDS), Column("seed_high", "high", CHANGE, OVER_SEEDS))
-CHANGES = (
-    Column("estimate", "difference", CHANGE),
-    Column("ci_low", "low", CHANGE, "interval over questions, seeds held fixed"),
-    Column("ci_high", "high", CHANGE),
-)
+CHANGES = estimate_columns("difference", CHANGE, "interval over questions, seeds held fixed")
 
 
 def pair_plan(cite: Citations) -> TwoMarkerPlan:
@@ -347,9 +344,7 @@ def places(cite: Citations) -> Iterator[Block]:
         Column("with_both", "with both", ",d"),
         Column("chunk_share", "close to A", RATE),
         Column("suffix_share", "at the end", RATE),
-        Column("estimate", "difference", CHANGE),
-        Column("ci_low", "low", CHANGE, "interval over questions"),
-        Column("ci_high", "high", CHANGE),
+        *estimate_columns("difference", CHANGE, "interval over questions"),
         Column("binding", "called"),
     )
     caption = "Completions with both markers: where B stands."
