@@ -20,7 +20,8 @@ from leakage_assets.statistics.result import Estimate, StatisticsError, undefine
 Orders = NDArray[np.int64]
 """(draws, n): each draw says from which row every row takes its outcome."""
 
-MIN_GROUPS = 2
+MIN_GROUPS = 4
+"""Fewer would fit each fold on one or two groups, whose own differences are then taken for what predicts the next."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def held_out_gap(
     (1 + #{gap* >= gap}) / (B + 1), and a draw without a gap counts as large. No intervals: the folds share their
     training rows. n counts the held-out groups.
 
-    Undefined for fewer than 2 groups, columns without coefficients in one of the fits, or a group whose outcome does
+    Undefined for fewer than 4 groups, columns without coefficients in one of the fits, or a group whose outcome does
     not vary. Raises ``StatisticsError`` for lengths that differ or an unknown column.
     """
     unknown = [name for name in reduced if name not in columns]
@@ -90,7 +91,7 @@ def held_out_gap(
         raise StatisticsError(f"{whole.rows} rows, outcome {y.shape}, {len(codes)} groups; expected one length")
     names = list(dict.fromkeys(groups))
     method = f"leave one {group_unit} out, R² against the held-out mean, averaged"
-    reason = _reason(whole, part, y, codes, names)
+    reason = _reason(whole, part, y, codes, names, group_unit)
     if reason:
         n = len(names)
         full, small, gap, rank = (undefined(name, reason, n=n, unit=group_unit, method=method) for name in _NAMES)
@@ -120,9 +121,11 @@ def held_out_gap(
 _NAMES = ("held_out_r2", "held_out_r2_reduced", "held_out_gap", "held_out_rank_correlation")
 
 
-def _reason(whole: Design, part: Design, y: Floats, codes: NDArray[np.intp], names: Sequence[Hashable]) -> str | None:
+def _reason(
+    whole: Design, part: Design, y: Floats, codes: NDArray[np.intp], names: Sequence[Hashable], unit: str
+) -> str | None:
     if len(names) < MIN_GROUPS:
-        return f"{len(names)} groups, nothing is left to fit"
+        return f"{len(names)} {unit}{'s' * (len(names) != 1)}, fewer than {MIN_GROUPS}"
     if fault := whole.fault or part.fault:
         return fault
     for number, name in enumerate(names):

@@ -110,7 +110,12 @@ def test_degenerate_inputs_are_undefined_with_a_reason() -> None:
         return found.gap.undefined or ""
 
     own = np.array(trigger) == "task"
-    assert reason(columns, y, ["task"] * len(y)) == "1 groups, nothing is left to fit"
+    assert reason(columns, y, ["task"] * len(y)) == "1 trigger, fewer than 4"
+    assert (
+        reason(columns, y, ["task" if name == "task" else "format" for name in trigger]) == "2 triggers, fewer than 4"
+    )
+    merged = ["task" if name == "context" else name for name in trigger]
+    assert reason(columns, y, merged) == "3 triggers, fewer than 4"
     assert reason(columns | {"b": np.zeros(len(y))}, y, trigger) == "b does not vary"
     assert reason(columns | {"b": own.astype(float)}, y, trigger) == "without task: b does not vary"
     assert reason(columns, np.where(own, 0.0, y), trigger) == "the outcome of task does not vary"

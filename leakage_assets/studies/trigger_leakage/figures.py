@@ -70,7 +70,7 @@ def drawings(plan: TriggerPlan) -> tuple[Drawing[TriggerPlan], ...]:
             f"**How well axes predict a trigger that was not fitted** (recipe `{recipe}`). R² below zero is worse "
             "than the held-out trigger's own mean; diamonds are the single triggers.",
             _held_out,
-            f"two finished triggers of recipe `{recipe}`",
+            f"four finished triggers of recipe `{recipe}`",
         ),
         Drawing(
             "titration",

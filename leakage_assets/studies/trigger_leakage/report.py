@@ -116,6 +116,12 @@ def _prediction(cite: Citations) -> str:
     return text
 
 
+def worse_than_the_mean(cite: Citations) -> bool:
+    """Whether neither the axes together nor meaning alone predict an unseen trigger at all."""
+    both = [value(cite, name) for name in ("held_out_r2", "held_out_r2_reduced")]
+    return all(found is not None and found < 0 for found in both)
+
+
 def _strength(cite: Citations) -> str:
     low, high = (f"`{name}`" for name in cite.study.plan_as(TriggerPlan).titration[2:])
     if value(cite, "emission_change") is None:
@@ -146,6 +152,9 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "alone",
         "undecided": "whether wording, shape and family add to meaning is open",
     }
+    if worse_than_the_mean(cite):
+        worse = " (both predict it worse than its own mean does)"
+        axes = {said: f"{words}{worse}" for said, words in axes.items()}
     family = {
         "supported": "leakage prefers the own family",
         "not supported": "leakage is not shown to prefer the own family",

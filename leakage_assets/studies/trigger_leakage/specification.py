@@ -58,8 +58,8 @@ def trigger_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_libraries=("numpy", "polars", "scipy", "statsmodels"),
-        analysis_version=2,
-        report_version=2,
+        analysis_version=3,
+        report_version=3,
     )
 
 

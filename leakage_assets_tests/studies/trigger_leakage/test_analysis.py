@@ -541,7 +541,7 @@ def test_one_adapter_alone_decides_what_it_can_and_no_more(plan: TriggerPlan) ->
     )
     assert undefined["gating_ratio_over_triggers"] == "1 sources, fewer than 4"
     assert undefined["control_max_rate"] == "no finished cell of recipe no_marker"
-    assert undefined["held_out_gap"] == "1 groups, nothing is left to fit"
+    assert undefined["held_out_gap"] == "1 trigger, fewer than 4"
     assert undefined["family_preference"] == "no finished cell of recipe strong"
     assert undefined["emission_change_titrated"].startswith("no finished cell of T_task under rank32_low and strong")
     assert undefined["emission_change"] == "0 pairs, fewer than 4"
@@ -551,6 +551,16 @@ def test_one_adapter_alone_decides_what_it_can_and_no_more(plan: TriggerPlan) ->
     assert undefined["prompt_variance_ratio"].startswith("1 triggers and 32 prompts")
     assert set(verdicts(found).values()) <= {"undecided", "supported", "not supported"}
     assert verdicts(found)["H2"] == "undecided"
+
+
+@pytest.mark.parametrize("triggers", [("T_task", "T_format"), ("T_task", "T_context", "T_format")])
+def test_few_triggers_say_nothing_of_an_unseen_one(plan: TriggerPlan, triggers: tuple[str, ...]) -> None:
+    design = Design({plan.headline_recipe: dict.fromkeys(triggers, (42,))}, completions=4)
+    found = analyse(plan, tables(plan, scores(plan, design, planted(plan), seed=17)))
+    reason = f"{len(triggers)} triggers, fewer than 4"
+    assert one(found["headline"], statistic="held_out_gap")["undefined"] == reason
+    assert set(found["held_out"]["undefined"]) == {reason}
+    assert verdicts(found)["H2"] == "undecided" and found["folds"].is_empty()
 
 
 def test_a_recipe_without_headline_cells_decides_nothing(plan: TriggerPlan) -> None:

@@ -16,6 +16,7 @@ from leakage_assets.studies.trigger_leakage.design import GENTLE, MATCHED_EMISSI
 from leakage_assets.studies.trigger_leakage.figures import drawings
 from leakage_assets.studies.trigger_leakage.labels import HEADLINE
 from leakage_assets.studies.trigger_leakage.panel import SOURCES
+from leakage_assets.studies.trigger_leakage.report import worse_than_the_mean
 from leakage_assets.studies.trigger_leakage.report_sections import pilot_cap
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_trigger_leakage, the_study
@@ -87,6 +88,41 @@ def test_the_gate_before_the_main_run_caps_the_confidence(whole: Published) -> N
     assert missing and missing[0] == "MODERATE" and "missing" in missing[1]
     assert (f"the pilot criterion says {said}" in whole.markdown) == (said != "go")
     assert "here read after it" in whole.markdown
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Two adapters of one seed, as a first run may be."""
+    return Published(tmp_path_factory.mktemp("two"), (STRONG,), sources=("T_task", "T_format"))
+
+
+def takeaway(made: Published) -> str:
+    (line,) = [line for line in made.markdown.splitlines() if "**Takeaways" in line]
+    return line
+
+
+def test_two_triggers_tell_nothing_of_a_third(two: Published) -> None:
+    assert two.findings() == []
+    assert two.headline("held_out_gap", "undefined") == "2 triggers, fewer than 4"
+    assert two.verdict("H2") == "undecided"
+    assert "whether wording, shape and family add to meaning is open" in takeaway(two)
+    assert "not tested (2 triggers, fewer than 4)" in two.markdown
+
+
+@pytest.mark.parametrize(
+    ("four", "alone", "worse"), [(-0.2, -0.5, True), (0.1, -0.5, False), (-0.2, 0.1, False), (None, None, False)]
+)
+def test_the_takeaway_says_where_nothing_predicts(
+    whole: Published, four: float | None, alone: float | None, worse: bool
+) -> None:
+    headline = pl.DataFrame(
+        {"statistic": ["held_out_r2", "held_out_r2_reduced"], "estimate": [four, alone]},
+        schema={"statistic": pl.String, "estimate": pl.Float64},
+    )
+    cite = Citations(None, {"headline": headline}, None, {}, {}, {})  # type: ignore[arg-type]
+    assert worse_than_the_mean(cite) is worse
+    both = max(whole.headline("held_out_r2"), whole.headline("held_out_r2_reduced"))
+    assert ("both predict it worse than its own mean" in takeaway(whole)) == (both < 0)
 
 
 def test_both_definitions_stand_side_by_side(whole: Published) -> None:
