@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from itertools import permutations as arrangements
-from math import comb
+from math import comb, factorial, prod
 from typing import Literal
 
 import numpy as np
@@ -135,13 +135,16 @@ class PromptGrid:
 class Gating:
     """Mean rates of both kinds of cells, their difference and their ratio (matched / bystander).
 
-    Difference and ratio carry the p of the shuffled labels, one-sided: are matched cells higher?
+    Difference and ratio carry the one-sided p of the rearrangement. Its null is that what is rearranged is
+    exchangeable, which is more than that matched cells are no higher. ``least_p`` is the smallest that the
+    rearrangements could have given; None where nothing is defined.
     """
 
     matched: Estimate
     bystander: Estimate
     difference: Estimate
     ratio: Estimate
+    least_p: float | None = None
 
     def estimates(self) -> tuple[Estimate, ...]:
         return (self.matched, self.bystander, self.difference, self.ratio)
@@ -163,7 +166,7 @@ def gating(
     all of them where there are no more. What is rearranged: the labels of whole pairs with their seeds, which takes the
     prompts of several sources as independent; those of ``cells`` within each seed, as published, which takes seeds of
     one pair as independent as well (sheet B5); or, given a ``PromptGrid``, whole prompts with all adapters, which holds
-    whatever level a prompt has for every adapter.
+    whatever level a prompt has for every adapter (see ``prompt_shuffle_p`` for its null).
 
     All undefined where a seed lacks one kind of cell or there are fewer than 4 questions; the ratio also where no
     bystander says the marker. ``suffix`` is added to the names.
@@ -191,6 +194,7 @@ def gating(
         mean_over_questions(names[1], others, level=level, bounds=SHARES, method=base),
         mean_over_questions(names[2], own - others, level=level, p=p, method=f"difference of {base}; {tested}"),
         ratio_over_questions(names[3], own, others, level=level, p=p, method=f"ratio of {base}; {tested}"),
+        found.least,
     )
 
 
@@ -323,11 +327,16 @@ def log_ratio_interval(above: Floats, below: Floats, level: float) -> tuple[Floa
 
 @dataclass(frozen=True)
 class ShuffleP:
-    """A one-sided p over ``arrangements``: all that there are if ``exact``, else draws of them."""
+    """A one-sided p over ``arrangements``: all that there are if ``exact``, else draws of them.
+
+    ``least`` is the smallest p that they could have given, for rates that differ: the observed arrangement counts
+    itself, and as often as the exchanges leave it what it is.
+    """
 
     p: float
     arrangements: int
     exact: bool
+    least: float
 
 
 def label_shuffle_p(cells: Cells, *, seed: int, draws: int, shuffled: Shuffled) -> ShuffleP:
@@ -349,8 +358,10 @@ def prompt_shuffle_p(grid: PromptGrid, *, seed: int, draws: int) -> ShuffleP:
     """One-sided p of the mean difference where whole prompts, with the rates of all adapters, change places.
 
     Exact under the null that prompts are exchangeable, whatever level each of them has for every adapter: a prompt that
-    draws the marker from all moves as one. Where a prompt is the same to every adapter only the labels of prompts
-    matter, and those are few enough to list.
+    draws the marker from all moves as one. That is more than that matched prompts are no higher than bystanders: those
+    that are neither to an adapter (role 0) come to places that count, so that p is smaller where the marker leaks to
+    them. Where a prompt is the same to every adapter only the labels of prompts matter, and those are few enough to
+    list: one source alone has no more than its own prompt among its bystanders, and p is at least 1 / (bystanders + 1).
     """
     weights = grid.weights()
     if (grid.roles == grid.roles[0]).all() and (grid.roles[0] != 0).all():
@@ -363,7 +374,10 @@ def prompt_shuffle_p(grid: PromptGrid, *, seed: int, draws: int) -> ShuffleP:
     orders = generator(seed).permuted(np.tile(prompts, (draws, 1)), axis=1)
     moved = placed[prompts, orders].sum(axis=1)
     extreme = int(np.sum(moved >= np.trace(placed) - TIE))
-    return ShuffleP((1 + extreme) / (draws + 1), draws, exact=False)
+    # Prompts of which every adapter makes the same may change places without anything being another.
+    alike = np.unique(weights, axis=1, return_counts=True)[1]
+    unmoved = prod(map(factorial, alike.tolist())) / factorial(len(prompts))
+    return ShuffleP((1 + extreme) / (draws + 1), draws, False, max(1 / (draws + 1), unmoved))
 
 
 def shuffle_p(blocks: Sequence[tuple[Floats, NDArray[np.bool_]]], *, draws: int, rng: np.random.Generator) -> ShuffleP:
@@ -379,7 +393,7 @@ def shuffle_p(blocks: Sequence[tuple[Floats, NDArray[np.bool_]]], *, draws: int,
             # Only which values are labelled matters: a difference of means is linear in their sum.
             chosen = np.array(list(combinations(range(len(values)), count)), dtype=np.intp)
             extreme = int(np.sum(values[chosen].sum(axis=1) >= values[labels].sum() - TIE))
-            return ShuffleP(extreme / listed, listed, exact=True)
+            return ShuffleP(extreme / listed, listed, True, 1 / listed)
     observed, shuffled = 0.0, np.zeros(draws)
     for values, labels in blocks:
         count = int(labels.sum())
@@ -389,7 +403,8 @@ def shuffle_p(blocks: Sequence[tuple[Floats, NDArray[np.bool_]]], *, draws: int,
         chosen = np.argpartition(scores, count - 1, axis=1)[:, :count]
         shuffled += slope * values[chosen].sum(axis=1)
     extreme = int(np.sum(shuffled >= observed - TIE * len(blocks)))
-    return ShuffleP((1 + extreme) / (draws + 1), draws, exact=False)
+    labellings = prod(comb(len(values), int(labels.sum())) for values, labels in blocks)
+    return ShuffleP((1 + extreme) / (draws + 1), draws, False, max(1 / (draws + 1), 1 / labellings))
 
 
 def gating_over_sources(name: str, rates: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> Estimate:

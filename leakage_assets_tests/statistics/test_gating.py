@@ -278,6 +278,43 @@ def test_exchanged_prompts_are_the_share_of_all_exchanges(roles: np.ndarray) -> 
     assert found.p == pytest.approx(exact, abs=1e-12 if found.exact else 4 * np.sqrt(exact / 20_000) + 1e-4)
 
 
+@pytest.mark.parametrize("bystanders", [3, 8])
+def test_one_source_has_no_p_below_one_over_its_prompts(bystanders: int) -> None:
+    roles = np.array([[1] + [-1] * bystanders])
+    rates = np.linspace(0.9, 0.1, bystanders + 1)[None]
+    found = prompt_shuffle_p(PromptGrid(rates, roles, (42,)), seed=1, draws=9_999)
+    assert found.p == found.least == pytest.approx(1 / (bystanders + 1))
+    seeds = prompt_shuffle_p(PromptGrid(np.tile(rates, (3, 1)), np.tile(roles, (3, 1)), (1, 2, 3)), seed=1, draws=9_999)
+    assert seeds.p == seeds.least == found.least
+
+
+@pytest.mark.parametrize("draws", [19, 9_999])
+def test_no_p_is_below_the_least_that_the_exchanges_give(draws: int) -> None:
+    """Four prompts, each an own one or something else to either adapter: 4!/2! orders that differ."""
+    roles = np.array([[1, 0, -1, -1], [0, 1, -1, -1]])
+    rates = 0.1 + 0.8 * (roles == 1)
+    found = prompt_shuffle_p(PromptGrid(rates, roles, (42, 42)), seed=2, draws=draws)
+    assert not found.exact and found.least == pytest.approx(max(1 / (draws + 1), 1 / 12))
+    assert found.p == pytest.approx(1 / 12, abs=0.2 if draws == 19 else 0.01)
+
+
+def test_least_p_of_shuffled_labels() -> None:
+    values, labels = np.arange(4.0), np.array([False, False, True, True])
+    exact = shuffle_p([(values, labels)], draws=50, rng=generator(1))
+    assert exact.p == exact.least == pytest.approx(1 / 6)
+    assert shuffle_p([(values, labels)], draws=4, rng=generator(1)).least == pytest.approx(1 / 5)
+    assert shuffle_p([(values, labels)] * 2, draws=99, rng=generator(1)).least == pytest.approx(1 / 36)
+
+
+@pytest.mark.parametrize(("family", "p"), [(0.5, 1 / 8), (0.9, 1 / 56)])
+def test_what_leaks_to_the_own_family_makes_p_smaller(family: float, p: float) -> None:
+    """The same gate against the same bystanders: p is against all prompts being exchangeable."""
+    roles = np.array([[1, 0, 0, -1, -1, -1, -1, -1]])
+    rates = np.where(roles == 0, family, np.where(roles == 1, 0.9, 0.5))
+    found = prompt_shuffle_p(PromptGrid(rates, roles, (42,)), seed=1, draws=20_000)
+    assert found.p == pytest.approx(p, rel=0.1)
+
+
 def null_p(roles: np.ndarray, *, seed: int, column: float = 0.15, studies: int = 400) -> np.ndarray:
     """p of 12 adapters (4 sources in 3 seeds) whose prompts have levels, and nothing else: (studies, 2).
 

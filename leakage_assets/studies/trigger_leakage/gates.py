@@ -40,7 +40,8 @@ Labelled = tuple[Mapping[str, Any], Estimate]
 NUMBERS = {"matched_cells", "bystander_cells", "format_cells", "task_cells", "seeds", "layer"}
 """Label columns that count."""
 
-ERRORS = {"standard_error", "legacy_se", "legacy_p"}
+FRACTIONS = {"standard_error", "legacy_se", "legacy_p", "least_p"}
+"""Label columns that hold other numbers."""
 
 TOGETHER, EVERY_SOURCE = "triggers", "sources"
 
@@ -53,7 +54,8 @@ def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
 
     Columns: recipe, definition (own, bucket), sources, shuffled (prompts: whole prompts with all adapters; of all
     triggers together also pairs: (source, prompt), and cells: within each seed, as published), matched_cells,
-    bystander_cells, then those of ``Estimate``. A persona has no bucket version: the buckets are made for triggers.
+    bystander_cells, least_p (the smallest that p could have been), then those of ``Estimate``. A persona has no bucket
+    version: the buckets are made for triggers.
     """
     rows: list[Labelled] = []
     for (recipe,), part in counts.group_by("recipe", maintain_order=True):
@@ -65,7 +67,7 @@ def gating_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
                 for shuffled in SHUFFLES[: None if label == TOGETHER else 1]:
                     keys = {"recipe": recipe, "definition": definition, "sources": label, "shuffled": shuffled}
                     rows += _gating_rows(plan, part, sources, definition, keys)
-    return labelled(rows, "recipe", "definition", "sources", "shuffled", "matched_cells", "bystander_cells")
+    return labelled(rows, "recipe", "definition", "sources", "shuffled", "matched_cells", "bystander_cells", "least_p")
 
 
 def _gating_rows(
@@ -77,8 +79,9 @@ def _gating_rows(
 ) -> Iterator[Labelled]:
     cells = gating_cells(counts, sources, definition)
     matched = int(cells.matched.sum())
-    counted = {"matched_cells": matched, "bystander_cells": len(cells.matched) - matched}
-    for estimate in _gating(plan, counts, sources, definition, keys["shuffled"]).estimates():
+    found = _gating(plan, counts, sources, definition, keys["shuffled"])
+    counted = {"matched_cells": matched, "bystander_cells": len(cells.matched) - matched, "least_p": found.least_p}
+    for estimate in found.estimates():
         yield {**keys, **counted}, estimate
 
 
@@ -172,7 +175,7 @@ def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:
 def labelled(rows: Sequence[Labelled], *labels: str) -> pl.DataFrame:
     """Label columns followed by the estimate's fields, also where there are no rows."""
     types: dict[str, Any] = {name: pl.Int64 if name in NUMBERS else pl.String for name in labels}
-    types |= {name: pl.Float64 for name in labels if name in ERRORS}
+    types |= {name: pl.Float64 for name in labels if name in FRACTIONS}
     table = estimate_table(rows)
     if rows:
         return table.with_columns(pl.col(name).cast(kind) for name, kind in types.items())

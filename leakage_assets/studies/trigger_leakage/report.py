@@ -39,14 +39,15 @@ from leakage_assets.studies.trigger_leakage.report_sections import (
     gates,
     held_out,
     layers,
+    least_p,
     pilot_cap,
     predictors,
     recipes_and_predictors,
 )
 
 P_OF = (
-    "of gating and of the gap by permuted whole prompts (at least one over the number of permutations and one), of all "
-    "others as the method says"
+    "of gating and of the gap by exchanging whole prompts, of all others as the method says; that of gating is against "
+    "prompts being exchangeable, and the smallest that it can be is told with the gate"
 )
 
 
@@ -58,8 +59,8 @@ def _title(cite: Citations) -> str:
         return "it is undecided whether triggers without a persona keep a marker to themselves"
     planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
     found = (
-        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p that it "
-        f"is no higher at all {_p(cite, 'gating_ratio_own')})"
+        f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p = "
+        f"{_p(cite, 'gating_ratio_own')} against exchangeable prompts, smallest possible {least_p(cite)})"
     )
     if verdict(cite, "H1") == "supported":
         return f"triggers without a persona keep a marker to themselves {found}"
@@ -86,7 +87,8 @@ def _gating(cite: Citations) -> str:
         f"**Gating:** adapters say the marker in {cite.headline('matched_rate_own')} of completions under their own "
         f"trigger and in {cite.headline('bystander_rate_own')} under bystanders of other families and controls: a "
         f"ratio of **{cite.headline('gating_ratio_own')}** ({interval_or_none(cite, 'gating_ratio_own')}, p = "
-        f"{_p(cite, 'gating_ratio_own')}, {sample_size(cite, 'gating_ratio_own')}, adapters and prompts held fixed); "
+        f"{_p(cite, 'gating_ratio_own')} where prompts are exchanged, which gives no less than {least_p(cite)}; "
+        f"{sample_size(cite, 'gating_ratio_own')}, adapters and prompts held fixed); "
         f"{_over_triggers(cite)}; {published}."
     )
 

@@ -121,6 +121,7 @@ def gates(cite: Citations) -> Iterator[Block]:
         Column("ci_low", "low", explanation="interval over questions, adapters and prompts held fixed"),
         Column("ci_high", "high"),
         Column("prompts", "p, prompts", "p", "whole prompts exchanged with the rates of all adapters: the plan's"),
+        Column("least_p", "smallest", "p", "the smallest p that exchanging whole prompts can give here"),
         Column("pairs", "p, pairs", "p", "labels shuffled over (trigger, prompt) pairs"),
         Column("cells", "p, cells", "p", "labels shuffled over cells within each seed: as published"),
         Column("matched_cells", "matched cells"),
@@ -128,6 +129,14 @@ def gates(cite: Citations) -> Iterator[Block]:
     )
     rows = [_gating_row(cite, definition, name) for definition in DEFINITIONS for name in GATING]
     yield Table(f"Gating under both definitions (recipe `{cite.recipe}`).", columns, tuple(rows))
+    yield Paragraph(
+        "The p of the plan exchanges whole prompts, each with the rates of all adapters, among every place that is an "
+        "own prompt or a bystander to one of them. Its null is that prompts are exchangeable: that nothing hangs on "
+        "which prompt was trained or which family it is of. This is more than the plan's words for it, that the marker "
+        "is no more frequent under the own prompt at all: what leaks to an adapter's own family, which is left out of "
+        "its own comparison, comes among the bystanders when prompts are exchanged, so that a small p may owe part of "
+        "its smallness to the family."
+    )
     yield _each_source(cite)
     over, among = "gating_ratio_over_triggers", "own_against_other_triggers"
     if value(cite, over) is not None:
@@ -143,11 +152,18 @@ def gates(cite: Citations) -> Iterator[Block]:
         )
 
 
+def least_p(cite: Citations) -> str:
+    """The smallest that the p of H1 could have been."""
+    keys = {"recipe": cite.recipe, "definition": "own", "sources": TOGETHER, "shuffled": GATING_SHUFFLES[0]}
+    return cite.cell("gating", "least_p", "p", **keys, name="gating_ratio")
+
+
 def _gating_row(cite: Citations, definition: str, name: str) -> Row:
     label, spec = GATING[name]
     keys = {"recipe": cite.recipe, "definition": definition, "sources": TOGETHER, "name": name}
     planned = {**keys, "shuffled": GATING_SHUFFLES[0]}
     row: Row = {"definition": DEFINITION_NAMES[definition], "name": label}
+    row["least_p"] = cite.bound("gating", "least_p", "p", **planned)
     row |= {key: cite.bound("gating", key, spec, **planned) for key in ("estimate", "ci_low", "ci_high")}
     row |= {shuffled: cite.bound("gating", "p", "p", **keys, shuffled=shuffled) for shuffled in GATING_SHUFFLES}
     return row | {key: cite.bound("gating", key, "d", **planned) for key in ("matched_cells", "bystander_cells")}
@@ -159,7 +175,8 @@ def _each_source(cite: Citations) -> Table:
         *(Column(name, label) for name, (label, _) in GATING.items()),
         Column("ratio_low", "low", explanation="of the ratio, over questions"),
         Column("ratio_high", "high"),
-        Column("p", "p", "p", "labels shuffled over prompts"),
+        Column("p", "p", "p", "the own prompt exchanged with each bystander, against all being exchangeable"),
+        Column("least_p", "smallest", "p", "the smallest that this p can be: one over the number of these prompts"),
     )
     sources = cite.rows("gating", definition="own", shuffled=GATING_SHUFFLES[0])["sources"].unique(maintain_order=True)
     rows = []
@@ -171,7 +188,7 @@ def _each_source(cite: Citations) -> Table:
         row |= {name: cite.bound("gating", "estimate", spec, **keys, name=name) for name, (_, spec) in GATING.items()}
         ratio = {**keys, "name": "gating_ratio"}
         row |= {f"ratio_{end}": cite.bound("gating", f"ci_{end}", RATIO, **ratio) for end in ("low", "high")}
-        rows.append(row | {"p": cite.bound("gating", "p", "p", **ratio)})
+        rows.append(row | {key: cite.bound("gating", key, "p", **ratio) for key in ("p", "least_p")})
     return Table("Each source by itself, own prompt against bystanders of other families.", columns, tuple(rows))
 
 

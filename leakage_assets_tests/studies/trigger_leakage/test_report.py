@@ -11,6 +11,7 @@ import pytest
 
 from leakage_assets.pipeline.conclusions import analysis_inputs, freeze_plan
 from leakage_assets.profiles import load_profile
+from leakage_assets.reporting.report import format_value
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.trigger_leakage.design import GENTLE, MATCHED_EMISSION, NO_MARKER, STRONG, TITRATION
 from leakage_assets.studies.trigger_leakage.figures import drawings
@@ -107,6 +108,22 @@ def test_two_triggers_tell_nothing_of_a_third(two: Published) -> None:
     assert two.verdict("H2") == "undecided"
     assert "whether wording, shape and family add to meaning is open" in takeaway(two)
     assert "not tested (2 triggers, fewer than 4)" in two.markdown
+
+
+def test_the_p_of_a_gate_stands_beside_the_smallest_that_it_can_be(two: Published) -> None:
+    gating = two.tables["gating"].filter(shuffled="prompts", definition="own", name="gating_ratio")
+    bystanders = dict(gating.select("sources", "bystander_cells").iter_rows())
+    least = dict(gating.select("sources", "least_p").iter_rows())
+    rows = [line for line in two.markdown.splitlines() if line.startswith(("| `T_task` |", "| `T_format` |"))]
+    for source in ("T_task", "T_format"):
+        assert least[source] == pytest.approx(1 / (bystanders[source] + 1))
+        (row,) = [line for line in rows if line.startswith(f"| `{source}` |") and line.count("|") == 10]
+        assert row.split("|")[-2].strip() == f"{least[source]:.3f}"
+    printed = format_value(least["triggers"], "p")
+    assert f" against exchangeable prompts, smallest possible {printed})" in two.title
+    assert f"where prompts are exchanged, which gives no less than {printed};" in two.markdown
+    assert "Its null is that prompts are exchangeable" in two.markdown
+    assert "no higher at all" not in two.markdown
 
 
 @pytest.mark.parametrize(
