@@ -45,7 +45,7 @@ class WriteUp(Generic[S]):
 
     ``subject``: what its figures are drawn for (the study or its plan). ``title`` is what was found, without where, and
     ``tldr`` what the headline recipe shows, asked for only where a cell of it is finished. ``cap``: what the study
-    itself holds against more than a level of confidence, and why.
+    itself holds against more than a level of confidence, and why. ``caveats``: what stands before those of the plan.
     """
 
     subject: Callable[[Study], S]
@@ -56,6 +56,7 @@ class WriteUp(Generic[S]):
     summary: Callable[[Citations], tuple[Claim, ...]]
     sections: Callable[[Citations], Iterator[Section]]
     cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None
+    caveats: Callable[[Citations], Iterable[Caveat]] = lambda _: ()
 
     def figures(self, study: Study, tables: Tables) -> dict[str, go.Figure]:
         """Every figure that the finished cells allow, by name."""
@@ -82,7 +83,7 @@ class WriteUp(Generic[S]):
             tldr=short,
             summary=claims,
             sections=tuple(self.sections(cite)),
-            caveats=tuple(_caveats(cite)),
+            caveats=tuple(_caveats(cite, self.caveats(cite))),
             provenance=context.provenance,
             bindings=cite.bindings,
         )
@@ -167,7 +168,7 @@ def _confidence_reason(cite: Citations) -> str:
     return "; ".join(reasons)
 
 
-def _caveats(cite: Citations) -> Iterator[Caveat]:
+def _caveats(cite: Citations, own: Iterable[Caveat]) -> Iterator[Caveat]:
     if cite.seeds == 1:
         yield Caveat("critical", "One seed: nothing here shows how much another training run would differ.")
     recipe, coverage = cite.facts["recipes"][cite.recipe], cite.facts["coverage"]
@@ -182,6 +183,7 @@ def _caveats(cite: Citations) -> Iterator[Caveat]:
         yield Caveat("major" if cite.facts["plan"]["came_first"] else "critical", plan_changed(cite))
     if not cite.facts["recipes"][cite.plan.control_recipe]["cells"]:
         yield Caveat("major", f"The control recipe was not run, so a {cite.study.control_tells} is not ruled out.")
+    yield from own
     for position, text in enumerate(cite.plan.caveats):
         yield Caveat("major", cite.bind(cite.context.planned("caveats", position, value=text)))
 

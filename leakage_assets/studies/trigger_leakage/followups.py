@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from leakage_assets.statistics.result import Estimate, StatisticsError, undefine
 from leakage_assets.studies.trigger_leakage.cells import of_recipe
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS
-from leakage_assets.studies.trigger_leakage.gates import TOGETHER, Labelled, labelled, not_run
+from leakage_assets.studies.trigger_leakage.gates import TOGETHER, Labelled, labelled
 
 EFFECTS = {
     "prompt_effect": ("A", "B", "A - B: what the prompt does"),
@@ -54,11 +54,18 @@ def dissociation_headline(plan: TriggerPlan, scores: pl.DataFrame) -> Iterator[E
     """The effects over all triggers together."""
     grids = cell_grids(plan, scores, plan.headline_recipe)
     if TOGETHER not in grids:
+        reason = _lacking(plan, grids, NOT_SAMPLED)
         for name, (_, _, words) in EFFECTS.items():
-            yield undefined(f"{name}_triggers", NOT_SAMPLED, n=0, unit=QUESTION, method=words)
+            yield undefined(f"{name}_triggers", reason, n=0, unit=QUESTION, method=words)
         return
     for estimate in _effects(plan, grids[TOGETHER]):
         yield replace(estimate, name=f"{estimate.name}_triggers")
+
+
+def _lacking(plan: TriggerPlan, there: Collection[str], nothing: str) -> str:
+    """Why the triggers have no mean: what is not finished, and of which of them where others have it."""
+    lost = [trigger for trigger in plan.triggers if trigger not in there]
+    return f"{nothing} of {', '.join(lost)}" if 0 < len(lost) < len(plan.triggers) else nothing
 
 
 def _effects(plan: TriggerPlan, grid: Mapping[str, Floats]) -> Iterator[Estimate]:
@@ -138,7 +145,8 @@ def declarative_headline(plan: TriggerPlan, cells: pl.DataFrame, scores: pl.Data
     """The difference over the mean of the triggers, under the headline recipe."""
     rates = rewrite_rates(plan, cells, scores, plan.headline_recipe)
     if TOGETHER not in rates:
-        return not_run("declarative_difference", plan.headline_recipe)
+        reason = _lacking(plan, rates, f"no finished rewrites under recipe {plan.headline_recipe}")
+        return undefined("declarative_difference", reason, n=0, unit="prompt", method="not run")
     original, rewritten = rates[TOGETHER]
     return paired_difference("declarative_difference", rewritten, original, unit="prompt", level=plan.level)
 

@@ -308,7 +308,7 @@ def _of_both(counts: pl.DataFrame, source: str, before: str, after: str) -> tupl
         by_question(gating_cells(part.filter(pl.col("seed").is_in(shared)), [source], "own")) for part in parts.values()
     )
     if isinstance(first, str) or isinstance(second, str):
-        return f"no finished cell of {source} under {before} and {after} with one seed", len(shared)
+        return f"no finished cell of {source} under {before} and {after} with the same seed", len(shared)
     return (first, second), len(shared)
 
 

@@ -15,7 +15,7 @@ HEADLINE = {
     "bystander_rate_own": ("Rate under bystanders of other families and controls", RATE),
     "gating_difference_own": ("Own prompt minus bystanders", CHANGE),
     "gating_ratio_own": ("Own prompt over bystanders", RATIO),
-    "matched_rate_bucket": ("Rate under all four trained prompts (published definition)", RATE),
+    "matched_rate_bucket": ("Rate under the prompts of all four triggers (published definition)", RATE),
     "bystander_rate_bucket": ("Rate under all bystanders and controls (published definition)", RATE),
     "gating_difference_bucket": ("Matched minus bystanders (published definition)", CHANGE),
     "gating_ratio_bucket": ("Matched over bystanders (published definition)", RATIO),

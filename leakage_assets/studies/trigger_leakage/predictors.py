@@ -21,7 +21,7 @@ from leakage_assets.statistics.pooled import CrossedPairs, persona_clustered
 from leakage_assets.statistics.quasi_binomial import quasi_binomial
 from leakage_assets.statistics.random_intercept import random_intercept
 from leakage_assets.statistics.resampling import Floats, permutations
-from leakage_assets.statistics.result import Estimate, StatisticsError
+from leakage_assets.statistics.result import Estimate, StatisticsError, undefined
 from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES, axis_table, of_recipe
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.gates import Labelled, labelled, not_run
@@ -283,10 +283,7 @@ def family_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> 
 
 def family_headline(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -> Estimate:
     """H3 as the plan decides it: family mates, with the prompt as unit (B3)."""
-    compared = _compared(plan, cells, axes, "mates")
-    if compared.is_empty():
-        return not_run("family_preference", plan.headline_recipe)
-    return _preference(plan, compared, "prompts")
+    return _preference(plan, _compared(plan, cells, axes, "mates"), "prompts")
 
 
 def _compared(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame, sides: str) -> pl.DataFrame:
@@ -301,7 +298,8 @@ def _compared(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame, sides:
 def _preference(plan: TriggerPlan, rows: pl.DataFrame, method: str) -> Estimate:
     name = "family_preference"
     if rows.is_empty():
-        return not_run(name, plan.headline_recipe)
+        reason = f"no finished cell of a {FORMAT} trigger under recipe {plan.headline_recipe}"
+        return undefined(name, reason, n=0, unit="cell", method="not run")
     if method != "rows":
         keys = ["prompt_name", SEMANTIC, IS_FORMAT]
         summed = [pl.col("rate").mean(), pl.col("found", "total").sum()]
@@ -404,7 +402,11 @@ def semantic_leads(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) -
         yield _semantic_lead(plan, (rows,), name, f"recipe {recipe}") if rows.height else not_run(name, recipe)
     shared = set(parts[0]["source"]) & set(parts[1]["source"])
     if not shared:
-        yield not_run("semantic_lead_change", " and ".join(recipes))
+        empty = [recipe for recipe, rows in zip(recipes, parts, strict=True) if rows.is_empty()]
+        reason = f"no trigger is finished under both {recipes[0]} and {recipes[1]}"
+        if empty:
+            reason = f"no finished cell of recipe {' and '.join(empty)}"
+        yield undefined("semantic_lead_change", reason, n=0, unit="cell", method="not run")
         return
     strong, gentle = (rows.filter(pl.col("source").is_in(shared)) for rows in parts)
     yield _semantic_lead(plan, (gentle, strong), "semantic_lead_change", f"recipe {recipes[1]} less {recipes[0]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakage_assets.reporting.report import Claim, Section
+from leakage_assets.reporting.report import Caveat, Claim, Section
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.report_parts import (
     WriteUp,
@@ -79,7 +79,8 @@ def _gating(cite: Citations) -> str:
     if value(cite, "gating_ratio_own") is None:
         return f"**Gating:** no ratio ({cite.headline('gating_ratio_own', 'undefined', '')})."
     published = (
-        f"counted as published, over all four trained prompts, it is {cite.headline('gating_ratio_bucket')}"
+        f"counted as published, every trigger's prompt being matched for every adapter, it is "
+        f"{cite.headline('gating_ratio_bucket')}"
         if value(cite, "gating_ratio_bucket") is not None
         else "counted as published it is not defined"
     )
@@ -144,9 +145,9 @@ def _strength(cite: Citations) -> str:
 def _summary(cite: Citations) -> tuple[Claim, ...]:
     facts = cite.fact
     gating = {
-        "supported": "A trigger without a persona gates a marker",
-        "not supported": "That a trigger without a persona gates a marker is not shown",
-        "undecided": "Whether a trigger without a persona gates a marker is open",
+        "supported": "Triggers without a persona gate a marker by the planned factor",
+        "not supported": "That triggers without a persona gate a marker by the planned factor is not shown",
+        "undecided": "Whether triggers without a persona gate a marker is open",
     }
     axes = {
         "supported": "wording, shape and family tell more about an unseen trigger than meaning alone",
@@ -178,7 +179,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "controls and personas.",
         takeaways=(("H1", gating), ("H2", axes), ("H3", family), ("H7", strength)),
         next_steps=(
-            "Train more triggers of every family: with four, whatever is said of an unseen one rests on four.",
+            "Train more triggers of every family: whatever is said of an unseen one rests on the few that are trained.",
             "Write the answers under each trigger, so that adapters are trained on-policy.",
         ),
     )
@@ -211,7 +212,27 @@ def _sections(cite: Citations) -> Iterator[Section]:
     yield from closing_sections(cite)
 
 
+def _caveats(cite: Citations) -> Iterator[Caveat]:
+    """The plan's caveats are worded for the whole design: what is to be read otherwise in a part of it."""
+    plan = cite.study.plan_as(TriggerPlan)
+    finished = set(cite.rows("gating")["sources"]) if cite.has_headline else set()
+    if not finished.issuperset(plan.triggers):
+        yield Caveat(
+            "major",
+            "The caveats of the plan, which follow, are worded for all planned triggers; fewer are finished, so where "
+            "they say `four` it is these few that a statement rests on.",
+        )
+
+
 WRITE_UP = WriteUp(
-    lambda study: study.plan_as(TriggerPlan), drawings, HEADLINE, _title, _tldr, _summary, _sections, pilot_cap
+    lambda study: study.plan_as(TriggerPlan),
+    drawings,
+    HEADLINE,
+    _title,
+    _tldr,
+    _summary,
+    _sections,
+    pilot_cap,
+    _caveats,
 )
 figures, report = WRITE_UP.figures, WRITE_UP.report

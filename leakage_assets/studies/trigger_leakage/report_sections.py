@@ -263,8 +263,9 @@ def columns(cite: Citations) -> Iterator[Block]:
 
 def predictors(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
-        "Rates of the cells of the triggers, regressed on the axes. `bucket` leaves out all four trained prompts, as "
-        "published; `own` only the adapter's own. A coefficient is what a whole unit of the axis adds to the rate."
+        "Rates of the cells of the triggers, regressed on the axes. `bucket` leaves out the prompts of all four "
+        "triggers, as published; `own` only the adapter's own. A coefficient is what a whole unit of the axis adds to "
+        "the rate."
     )
     yield from cite.figure("coefficients")
     yield _published_errors(cite)
@@ -345,7 +346,7 @@ def held_out(cite: Citations) -> Iterator[Block]:
             }
         rows.append(row)
     yield Table(
-        "Each trigger predicted from the other three, averaged over triggers. R² is against the held-out trigger's own "
+        "Each trigger predicted from all others, averaged over triggers. R² is against the held-out trigger's own "
         "mean.",
         tuple(shown),
         tuple(rows),
@@ -432,7 +433,7 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
     )
     rows = cite.tables["predictors"]
     if not rows.height:
-        yield Paragraph("No recipe that all triggers share is finished.")
+        yield Paragraph("No trigger is finished under a recipe that all of them share.")
         return
     caption = "Rank correlation of each axis with the rate, by recipe (bucket definition)."
     called = {"recipe": "`{}`".format, "axis": AXIS_NAMES.__getitem__}

@@ -542,10 +542,12 @@ def test_one_adapter_alone_decides_what_it_can_and_no_more(plan: TriggerPlan) ->
     assert undefined["gating_ratio_over_triggers"] == "1 sources, fewer than 4"
     assert undefined["control_max_rate"] == "no finished cell of recipe no_marker"
     assert undefined["held_out_gap"] == "1 trigger, fewer than 4"
-    assert undefined["family_preference"] == "no finished cell of recipe strong"
+    assert undefined["family_preference"] == "no finished cell of a format trigger under recipe strong"
     assert undefined["emission_change_titrated"].startswith("no finished cell of T_task under rank32_low and strong")
     assert undefined["emission_change"] == "0 pairs, fewer than 4"
-    assert undefined["declarative_difference"] == "no finished cell of recipe strong"
+    assert undefined["declarative_difference"] == "no finished rewrites under recipe strong"
+    assert undefined["semantic_lead_change"] == "no finished cell of recipe rank32_low"
+    assert undefined["emission_change_titrated"].endswith("with the same seed")
     assert undefined["prompt_effect_triggers"] == "no finished continuations"
     assert undefined["semantic_lead_gentle"] == "no finished cell of recipe rank32_low"
     assert undefined["prompt_variance_ratio"].startswith("1 triggers and 32 prompts")
@@ -561,6 +563,22 @@ def test_few_triggers_say_nothing_of_an_unseen_one(plan: TriggerPlan, triggers: 
     assert one(found["headline"], statistic="held_out_gap")["undefined"] == reason
     assert set(found["held_out"]["undefined"]) == {reason}
     assert verdicts(found)["H2"] == "undecided" and found["folds"].is_empty()
+
+
+def test_what_is_missing_is_what_is_said_to_be_missing(plan: TriggerPlan) -> None:
+    """Of some triggers there are continuations and rewrites, and the two recipes share no trigger."""
+    two = dict.fromkeys(("T_task", "T_format"), (42,))
+    design = Design({plan.headline_recipe: two, plan.gentle_recipe: {"T_context": (42,)}}, completions=2)
+    only = Design({plan.headline_recipe: two}, completions=2)
+    rewrites = scores(plan, only, planted(plan), seed=19, names=[r for _, r in plan.rewrites])
+    continued = continuations(plan, lambda *_: 0.5, seed=20).filter(pl.col("source").is_in(list(two)))
+    main = scores(plan, design, planted(plan), seed=18)
+    headline = analyse(plan, tables(plan, main, declarative=rewrites, dissociation=continued))["headline"]
+    undefined = dict(headline.select("statistic", "undefined").iter_rows())
+    others = "of T_instruction, T_context"
+    assert undefined["declarative_difference"] == f"no finished rewrites under recipe strong {others}"
+    assert undefined["prompt_effect_triggers"] == f"no finished continuations {others}"
+    assert undefined["semantic_lead_change"] == "no trigger is finished under both strong and rank32_low"
 
 
 def test_a_recipe_without_headline_cells_decides_nothing(plan: TriggerPlan) -> None:

@@ -110,6 +110,16 @@ def test_two_triggers_tell_nothing_of_a_third(two: Published) -> None:
     assert "not tested (2 triggers, fewer than 4)" in two.markdown
 
 
+def test_two_cells_are_not_written_up_as_all(two: Published, whole: Published) -> None:
+    for words in ("the other three", "with four", "over all four trained prompts", "with one seed"):
+        assert words not in two.markdown.replace("With four triggers a two-way", "")
+    assert "gates a marker is not shown" not in two.markdown
+    assert "worded for all planned triggers; fewer are finished" in two.markdown
+    assert "worded for all planned triggers" not in whole.markdown
+    assert two.headline("declarative_difference", "undefined") == "no finished rewrites under recipe strong"
+    assert two.headline("semantic_lead_change", "undefined") == "no finished cell of recipe rank32_low"
+
+
 def test_the_p_of_a_gate_stands_beside_the_smallest_that_it_can_be(two: Published) -> None:
     gating = two.tables["gating"].filter(shuffled="prompts", definition="own", name="gating_ratio")
     bystanders = dict(gating.select("sources", "bystander_cells").iter_rows())
