@@ -417,7 +417,15 @@ def _drop_one_estimates(plan: SourceRatePlan, points: Points) -> Iterator[Estima
 
 
 def slope_estimates(plan: SourceRatePlan, counts: pl.DataFrame, points: Points) -> Iterator[Estimate]:
-    """Change of the log-odds of the marker per unit of cosine, with intervals over questions and over sources."""
+    """Change of the log-odds of the marker per unit of cosine, with intervals over questions and over sources.
+
+    Both undefined for fewer than 4 sources, however many questions each has: the slope rests on the sources.
+    """
+    if len(points) < MIN_POINTS:
+        reason = f"{len(points)} points, fewer than {MIN_POINTS}"
+        for name in ("log_odds_slope_over_questions", "log_odds_slope_over_sources"):
+            yield undefined(name, reason, n=len(points), unit=UNIT, method="not run")
+        return
     cosine = dict(zip(points.names, points.x.tolist(), strict=True))
     rows = (
         counts.filter(pl.col("source").is_in(list(points.names)))

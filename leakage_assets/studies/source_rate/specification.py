@@ -52,7 +52,8 @@ def source_rate(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_libraries=("numpy", "polars", "scipy", "statsmodels"),
-        report_version=3,
+        analysis_version=2,
+        report_version=4,
     )
 
 

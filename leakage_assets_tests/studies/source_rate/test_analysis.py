@@ -185,7 +185,8 @@ def test_unfinished_sources_are_left_out_and_nothing_is_made_up_for_them(plan: S
     missing = headline(found, "new_sources_inside")["undefined"]
     assert missing == f"not finished: {', '.join(name for name in NEW if name not in SOURCES[:finished])}"
     if finished < 4:
-        assert headline(found, "spearman")["undefined"] == f"{finished} points, fewer than 4"
+        for name in ("spearman", "log_odds_slope_over_questions", "log_odds_slope_over_sources"):
+            assert headline(found, name)["undefined"] == f"{finished} points, fewer than 4"
     if finished < 2:
         with pytest.raises(MissingRowsError):
             scatter_with_fit(plan, found)
