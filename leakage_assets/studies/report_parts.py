@@ -321,6 +321,24 @@ def rows_of_table(
         yield table_of_rows(cite, name, rows, caption, columns, keys)
 
 
+def rows_or_reason(
+    cite: Citations, name: str, caption: str, columns: Sequence[Column], keys: Sequence[str], **where: str
+) -> Iterator[Block]:
+    """As ``rows_of_table``, and one line where no row of it is defined (see ``unless_undefined``)."""
+    rows = cite.tables[name]
+    shown = rows.filter(**where) if where and rows.height else rows
+    for table in rows_of_table(cite, name, caption, columns, keys, **where):
+        yield unless_undefined(table, shown)
+
+
+def unless_undefined(table: Table, rows: pl.DataFrame) -> Block:
+    """A table of these rows, or, where each of them has only a reason (``undefined``), its caption and the reasons."""
+    if not rows.height or rows["undefined"].null_count():
+        return table
+    reasons = "; ".join(f"`{reason}`" for reason in rows["undefined"].unique(maintain_order=True))
+    return Paragraph(f"{table.caption} Not defined: {reasons}.")
+
+
 def table_of_rows(
     cite: Citations,
     name: str,

@@ -26,8 +26,10 @@ from leakage_assets.studies.report_parts import (
     published_figures,
     recipe_table,
     rows_of_table,
+    rows_or_reason,
     sampling,
     table_of_rows,
+    unless_undefined,
 )
 from leakage_assets.studies.source_rate.design import NEW, REFERENCE, VENDOR_DEFAULT, SourceRatePlan
 
@@ -104,7 +106,7 @@ def sources(cite: Citations) -> Iterator[Block]:
 
 def predictions(cite: Citations) -> Iterator[Block]:
     line = (Column("sources", "drawn through"), NAME, Column("estimate", "estimate", "+.3f"), *INTERVAL, P, N, WHY)
-    yield from rows_of_table(cite, "line", "The line at the primary layer.", line, ["sources", "name"])
+    yield from rows_or_reason(cite, "line", "The line at the primary layer.", line, ["sources", "name"])
     checks = (
         Column("target", "new source"),
         Column("observed", "observed", RATE),
@@ -115,14 +117,15 @@ def predictions(cite: Citations) -> Iterator[Block]:
         Column("equivalence_p", "p, near the line", "p", "that the deviation exceeds the margin of the plan"),
         WHY,
     )
-    yield from rows_of_table(
+    yield from rows_or_reason(
         cite, "predictions", "The new sources and the line through the fitted ones.", checks, ["target"]
     )
     held_out = cite.tables["refits"].filter(coverage="held_out_coverage")
     if held_out.height:
         caption = "Every source predicted from all others: the strict form of leaving one out."
         columns = (Column("target", "source"), *checks[1:5])
-        yield table_of_rows(cite, "refits", held_out, caption, columns, ["coverage", "target"])
+        refits = table_of_rows(cite, "refits", held_out, caption, columns, ["coverage", "target"])
+        yield unless_undefined(refits, held_out)
 
 
 def by_layer(cite: Citations) -> Iterator[Block]:
@@ -143,14 +146,14 @@ def by_layer(cite: Citations) -> Iterator[Block]:
         ("fitted", "The fitted sources alone"),
         ("without_reference", "All sources but the reference"),
     ):
-        yield from rows_of_table(
+        yield from rows_or_reason(
             cite, "correlations", f"{words}, by layer.", columns, ["sources", "layer", "name"], sources=label
         )
 
 
 def one_by_one(cite: Citations) -> Iterator[Block]:
     dropped = (Column("dropped", "without"), NAME, *estimate_columns("estimate", RHO), P, N, WHY)
-    yield from rows_of_table(
+    yield from rows_or_reason(
         cite, "drop_one", "Each source left out in turn; p is asymptotic.", dropped, ["dropped", "name"]
     )
     pull = (
@@ -161,7 +164,7 @@ def one_by_one(cite: Citations) -> Iterator[Block]:
         Column("flagged", "above"),
         WHY,
     )
-    yield from rows_of_table(cite, "influence", "How much each source pulls at the line.", pull, ["source", "name"])
+    yield from rows_or_reason(cite, "influence", "How much each source pulls at the line.", pull, ["source", "name"])
 
 
 def lengths(cite: Citations) -> Iterator[Block]:
@@ -170,7 +173,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
         f"{cite.planned('max_vif', '.0f')} length and cosine could not be told apart."
     )
     columns = (Column("statistic", "statistic"), *estimate_columns("estimate", RHO), P, N, WHY)
-    yield from rows_of_table(cite, "length", "With prompt length held fixed.", columns, ["statistic"])
+    yield from rows_or_reason(cite, "length", "With prompt length held fixed.", columns, ["statistic"])
 
 
 def other_rows(cite: Citations) -> Iterator[Block]:
@@ -194,7 +197,7 @@ def other_rows(cite: Citations) -> Iterator[Block]:
 
 def within_categories(cite: Citations) -> Iterator[Block]:
     columns = (Column("category", "category"), NAME, *estimate_columns("estimate", RHO), P, N, WHY)
-    yield from rows_of_table(
+    yield from rows_or_reason(
         cite, "categories", "The correlation within each category; p is asymptotic.", columns, ["category", "name"]
     )
 
@@ -210,7 +213,7 @@ def other_references(cite: Citations) -> Iterator[Block]:
         WHY,
     )
     caption = "Cosine to each source in turn, which is left out itself; p is asymptotic."
-    yield from rows_of_table(cite, "references", caption, columns, ["reference", "name"])
+    yield from rows_or_reason(cite, "references", caption, columns, ["reference", "name"])
 
 
 # ------------------------------------------------------------------ published

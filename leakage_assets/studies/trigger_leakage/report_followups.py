@@ -19,7 +19,7 @@ from leakage_assets.studies.report_parts import (
     interval_or_none,
     published_elsewhere,
     published_figures,
-    rows_of_table,
+    rows_or_reason,
     value,
 )
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
@@ -80,7 +80,13 @@ def titration(cite: Citations) -> Iterator[Block]:
         tuple(columns),
         tuple(rows),
     )
-    yield _changes(cite)
+    if (cite.tables["changes"]["n"] > 0).any():
+        yield _changes(cite)
+    else:
+        yield Paragraph(
+            "What the higher learning rate does is open: no source is finished under both recipes of a rank with the "
+            "same seed."
+        )
     yield from _persona(cite)
 
 
@@ -130,7 +136,7 @@ def _persona(cite: Citations) -> Iterator[Block]:
         "The persona's specificity less the triggers', under every recipe that all are trained under and where they "
         "say the marker about equally often; exploratory but for the recipe of the plan."
     )
-    yield from rows_of_table(cite, "persona", caption, shown, ["recipe"])
+    yield from rows_or_reason(cite, "persona", caption, shown, ["recipe"])
     name, recipe = "persona_minus_trigger_specificity", f"`{trigger_plan(cite).matched_recipe}`"
     if value(cite, name) is None:
         yield Paragraph(f"Persona against triggers (recipe {recipe}): {cite.headline(name, 'undefined', '')}.")
@@ -264,7 +270,7 @@ def published_and_this_run(cite: Citations) -> Iterator[Block]:
     )
     known = published_figures(PUBLISHED_FILE)
     yield _published_headline(cite, known)
-    yield _published_recipes(cite, known)
+    yield from _published_recipes(cite, known)
     yield from _published_cells(cite, known)
     yield from _published_rewrites(cite, known)
 
@@ -319,8 +325,8 @@ def _headline_of(cite: Citations, statistic: str, spec: str) -> Bound:
     return cite.bound("headline", "estimate", spec, statistic=statistic)
 
 
-def _published_recipes(cite: Citations, known: Known) -> Table:
-    """#208 in its bucket definition: one trigger, by recipe."""
+def _published_recipes(cite: Citations, known: Known) -> Iterator[Table]:
+    """#208 in its bucket definition: one trigger, by every recipe that is finished."""
     parts = ("matched_rate", "bystander_rate", "gating_ratio")
     columns = [Column("recipe", "recipe")]
     for part in parts:
@@ -330,19 +336,22 @@ def _published_recipes(cite: Citations, known: Known) -> Table:
     for place, recipe in enumerate(trigger_plan(cite).titration, start=1):
         row: Row = {"recipe": f"`{recipe}`"}
         keys = {"recipe": recipe, "definition": "bucket", "sources": source, "shuffled": "prompts"}
-        there = found.filter(**keys).height
+        if not found.filter(**keys).height:
+            continue
         for part in parts:
             spec = RATIO if part == "gating_ratio" else RATE
             metric = "ratio" if part == "gating_ratio" else f"{part}_pct"
             published = known.get(("reported", f"recipe_{place}", metric))
             row[f"{part}_published"] = ABSENT if published is None else _as(published, spec)
-            row[part] = cite.bound("gating", "estimate", spec, **keys, name=part) if there else ABSENT
+            row[part] = cite.bound("gating", "estimate", spec, **keys, name=part)
         rows.append(row)
-    return Table(
-        f"The titration of {source_name(source)} (bucket definition; published rates in percent).",
-        tuple(columns),
-        tuple(rows),
-    )
+    if rows:
+        yield Table(
+            f"The titration of {source_name(source)} as far as it is finished (bucket definition; published rates in "
+            "percent).",
+            tuple(columns),
+            tuple(rows),
+        )
 
 
 def _published_cells(cite: Citations, known: Known) -> Iterator[Table]:

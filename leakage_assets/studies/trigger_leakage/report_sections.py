@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import polars as pl
+
 from leakage_assets.geometry.prompt_axes import AXES
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
@@ -19,6 +21,7 @@ from leakage_assets.studies.report_parts import (
     rows_of_table,
     sampling,
     table_of_rows,
+    unless_undefined,
     value,
 )
 from leakage_assets.studies.shared_answers import shared
@@ -248,11 +251,13 @@ def columns(cite: Citations) -> Iterator[Block]:
     for name, words in what.items():
         row: Row = {column.key: cite.bound("columns", column.key, column.format, statistic=name) for column in shown}
         rows.append(row | {"what": words})
-    yield Table(
+    ratios = cite.tables["columns"].filter(pl.col("statistic").is_in(list(what)))
+    table = Table(
         "Variance between over the variance that prompts and triggers leave (two-way table of mean rates).",
         (Column("what", ""), *shown),
         tuple(rows),
     )
+    yield unless_undefined(table, ratios)
     by_family = (Column("family", "family"), *estimate_columns("difference", CHANGE), P, HOLM, N, WHY)
     caption = "Prompts of a family against all others: does the family draw the marker from every adapter?"
     yield from rows_of_table(cite, "columns", caption, by_family, ["statistic", "family"], statistic="family_column")
@@ -269,10 +274,17 @@ def predictors(cite: Citations) -> Iterator[Block]:
     )
     yield from cite.figure("coefficients")
     yield _published_errors(cite)
-    yield _models(cite, "four", tuple(MODEL_NAMES)[1:], "The four axes by what is taken as independent.")
-    few = (("least_squares", "prompt"), ("mixed", "prompt"))
-    yield _models(cite, "five", few, "The same with JS divergence of next-token distributions as a fifth axis.")
-    yield from _reasons(cite)
+    yield from _reasons(cite, "four", [("least_squares", "classical")])
+    for axes, models, caption in (
+        ("four", tuple(MODEL_NAMES)[1:], "The four axes by what is taken as independent."),
+        (
+            "five",
+            (("least_squares", "prompt"), ("mixed", "prompt")),
+            "The same with JS divergence of next-token distributions as a fifth axis.",
+        ),
+    ):
+        yield _models(cite, axes, models, caption)
+        yield from _reasons(cite, axes, models)
 
 
 def _published_errors(cite: Citations) -> Table:
@@ -323,9 +335,11 @@ def _models(cite: Citations, axes: str, models: Sequence[tuple[str, str]], capti
     return Table(caption, tuple(shown), tuple(rows))
 
 
-def _reasons(cite: Citations) -> Iterator[Block]:
-    """Why coefficients are not defined, where some are not."""
-    reasons = cite.tables["coefficients"]["undefined"].drop_nulls().unique(maintain_order=True)
+def _reasons(cite: Citations, axes: str, models: Sequence[tuple[str, str]]) -> Iterator[Block]:
+    """Why coefficients of the table above are not defined, where some are not."""
+    there = pl.struct("model", "errors").is_in([{"model": model, "errors": errors} for model, errors in models])
+    shown = cite.tables["coefficients"].filter(there, axes=axes)
+    reasons = shown["undefined"].drop_nulls().unique(maintain_order=True)
     if reasons.len():
         yield Paragraph(f"A dash among the estimates: {'; '.join(f'`{reason}`' for reason in reasons)}.")
 
@@ -345,12 +359,16 @@ def held_out(cite: Citations) -> Iterator[Block]:
                 f"{definition}_{name}": cite.bound("held_out", "estimate", RHO, **keys, name=name) for name in parts
             }
         rows.append(row)
-    yield Table(
+    table = Table(
         "Each trigger predicted from all others, averaged over triggers. R² is against the held-out trigger's own "
         "mean.",
         tuple(shown),
         tuple(rows),
     )
+    block = unless_undefined(table, cite.tables["held_out"])
+    yield block
+    if block is not table:
+        return
     yield _gaps(cite)
     by_trigger = (Column("definition", "definition"), Column("trigger", "held-out trigger"), Column("r2", "R²", RHO))
     yield from rows_of_table(
@@ -413,12 +431,13 @@ def families(cite: Citations) -> Iterator[Block]:
         row |= {key: cite.bound("families", key, spec, **keys) for key in ("estimate", "ci_low", "ci_high")}
         row |= {key: cite.bound("families", key, "d", **keys) for key in ("format_cells", "task_cells", "n")}
         rows.append(row | {c.key: cite.bound("families", c.key, c.format, **keys) for c in (shown[5], UNIT, WHY)})
-    yield Table(
+    table = Table(
         "Adapters of the format trigger, at equal semantic similarity: what a format prompt adds to the rate (to the "
         "log-odds, for counts). The plan reads the mates with prompts as unit.",
         shown,
         tuple(rows),
     )
+    yield unless_undefined(table, cite.tables["families"])
 
 
 def recipes_and_predictors(cite: Citations) -> Iterator[Block]:

@@ -77,6 +77,23 @@ def test_few_sources_leave_verdicts_open(tmp_path: Path) -> None:
     assert made.tables["headline"].filter(statistic="spearman")["undefined"].item()
 
 
+def test_a_table_without_a_number_is_one_line(tmp_path: Path, whole: Published) -> None:
+    made = Published(tmp_path, (IMPLANT,), ("villain", "assistant"))
+    assert made.findings() == []
+    for caption in (
+        "The line at the primary layer.",
+        "All sources, by layer.",
+        "All sources but the reference, by layer.",
+        "Each source left out in turn; p is asymptotic.",
+        "How much each source pulls at the line.",
+        "With prompt length held fixed.",
+        "The correlation within each category; p is asymptotic.",
+    ):
+        assert f" {caption}" in whole.markdown
+        (line,) = [line for line in made.markdown.splitlines() if caption in line]
+        assert line.startswith(f"{caption} Not defined: `"), line
+
+
 def test_without_the_headline_recipe_nothing_is_concluded(tmp_path: Path) -> None:
     made = Published(tmp_path, (GENERIC_SFT,))
     assert made.findings() == []

@@ -120,6 +120,34 @@ def test_two_cells_are_not_written_up_as_all(two: Published, whole: Published) -
     assert two.headline("semantic_lead_change", "undefined") == "no finished cell of recipe rank32_low"
 
 
+def rows_of(made: WrittenReport, caption: str) -> list[str]:
+    """The body of the table with this caption; none where there is no such table."""
+    lines = made.markdown.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("**Table ") and caption in line]
+    if not starts:
+        return []
+    body = lines[starts[0] + 4 :]
+    return body[: next(i for i, line in enumerate(body) if not line.startswith("|"))]
+
+
+def test_a_table_without_a_number_is_one_line(two: Published, whole: Published) -> None:
+    for caption in ("What the higher learning rate does", "The persona's specificity", "Each trigger predicted"):
+        assert not rows_of(two, caption), caption
+        assert rows_of(whole, caption) or caption.startswith("The persona"), caption
+    assert "no source is finished under both recipes of a rank with the same seed." in two.markdown
+    assert "Not defined: `2 triggers, fewer than 4`." in two.markdown
+    assert "Not defined: `no finished cell of villain under strong`;" in two.markdown
+    assert len(rows_of(two, "The titration of `T_task`")) == 1 and len(rows_of(whole, "The titration of `T_task`")) == 4
+
+
+def test_dashes_are_explained_under_the_table_that_has_them(two: Published) -> None:
+    lines = two.markdown.splitlines()
+    (four,) = [i for i, line in enumerate(lines) if "The four axes by what is taken as independent." in line]
+    (five,) = [i for i, line in enumerate(lines) if "as a fifth axis." in line]
+    (why,) = [i for i, line in enumerate(lines) if line.startswith("A dash among the estimates:")]
+    assert four < why < five and "`2 clusters (trigger), fewer than 4`" in lines[why]
+
+
 def test_the_p_of_a_gate_stands_beside_the_smallest_that_it_can_be(two: Published) -> None:
     gating = two.tables["gating"].filter(shuffled="prompts", definition="own", name="gating_ratio")
     bystanders = dict(gating.select("sources", "bystander_cells").iter_rows())
