@@ -181,7 +181,10 @@ def gating(
     if not isinstance(weights, str) and questions < MIN_QUESTIONS:
         weights = f"{questions} questions, fewer than {MIN_QUESTIONS}"
     if isinstance(weights, str):
-        return Gating(*(undefined(n, weights, n=questions, unit=QUESTION, method=base) for n in names))
+        matched, bystander, difference, ratio = (
+            undefined(name, weights, n=questions, unit=QUESTION, method=base) for name in names
+        )
+        return Gating(matched, bystander, difference, ratio)
     own, others = weights[0] @ cells.rates, weights[1] @ cells.rates
     if isinstance(shuffled, PromptGrid):
         moved, found = "whole prompts with all adapters", prompt_shuffle_p(shuffled, seed=seed, draws=draws)

@@ -40,6 +40,9 @@ CELL = FILE.at("x")
         (2.0e-55, "p", "2.0e-55"),
         (0.0312, "p", "0.031"),
         (0.001, "p", "0.001"),
+        (0.3249, "points", "+32.5 points"),
+        (-0.0001, "points", "+0.0 points"),
+        (-0.812, "points", "-81.2 points"),
         (True, "", "yes"),
         (None, ".2f", "–"),
         ("villain", "", "villain"),
@@ -49,7 +52,9 @@ def test_values_print_as_their_format_says(value, spec, printed):
     assert format_value(value, spec) == printed
 
 
-@pytest.mark.parametrize(("value", "spec"), [(float("nan"), ".2f"), (float("inf"), "p"), ("text", ".2f"), (0.5, "d")])
+@pytest.mark.parametrize(
+    ("value", "spec"), [(float("nan"), ".2f"), (float("inf"), "p"), ("text", ".2f"), ("text", "points"), (0.5, "d")]
+)
 def test_a_value_that_cannot_be_printed_is_refused_with_its_cell(value, spec):
     with pytest.raises(ReportError, match=r"artifacts:a/b\.json#/x"):
         Bound(value, spec, CELL)

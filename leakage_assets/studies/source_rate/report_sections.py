@@ -15,7 +15,7 @@ from leakage_assets.reporting.report import (
     Paragraph,
     Table,
 )
-from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
+from leakage_assets.studies.citations import POINTS, RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
     WHY,
     N,
@@ -113,7 +113,7 @@ def predictions(cite: Citations) -> Iterator[Block]:
         Column("predicted", "predicted", RATE),
         Column("half_width", "half width", RATE, "of its prediction interval"),
         Column("inside", "inside"),
-        Column("deviation", "deviation", RHO, "observed less predicted"),
+        Column("deviation", "deviation", POINTS, "observed less predicted"),
         Column("equivalence_p", "p, near the line", "p", "that the deviation exceeds the margin of the plan"),
         WHY,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from leakage_assets.geometry.prompt_axes import LEXICAL, SEMANTIC, STRUCTURAL, TASK
-from leakage_assets.studies.citations import RATE, RHO
+from leakage_assets.studies.citations import POINTS, RATE, RHO
 from leakage_assets.studies.trigger_leakage.cells import JS
 from leakage_assets.studies.trigger_leakage.design import TITRATED
 from leakage_assets.studies.trigger_leakage.gates import EVERY_SOURCE, TOGETHER
 
-RATIO, CHANGE = "z.2f", "+.1%"
+RATIO, CHANGE = "z.2f", POINTS
 
 HEADLINE = {
     "matched_rate_own": ("Rate under the own prompt", RATE),

@@ -228,8 +228,9 @@ def rate_matrix(rows: pl.DataFrame) -> tuple[list[str], list[str], Floats]:
 
 def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
     """How much prompts differ whatever the adapter: the variance ratio of prompts, that of triggers, and each family's
-    prompts against all others. Columns: statistic, family (null for the ratios), then those of ``Estimate``, with
-    p_holm over the families.
+    prompts against all others. A ratio of variances is not below 0: its interval is cut off there.
+
+    Columns: statistic, family (null for the ratios), then those of ``Estimate``, with p_holm over the families.
     """
     rows = cells.filter(pl.col("source").is_in(plan.triggers) & pl.col("predicted_bucket"))
     if rows.is_empty():
@@ -239,11 +240,15 @@ def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
     found: list[Labelled] = [
         (
             {"statistic": RATIOS[0], "family": None},
-            column_variance_ratio(RATIOS[0], table, rows="trigger", columns="prompt", level=plan.level),
+            _not_below_zero(
+                column_variance_ratio(RATIOS[0], table, rows="trigger", columns="prompt", level=plan.level)
+            ),
         ),
         (
             {"statistic": RATIOS[1], "family": None},
-            column_variance_ratio(RATIOS[1], table.T, rows="prompt", columns="trigger", level=plan.level),
+            _not_below_zero(
+                column_variance_ratio(RATIOS[1], table.T, rows="prompt", columns="trigger", level=plan.level)
+            ),
         ),
     ]
     family = np.array([plan.prompt(name).family for name in prompts])
@@ -254,6 +259,13 @@ def column_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
         )
         found.append(({"statistic": "family_column", "family": name}, contrast))
     return with_holm(labelled(found, "statistic", "family"), tests="family", families=("statistic",))
+
+
+def _not_below_zero(ratio: Estimate) -> Estimate:
+    if ratio.ci_low is None or ratio.ci_high is None or ratio.ci_low >= 0:
+        return ratio
+    method = f"{ratio.method}; clipped to the possible range"
+    return replace(ratio, ci_low=0.0, ci_high=max(0.0, ratio.ci_high), method=method)
 
 
 RATIOS = ("prompt_variance_ratio", "trigger_variance_ratio")

@@ -136,7 +136,7 @@ def _strength(cite: Citations) -> str:
     )
     return (
         f"**Recipe:** from {low} to {high} the higher learning rate changes the rate under the own prompt by "
-        f"{cite.headline('emission_change')} of completions (p = {_p(cite, 'emission_change')}, "
+        f"{cite.headline('emission_change')} (p = {_p(cite, 'emission_change')}, "
         f"{sample_size(cite, 'emission_change')}) and {specificity}; at a specificity of one no bystander says the "
         "marker."
     )

@@ -388,7 +388,8 @@ def _published_rewrites(cite: Citations, known: Known) -> Iterator[Table]:
     }
     columns = [Column("source", "adapter of")]
     for part in parts:
-        columns += [Column(f"{part}_published", f"{part}, published (%)"), Column(part, "this run")]
+        unit = "points" if part == "difference" else "%"
+        columns += [Column(f"{part}_published", f"{part}, published ({unit})"), Column(part, "this run")]
     rows = []
     for source, item in {**{t: t for t in trigger_plan(cite).triggers}, TOGETHER: "mean_of_4"}.items():
         if not found.filter(source=source).height:
@@ -400,4 +401,4 @@ def _published_rewrites(cite: Citations, known: Known) -> Iterator[Table]:
             row[part] = cite.bound("declarative", "estimate", spec, **keys)
         rows.append(row)
     if rows:
-        yield Table("Instructions as statements (published differences in points).", tuple(columns), tuple(rows))
+        yield Table("Instructions as statements.", tuple(columns), tuple(rows))

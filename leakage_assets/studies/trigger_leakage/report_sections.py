@@ -150,7 +150,7 @@ def gates(cite: Citations) -> Iterator[Block]:
     if value(cite, among) is not None:
         yield Paragraph(
             "Among the trained prompts alone, where no prompt is favoured by what it is, an adapter says the marker "
-            f"under its own by {cite.headline(among)} of completions more than under the others (p = "
+            f"under its own by {cite.headline(among)} more than under the others (p = "
             f"{cite.headline(among, 'p', 'p')}, over all assignments of adapters to prompts)."
         )
 

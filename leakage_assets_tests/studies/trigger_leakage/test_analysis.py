@@ -20,7 +20,7 @@ from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.followups import dissociation_table
 from leakage_assets.studies.trigger_leakage.gates import change, change_over_sources
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
-from leakage_assets.studies.trigger_leakage.predictors import layer_table
+from leakage_assets.studies.trigger_leakage.predictors import RATIOS, column_table, layer_table
 from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
     Rate,
@@ -269,6 +269,14 @@ def test_the_column_effect_is_seen_where_it_is_planted(found: dict[str, pl.DataF
     contrasts = dict(columns.filter(statistic="family_column").select("family", "estimate").iter_rows())
     assert max(contrasts, key=contrasts.__getitem__) == "instruction"
     assert one(columns, family="instruction")["ci_low"] > 0.1
+
+
+def test_a_ratio_of_variances_has_no_limit_below_zero(plan: TriggerPlan) -> None:
+    design = Design({plan.headline_recipe: dict.fromkeys(plan.triggers, (42,))}, completions=4)
+    cells = rate_cells(plan, count_markers(plan, scores(plan, design, lambda *_: 0.5, seed=21)))
+    ratios = column_table(plan, cells).filter(pl.col("statistic").is_in(RATIOS))
+    assert ratios["ci_low"].to_list() == [0.0, 0.0]
+    assert all(method.endswith("clipped to the possible range") for method in ratios["method"])
 
 
 def test_families_and_axes_are_adjusted_for_each_other(found: dict[str, pl.DataFrame]) -> None:

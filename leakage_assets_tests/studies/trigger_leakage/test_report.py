@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_two_cells_are_not_written_up_as_all(two: Published, whole: Published) -
     assert "worded for all planned triggers" not in whole.markdown
     assert two.headline("declarative_difference", "undefined") == "no finished rewrites under recipe strong"
     assert two.headline("semantic_lead_change", "undefined") == "no finished cell of recipe rank32_low"
+
+
+def test_differences_of_rates_are_told_in_points(whole: Published) -> None:
+    assert not re.search(r"[+-]\d+\.\d%", whole.markdown) and not re.search(r"[+-]\d+\.\d%", whole.title)
+    own = 100 * whole.headline("gating_difference_own")
+    assert f"| {own:+.1f} points |" in whole.markdown
+    assert "points of completions" not in whole.markdown
 
 
 def rows_of(made: WrittenReport, caption: str) -> list[str]:
