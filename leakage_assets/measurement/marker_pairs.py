@@ -66,7 +66,9 @@ def placed_at_random(signatures: Signatures, marker_a: str, marker_b: str, order
         first, last = pl.lit(0), a
         nearest, farthest = pl.max_horizontal(a + length_b + 2 - signatures.chunk_within, first), last
     tail = pl.max_horizontal(pl.col("characters") - signatures.suffix_within + 1, first)
-    close, at_end = (pl.max_horizontal(end - start + 1, pl.lit(0)) for start, end in ((nearest, farthest), (tail, last)))
+    close, at_end = (
+        pl.max_horizontal(end - start + 1, pl.lit(0)) for start, end in ((nearest, farthest), (tail, last))
+    )
     return (close - at_end) / (last - first + 1)
 
 

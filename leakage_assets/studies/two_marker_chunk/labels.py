@@ -47,7 +47,12 @@ RECIPIENT_ROWS = {"a": "A, answer", "negative": "answer"}
 MASKS = {"none": "of everyone", "recipient": "of all but the recipient", "all": "of nobody"}
 PLACES = {"ends": "start and end", "b_after_a": "anywhere, B after A", "b_before_a": "anywhere, B before A"}
 
-LISTS = {"write-up": "the write-up's list", "code": "the code's list", "follow-up": "the follow-up's list"}
+LISTS = {
+    "write-up": "the write-up's list",
+    "code": "the code's list",
+    "follow-up": "the follow-up's list",
+    "own": "this study's own",
+}
 CONDITIONS = {"at_least": "at least", "at_most": "at most", "below": "below"}
 
 
