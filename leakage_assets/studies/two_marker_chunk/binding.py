@@ -116,8 +116,8 @@ def binding(plan: TwoMarkerPlan, part: pl.DataFrame) -> Binding:
 
     ``chunk``: it stands close to A rather than at the end more than a B put at random after A would, and comes more
     often with A than without. ``suffix``: it stands at the end more often than close to A. Both by intervals over
-    questions; where these leave it open, ``undecided``. ``not told apart``: the arm has its markers at fixed ends, where
-    both stand at the same place. Nothing is read off positions where fewer than ``plan.enough_pairs`` of the
+    questions; where these leave it open, ``undecided``. ``not told apart``: the arm has its markers at fixed ends,
+    where both stand at the same place. Nothing is read off positions where fewer than ``plan.enough_pairs`` of the
     completions have both.
     """
     together = rate(plan, part, "r_ab").estimate.estimate

@@ -171,7 +171,7 @@ def conditions(scale: Scale) -> tuple[Condition, ...]:
 
 
 def recipes(scale: Scale) -> tuple[Recipe, ...]:
-    """Section 4, one for each arm; that of an arm and of its control differ in the name. Loss is on the whole completion.
+    """Section 4, one for each arm, with its loss on the whole completion. An arm and its control have the same.
 
     Their adapters differ in the rows and in what a training run draws: initialisation, dropout and order of the rows
     are seeded by cell, so those of an arm and its control are not the same.
@@ -259,8 +259,8 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
             "Loss is on the whole completion: sizes do not compare with those of marker_leakage.",
             "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "
             "completions that are compared. R_B alone is reported beside it.",
-            "Intervals and p over questions hold the trained adapters fixed. Arms do not share a training draw (order of "
-            "rows, dropout and initialisation are seeded by cell), so a hypothesis over arms is supported only if a t "
+            "Intervals and p over questions hold the trained adapters fixed. Arms do not share a training draw (order "
+            "of rows, dropout and initialisation are seeded by cell), so a hypothesis over arms is supported only if a t "
             "interval over the cells' differences, each of adapters of its own, leaves the threshold out as well: it "
             "allows for other training runs of these pairs, not for other pairs. With one seed there is none.",
             "COVERAGE",
@@ -312,8 +312,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H5",
-        claim="Trained at random places, B sticks to A and not to the end: in the recipient's completions with both, B is "
-        "close to A rather than at the end more than a B put at random after A would be, and within questions B comes "
+        claim="Trained at random places, B sticks to A and not to the end: in the recipient's completions with both, B "
+        "is close to A rather than at the end more than a B put at random after A would be, and within questions B comes "
         "more often with A than without",
         statistic=f"nearer_than_random_{T_AFTER}",
         threshold=0.0,

@@ -189,7 +189,7 @@ def _beside(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
             raw = {label: one.both[0] for label, one in _nearer(parts).items()}
             yield _mean(plan, f"chunk_minus_suffix_{arm}", raw).estimate
     yield from _rates_over_pairs(plan, counts)
-    for arm, alone in plan.b_alone:
+    for _, alone in plan.b_alone:
         yield _largest(plan, f"b_given_a_upper_{alone}", counts, alone, ("recipient",), "r_b_given_a")
     roles = ("donor", "recipient")
     yield _largest(plan, "control_b_upper", counts, plan.control_recipe, roles, "r_b")

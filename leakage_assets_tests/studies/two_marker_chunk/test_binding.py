@@ -185,7 +185,7 @@ def test_where_nobody_says_b_all_resamples_are_the_difference_of_0() -> None:
 
 
 def test_a_wide_interval_does_not_falsify() -> None:
-    """The published rule takes any estimate near 0 whose interval holds 0; a true difference of 12 points gives some."""
+    """The published rule takes any estimate near 0 with 0 in its interval: some of a true difference of 12 points."""
     found = [delta({"a": 0.3, "b_at_end": 0.4}, {"a": 0.3, "b_at_end": 0.28}, seed=s) for s in range(60)]
     wide = [one for one in found if falsified_as_published(PLAN, one) == "falsified"]
     assert wide and all(one.high > PLAN.negligible for one in wide)
