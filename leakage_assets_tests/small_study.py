@@ -33,6 +33,7 @@ from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.artifacts import ArtifactStore
 from leakage_assets.store.samples import Sample
 from leakage_assets.studies.study import Cell, Panel, Study
+from leakage_assets.studies.two_marker_chunk.gates import Floors
 from leakage_assets.training.recipe import LoraSpec
 
 T = TypeVar("T")
@@ -167,7 +168,7 @@ def small_two_markers(study: Study) -> Study:
         data=replace(study.data, questions=2, completions=2, used=1),
         panels=(panel,),
         continued=(replace(probe, questions=2, completions=2),),
-        plan=replace(study.plan, layers=(1, 2), permutations=99, draws=99),
+        plan=replace(study.plan, layers=(1, 2), permutations=499, draws=499, floors=Floors(completions=5, questions=3)),
     )
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 

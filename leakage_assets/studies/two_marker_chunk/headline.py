@@ -29,11 +29,10 @@ from leakage_assets.studies.two_marker_chunk.counts import (
     shared_seeds,
 )
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
+from leakage_assets.studies.two_marker_chunk.labels import ADAPTERS
 from leakage_assets.studies.two_marker_chunk.support import Finding, verdict_frame, verdict_rows
 
 NOT_RUN, NOT_READ = "not run", "positions are not read"
-ADAPTERS = "_by_adapter"
-"""After the name of a statistic: the same over the cells."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +256,7 @@ def verdict_table(plan: TwoMarkerPlan, found: Headline) -> pl.DataFrame:
 
 
 def pair_verdict_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """What the hypotheses over arms say of each pair by itself: source, then the columns of ``support.verdict_rows``."""
+    """What the hypotheses over arms say of each pair by itself: source, then those of ``support.verdict_rows``."""
     rows = [
         {"source": pair.name, **row}
         for pair in plan.pairs

@@ -25,7 +25,7 @@ from leakage_assets.studies.two_marker_chunk.tables import of_prompt
 
 
 def gate_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """Every gate of both lists of #261 on (T, C), and of #369's and ours on the masked arms, for each pair that has them.
+    """Every gate of both lists of #261 on (T, C), and of #369's and ours on the masked arms, for each pair with them.
 
     Columns: source, arm, gate, value, limit, direction, lists, passed (null where there is no value).
     """
