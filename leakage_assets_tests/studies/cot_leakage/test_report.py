@@ -7,15 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from leakage_assets.paths import DATA
-from leakage_assets.pipeline.conclusions import analysis_tables
-from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
-from leakage_assets.reporting.lint import lint_html, lint_markdown
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, arm_of_recipe, recipe_name
 from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.labels import HEADLINE
 from leakage_assets_tests.small_study import the_study
 from leakage_assets_tests.studies.cot_leakage.finished import Accuracy, finish, laboratory_with_rationales
+from leakage_assets_tests.written_report import WrittenReport
 
 
 def persona_loses(recipe: str, own: bool) -> float:
@@ -30,33 +27,17 @@ def garbage_loses(recipe: str, own: bool) -> float:
     return 0.05 if arm == GARBAGE else 0.9
 
 
-class Published:
+class Published(WrittenReport):
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
     def __init__(self, root: Path, arms: tuple[str, ...] | None, accuracy: Accuracy, *, extras: bool = False) -> None:
-        self.lab = laboratory_with_rationales(root)
-        self.study = the_study(self.lab)
+        lab = laboratory_with_rationales(root)
         wanted = [
             r.name
-            for r in self.study.recipes
+            for r in the_study(lab).recipes
             if arms is None or r.name in {recipe_name(a, "assistant_only") for a in arms}
         ]
-        self.tables = analysis_tables(finish(self.lab, wanted, accuracy, extras=extras))
-        self.figures = draw_figures(self.lab, self.study)
-        self.outcome = write_report(self.lab, self.study)
-        pages = report_paths(self.outcome.artifact)
-        self.html, self.markdown = (pages[kind].read_text() for kind in ("html", "markdown"))
-
-    def findings(self) -> list:
-        stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
-        return lint_html(self.html, stores) + lint_markdown(self.markdown, stores)
-
-    @property
-    def title(self) -> str:
-        return self.markdown.splitlines()[0]
-
-    def headline(self, statistic: str, column: str = "estimate") -> float | str | None:
-        return self.tables["headline"].filter(statistic=statistic)[column].item()
+        super().__init__(lab, finish(lab, wanted, accuracy, extras=extras))
 
 
 @pytest.fixture(scope="module")
