@@ -224,7 +224,8 @@ def _caps(cite: Citations) -> Iterator[tuple[bool, str]]:
     if first["verdict"] == "undecided" and first["p"] is not None:
         reason = cite.cell("verdicts", "reason", "", hypothesis=first["hypothesis"])
         yield True, f"the title's claim is undecided ({reason})"
-    if first["verdict"] == "not supported" and not (first["adapters_high"] or 1.0) < first["threshold"]:
+    high = first["adapters_high"]
+    if first["verdict"] == "not supported" and (high is None or high >= first["threshold"]):
         yield False, "the title's claim is not excluded by the interval over adapters"
     pairs = cite.tables["pair_verdicts"].filter(hypothesis=first["hypothesis"])["verdict"]
     if pairs.n_unique() > 1:
