@@ -82,7 +82,8 @@ def test_continuations_go_on_from_the_rows_that_were_trained_on(run: WholeRun) -
 def test_the_report_is_vouched_for_and_has_the_follow_ups(run: WholeRun) -> None:
     tables = analysis_tables(require_analysis(run.lab, run.study))
     assert tables["verdicts"]["plan_digest"].unique().to_list() == [run.study.plan.digest]
-    assert set(tables["dissociation"]["source"]) == {*run.study.plan.triggers, "triggers"}
+    # Every adapter that the panel asks, the persona beside the triggers, and the triggers together.
+    assert set(tables["dissociation"]["source"]) == {*run.study.sources, "triggers"}
     assert tables["declarative"].filter(statistic="difference")["n"].unique().to_list() == [8]
     assert tables["headline"].filter(statistic="control_max_rate")["n"].item() == 36
     assert run.findings() == []
