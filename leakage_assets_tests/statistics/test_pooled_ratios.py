@@ -168,7 +168,7 @@ def test_the_interval_of_a_conditional_rate_covers() -> None:
         of_a = rng.binomial(COMPLETIONS, a)
         one = pooled_ratio("r", shares(rng.binomial(of_a, b), of_a), clusters="question", seed=trial, draws=400)
         inside += one.low <= truth <= one.high
-    assert 0.88 <= inside / trials <= 0.98
+    assert 0.88 <= inside / trials <= 0.93  # with 26 questions a little less than the 95% it says
 
 
 def test_the_paired_interval_covers_and_is_shorter_than_the_unpaired() -> None:
@@ -183,7 +183,7 @@ def test_the_paired_interval_covers_and_is_shorter_than_the_unpaired() -> None:
         inside += paired.low <= 0.1 <= paired.high
         apart = [pooled_ratio("r", shares(f, n), clusters="question", seed=trial, draws=400) for f in (first, second)]
         shorter += paired.high - paired.low < np.hypot(*(one.high - one.low for one in apart))
-    assert 0.90 <= inside / trials <= 0.98
+    assert 0.91 <= inside / trials <= 0.96
     assert shorter == trials
 
 
