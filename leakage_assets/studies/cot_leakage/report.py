@@ -91,7 +91,7 @@ def report(study: Study, tables: Tables, context: ReportContext) -> Report:
     decisions = study.plan_as(CotPlan).decisions
     planned = drawn.drawings(decisions)
     cite = citations(study, tables, context, planned=planned, subject=decisions, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections, _cap)
+    return write_up(cite, _title, _tldr, _summary, _sections, _cap, titled=LEAKS)
 
 
 def _cap(cite: Citations) -> tuple[Level, str] | None:
