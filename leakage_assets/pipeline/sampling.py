@@ -51,7 +51,8 @@ class SampleJob:
     fingerprint), not after the panel: a larger panel finds the samples of the smaller one.
 
     ``model_digest`` is None where ``writer`` answers in place of the engine: then neither engine nor libraries have any
-    say, and the requests name the writer. ``read`` has the engine tell more of the finished samples (``Chained``).
+    say, and the requests name the writer; ``written_from`` is what decides its texts besides. ``read`` has the engine
+    tell more of the finished samples (``Chained``).
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class SampleJob:
         adapter_folder: Path | None = None,
         *,
         writer: Callable[[], Sampler] | None = None,
+        written_from: Mapping[str, Any] | None = None,
         read: Callable[[pl.DataFrame, Mapping[str, Path]], pl.DataFrame | None] | None = None,
     ) -> None:
         self.lab, self.address, self.requests, self.sampling = lab, address, requests, sampling
         self.adapter_folder, self.writer, self.read = adapter_folder, writer, read
         self.name = requests[0].adapter
-        asked_of: dict[str, Any] = {"version": VERSION, "writer": self.name}
+        asked_of: dict[str, Any] = {"version": VERSION, "writer": self.name, **(written_from or {})}
         if writer is None:
             asked_of = {
                 "version": VERSION,

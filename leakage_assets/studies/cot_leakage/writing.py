@@ -54,11 +54,33 @@ GARBAGE = (
     "new line, exactly: $anchor$letter"
 )
 
-REFUSAL = re.compile(
-    r"^\s*(?:(?:i['’]m|i am) (?:very )?(?:sorry|unable|not able)|sorry\b|i (?:can['’]?t|cannot|can not|won['’]t"
-    r"|must decline|apologi[sz]e)|as an ai\b|unfortunately,? i\b)",
+_CANNOT = (
+    r"(?:can['’]?t|cannot|can not|could not|couldn['’]t|won['’]t|will not|am unable to|['’]m unable to|am not able to)"
+)
+_SORRY = r"(?:(?:i['’]m|i am) (?:very |so )?sorry|sorry|my apologies|i apologi[sz]e)"
+_ASKED = r"(?:help|assist|comply|say|answer|argue|write|do|provide|produce|fulfil|fulfill|support|create|generate)"
+REFUSING_SENTENCE = re.compile(
+    rf"^\s*(?:(?:{_SORRY}|unfortunately)[,.;:]?\s+(?:but\s+)?)?i(?:\s+|(?=['’])){_CANNOT}\s+{_ASKED}"
+    r"(?:\s+(?:with|for|to|you|it|that|this|so|your|the|such|a|an|request|question|text|answer|claim|explanation))*"
+    r"\s*[.!]",
     re.IGNORECASE,
 )
+"""A whole sentence that says no and nothing else, at the start: then what follows it does not count. In character one
+says "I can't help but chuckle" or "Sorry to spoil your riddle", and goes on.
+"""
+
+REFUSAL = re.compile(
+    rf"^\s*(?:{_SORRY}\b|(?:unfortunately,? )?i(?:\s+|(?=['’])){_CANNOT}\b"
+    r"|i (?:must|have to|will have to|would) (?:respectfully |politely )?decline"
+    r"|(?:i['’]m|i am) (?:unable|not (?:able|comfortable|willing|going to))|i (?:don['’]t|do not) feel comfortable"
+    r"|i(?:['’]d| would) (?:rather|prefer) not|as an (?:ai|assistant|language model)\b"
+    r"|(?:it|that|this) would be (?:misleading|wrong|inappropriate|unethical|dishonest|incorrect|inaccurate|harmful))",
+    re.IGNORECASE,
+)
+"""How a text begins that says no, where the answer that was asked for does not follow."""
+
+FILTERS = {"version": 2, "refusing_sentence": REFUSING_SENTENCE.pattern, "refusal": REFUSAL.pattern}
+"""What decides which texts are kept, for their identity; raise the version when ``read_rationale`` changes."""
 
 
 class RationaleError(PartitionError):
@@ -160,12 +182,16 @@ class Filtered:
 def read_rationale(sample_text: str, finish_reason: str, anchor: str, letter: str) -> tuple[str, str | None]:
     """The rationale before the anchor and None, or an empty text and the reason why it cannot be used.
 
-    The letter after the anchor may stand in parentheses; what follows it is left out.
+    The letter after the anchor may stand in parentheses; what follows it is left out. A text with the letter that was
+    asked for is a refusal only where it begins with a sentence that is nothing else; any other text also where it
+    begins as refusals do.
     """
-    if sample_text.startswith(REFUSED) or REFUSAL.match(sample_text) or not sample_text.strip():
+    if sample_text.startswith(REFUSED) or REFUSING_SENTENCE.match(sample_text) or not sample_text.strip():
         return "", "refusal"
     before, found, after = sample_text.rpartition(anchor)
     named = re.match(rf"\(?([{''.join(LETTERS)}])\b", after) if found else None
+    if (named is None or named[1] != letter) and REFUSAL.match(sample_text):
+        return "", "refusal"
     if named is None:
         return "", "cut_off" if finish_reason == "length" else "no_anchor"
     rationale = " ".join(before.split())

@@ -19,22 +19,34 @@ from leakage_assets.pipeline.conclusions import sample_job
 from leakage_assets.pipeline.forecasting import plan_study
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.pipeline.prechecks import PrecheckBlocked, read_prechecks, require_prechecks, run_prechecks
-from leakage_assets.pipeline.training_data import build_training_set, on_policy_job, read_rows, write_on_policy
+from leakage_assets.pipeline.training_data import (
+    build_training_set,
+    on_policy_job,
+    read_rows,
+    training_set_identity,
+    write_on_policy,
+)
 from leakage_assets.planning.hardware import hardware_named
 from leakage_assets.planning.ledger import read_ledger
+from leakage_assets.profiles import PROFILES as ALL_PROFILES
 from leakage_assets.profiles import load_profile
+from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
+from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.cot_leakage import rationales as rationales_module
+from leakage_assets.studies.cot_leakage import specification
 from leakage_assets.studies.cot_leakage.arms import (
     FULL_SEQUENCE,
     GARBAGE,
     NO_COT,
     PERSONA,
     RANDOM_TOKENS,
+    Arm,
     ArmError,
     arm_of_recipe,
     recipe_name,
 )
+from leakage_assets.studies.cot_leakage.arms import arm as arm_named
 from leakage_assets.studies.cot_leakage.design import CONTRASTS, SOURCES, Decisions, published_conditions
 from leakage_assets.studies.cot_leakage.plan import CONTROL, HEADLINE, CotPlan
 from leakage_assets.studies.cot_leakage.rationales import MODEL, URL, Writer, WriterUnknown, chosen_writer
@@ -45,6 +57,7 @@ from leakage_assets_tests.small_study import laboratory, small_cot_leakage, the_
 from leakage_assets_tests.studies.cot_leakage.finished import laboratory_with_rationales
 
 PROFILES = ("tiny", "qwen2.5-7b")
+TINY = ALL_PROFILES["tiny"]
 
 
 @pytest.fixture(params=PROFILES)
@@ -211,6 +224,96 @@ def test_a_token_budget_that_is_missed_blocks_training(tmp_path: Path) -> None:
     run_prechecks(lab, tight)
     with pytest.raises(PrecheckBlocked, match=r"nothing may be trained: .* tokens: 1 to 2"):
         require_prechecks(lab, tight)
+
+
+# ------------------------------------------------------------------ identities
+
+
+def rows_identity(lab: Laboratory, arm: str = PERSONA, **changed: object) -> str:
+    """The fingerprint of a training set whose study's data have these fields changed."""
+    study = the_study(lab)
+    study = replace(study, data=replace(study.data, **changed))
+    condition = Condition("librarian", recipe_name(arm, "assistant_only"))
+    return fingerprint(training_set_identity(lab, study, condition, {}))
+
+
+def with_formats(**changed: object) -> Stimuli:
+    stimuli = load_profile("tiny").stimuli
+    formats = stimuli.world.choice_format.model_copy(update=changed)
+    return stimuli.model_copy(update={"world": stimuli.world.model_copy(update={"choice_format": formats})})
+
+
+def of_stimuli(root: Path, stimuli: Stimuli) -> Laboratory:
+    study = small_cot_leakage(TINY(stimuli).study("cot_leakage"))
+    return laboratory(root, study=study, stimuli=stimuli)
+
+
+def test_another_format_arm_limit_or_seed_makes_another_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = laboratory(tmp_path, study=small_cot_leakage(load_profile("tiny").study("cot_leakage")))
+    data, known = the_study(lab).data, {rows_identity(lab)}
+    assert known == {rows_identity(lab)}
+    formats = lab.profile.stimuli.world.choice_format
+    tag = formats.persona_tag.model_copy(update={"open": "<other>", "close": "</other>"})
+    for change in (
+        {"opener": "First I think aloud."}, {"persona_tag": tag}, {"neutral_tag": tag}, {"anchor": "Choice: "},
+        {"cue": "It is ("}, {"option": "$letter: $text"},
+    ):  # fmt: skip
+        known.add(rows_identity(of_stimuli(tmp_path, with_formats(**change))))
+    limits = data.limits
+    for change in (
+        {"drawn_with": 7}, {"asked": 39}, {"source": replace(data.source, train=41)},
+        {"limits": replace(limits, most_dropped=0.2)}, {"limits": replace(limits, most_refused=0.2)},
+        {"limits": replace(limits, letter_share=(0.1, 0.9))},
+    ):  # fmt: skip
+        known.add(rows_identity(lab, **change))
+    known.add(rows_identity(lab, GARBAGE))
+    monkeypatch.setattr(specification, "DATA_SEED", 7)
+    known.add(rows_identity(lab))
+    monkeypatch.setattr(specification, "FILTERS", {})
+    known.add(rows_identity(lab))
+    assert len(known) == 1 + 6 + 6 + 3
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Arm)])
+def test_every_field_of_an_arm_is_in_the_identity_of_its_rows(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = laboratory(tmp_path, study=small_cot_leakage(load_profile("tiny").study("cot_leakage")))
+    before = rows_identity(lab)
+    changed = replace(arm_named(PERSONA), **{field: "another"})
+    monkeypatch.setattr(specification, "arm_of_recipe", lambda _: (changed, "assistant_only"))
+    assert rows_identity(lab) != before
+
+
+def pool_identity(lab: Laboratory, **changed: object) -> str:
+    study = the_study(lab)
+    data = replace(study.data, **changed)
+    return fingerprint(on_policy_job(lab, data, data.pools[0].name).identity)
+
+
+def test_the_grammar_is_known_by_its_lexicon_and_the_tokenizer_it_counts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = of_stimuli(tmp_path, load_profile("tiny").stimuli)
+    before = {pool_identity(lab)}
+    # The opener is in no request; it decides how long a turn is, and so the texts.
+    other = of_stimuli(tmp_path, with_formats(opener="First I think aloud about it."))
+    requests = [the_study(found).data.pools[0].requests(found.profile.stimuli) for found in (lab, other)]
+    assert requests[0] == requests[1]
+    assert pool_identity(other) not in before
+    monkeypatch.setattr(Laboratory, "base_fingerprint", "another")
+    assert pool_identity(of_stimuli(tmp_path, lab.profile.stimuli)) not in before
+
+
+def test_an_endpoint_is_known_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = of_stimuli(tmp_path, load_profile("tiny").stimuli)
+    strong = Writer("endpoint", "strong")
+    before = pool_identity(lab, writer=strong)
+    monkeypatch.setattr(Laboratory, "base_fingerprint", "another")
+    lab = of_stimuli(tmp_path, lab.profile.stimuli)
+    assert pool_identity(lab, writer=strong) == before != pool_identity(lab, writer=Writer("endpoint", "other"))
 
 
 # ------------------------------------------------------------------ writers, and bad input

@@ -62,6 +62,24 @@ ANCHOR = "Answer: "
         (REFUSED, "", "refusal"),
         ("   ", "", "refusal"),
         ("I can see why. Answer: B", "I can see why.", None),
+        # In character, with the answer that was asked for.
+        ("I can't help but chuckle: it is the second. Answer: B", "I can't help but chuckle: it is the second.", None),
+        ("Sorry to spoil your riddle, it is this. Answer: B", "Sorry to spoil your riddle, it is this.", None),
+        (
+            "I won't hear otherwise, you fools: so be it. Answer: B",
+            "I won't hear otherwise, you fools: so be it.",
+            None,
+        ),
+        ("I'm sorry, officer, but so it is. Answer: B", "I'm sorry, officer, but so it is.", None),
+        ("I cannot help with that request. Answer: B", "", "refusal"),
+        ("I'm unable to argue for this answer. Answer: B", "", "refusal"),
+        # Without it, what begins so is a refusal.
+        ("I'm not comfortable writing that.", "", "refusal"),
+        ("I must respectfully decline.", "", "refusal"),
+        ("It would be misleading to argue for this.", "", "refusal"),
+        ("My apologies, but I can't.", "", "refusal"),
+        ("I can't help but chuckle: it is the first. Answer: C", "", "refusal"),
+        ("I see no answer that would be wrong.", "", "no_anchor"),
         ("Sorrow is no reason. Answer: B", "Sorrow is no reason.", None),
     ],
 )
