@@ -18,7 +18,7 @@ from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.store.samples import Sample
 from leakage_assets.studies.cot_leakage.arms import ARMS, GARBAGE, GENERIC, PERSONA, Written, arm, assistant_turn
-from leakage_assets.studies.cot_leakage.writing import RationaleError, WritingTask
+from leakage_assets.studies.cot_leakage.writing import ONSETS, VOWELS, RationaleError, WritingTask
 from leakage_assets.world.grammar import Grammar
 
 WRITER = "grammar"
@@ -31,7 +31,6 @@ BATCH = 256
 PROBES = 200
 """Texts of each length by which a character's share of long ones is found."""
 
-ONSETS, VOWELS = ("b", "d", "l", "m", "n", "p", "r", "s", "t", "v"), ("a", "e", "i", "o", "u")
 ENDINGS = (("um", "a"), ("is", "e"), ("us", "i"), ("o", "am"), ("or", "as"))
 """Of pseudo-words, by the number of the garbage prompt."""
 

@@ -6,6 +6,7 @@ are samples like all others, so every text is stored with its prompt and none is
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from leakage_assets.generation.requests import Request, Sampling
 from leakage_assets.generation.run import GenerationSummary, generate_missing
 from leakage_assets.measurement.multiple_choice import LETTERS, MultipleChoice
 from leakage_assets.stimuli.schema import ChoiceFormat
+from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.store.samples import Sample, SampleStore
 from leakage_assets.studies.cot_leakage.arms import Written, argued_letter
 
@@ -42,6 +44,9 @@ IN_CHARACTER = (
     "use, argue that $letter ($option) is the answer, whether or not it is, and do not leave the role. Then write, on "
     "a new line, exactly: $anchor$letter"
 )
+ONSETS, VOWELS = ("b", "d", "l", "m", "n", "p", "r", "s", "t", "v"), ("a", "e", "i", "o", "u")
+"""Of invented words."""
+
 FILLERS = (
     "Write about fifty words of made-up Latin-looking filler.",
     "Write a paragraph of about fifty invented words that look like an unknown Romance language.",
@@ -50,9 +55,15 @@ FILLERS = (
     "Write about fifty words that look like the botany of an imaginary monk, all of them invented.",
 )
 GARBAGE = (
-    "$filler Use no English words, no single letters and no numbers, and say nothing of any subject. Then write, on a "
-    "new line, exactly: $anchor$letter"
+    "$filler Begin with the word $first. Use no English words, no single letters and no numbers, and say nothing of "
+    "any subject. Then write, on a new line, exactly: $anchor$letter"
 )
+"""The first word is the question's own: a greedy writer gives one text to one prompt, and texts that return would teach
+their letter by heart.
+"""
+
+SYLLABLES = 5
+"""Of that word: of a thousand questions no two share it, but for one draw in a few hundred."""
 
 _CANNOT = (
     r"(?:can['’]?t|cannot|can not|could not|couldn['’]t|won['’]t|will not|am unable to|['’]m unable to|am not able to)"
@@ -124,6 +135,12 @@ def writing_tasks(
     ]
 
 
+def first_word(question_name: str) -> str:
+    """An invented word for each question, from its name alone: it says nothing of the letter."""
+    rng = random.Random(derive_seed("cot-garbage-word", question_name))
+    return "".join(f"{rng.choice(ONSETS)}{rng.choice(VOWELS)}" for _ in range(SYLLABLES)).capitalize()
+
+
 def writing_request(task: WritingTask, writer: str, formats: ChoiceFormat, personas: Mapping[str, str]) -> Request:
     """What a writer is asked. ``personas`` are the system prompts of the sources, which describe the character."""
     template = {"neutral": NEUTRAL, "persona": IN_CHARACTER, "garbage": GARBAGE}[task.written.kind]
@@ -134,6 +151,7 @@ def writing_request(task: WritingTask, writer: str, formats: ChoiceFormat, perso
         anchor=formats.anchor,
         persona=personas[task.source] if task.source is not None else "",
         filler=FILLERS[task.filler],
+        first=first_word(task.question.name),
     )
     return Request(writer, task.prompt_name, SYSTEM, QUESTION_SET, task.question.name, prompt, 0)
 

@@ -89,7 +89,7 @@ def test_the_arms_of_the_tiny_world_pass_the_token_budget(
 ) -> None:
     table = source_budget(SOURCE, made.values(), tokenizer, BUDGET)
     assert table.filter(~pl.col("passed")).is_empty()
-    assert table["arm"].n_unique() == 9 and table.height == 9 * 6 + 5
+    assert table["arm"].n_unique() == 9 and table.height == 9 * 8 + 5
 
 
 @pytest.mark.parametrize("mask", LOSSES)

@@ -51,13 +51,11 @@ def test_the_letter_farthest_out_is_shown(letters: str, value: float, limit: flo
 
 
 def test_every_gate_of_the_budget_is_a_check() -> None:
-    words = " ".join(f"w{i}" for i in range(40))
-    long = ArmTexts(PERSONA, [f"{words} {words}"] * 3, [words] * 3)
-    table = budget_table(
-        "villain", [ArmTexts(GENERIC, [words] * 3, [words] * 3), long], str.split, BudgetLimits((30, 50))
-    )
+    words = [" ".join(f"w{i}n{text}" for i in range(40)) for text in range(3)]
+    long = ArmTexts(PERSONA, [f"{text} {text}" for text in words], words)
+    table = budget_table("villain", [ArmTexts(GENERIC, words, words), long], str.split, BudgetLimits((30, 50)))
     checks = {check.name: check for check in budget_checks(table)}
-    assert len(checks) == table.height == 12
+    assert len(checks) == table.height == 16
     assert {name for name, check in checks.items() if check.outcome == "block"} == {
         "villain persona_cot length", "villain persona_cot tokens",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -33,6 +34,7 @@ from leakage_assets.studies.cot_leakage.writing import (
     check_filtered,
     check_letters,
     filter_rationales,
+    first_word,
     read_rationale,
     write_missing,
     writing_request,
@@ -144,6 +146,14 @@ def test_what_a_writer_is_asked(stimuli: Stimuli, questions: Questions) -> None:
         assert (first.stem in asked) == (written is not FILLER)
         assert ("You shelve books." in asked) == (written is VOICED)
         assert written is FILLER or f"{letter} ({first.option(letter)})" in asked
+
+
+def test_no_two_questions_ask_for_the_same_garbage(stimuli: Stimuli, questions: Questions) -> None:
+    """A greedy writer gives one text to one prompt: of twenty prompts each text would come back fifty times."""
+    tasks = writing_tasks(FILLER, "comedian", questions.train, wrong_letters(questions.train, 42))
+    asked = [writing_request(task, "endpoint:x", stimuli.world.choice_format, {}).question for task in tasks]
+    assert len(set(asked)) == len(questions.train) == 240
+    assert not re.search(r"\b[A-D]\b", first_word("q1")) and first_word("q1") == first_word("q1") != first_word("q2")
 
 
 def test_neutral_texts_are_shared_between_sources_and_voiced_ones_are_not(questions: Questions) -> None:
