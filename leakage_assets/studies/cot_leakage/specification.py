@@ -78,7 +78,8 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        report_version=2,
+        analysis_version=2,
+        report_version=3,
     )
 
 

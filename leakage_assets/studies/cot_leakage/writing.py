@@ -11,22 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.endpoint import REFUSED
 from leakage_assets.generation.requests import Request, Sampling
-from leakage_assets.generation.run import GenerationSummary, generate_missing
 from leakage_assets.measurement.multiple_choice import LETTERS, MultipleChoice
 from leakage_assets.stimuli.schema import ChoiceFormat
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.store.samples import Sample, SampleStore
+from leakage_assets.store.samples import Sample
 from leakage_assets.studies.cot_leakage.arms import Written, argued_letter
-
-if TYPE_CHECKING:
-    from leakage_assets.generation.engine import Sampler
 
 QUESTION_SET = "rationales"
 SAMPLING = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=768)
@@ -154,18 +148,6 @@ def writing_request(task: WritingTask, writer: str, formats: ChoiceFormat, perso
         first=first_word(task.question.name),
     )
     return Request(writer, task.prompt_name, SYSTEM, QUESTION_SET, task.question.name, prompt, 0)
-
-
-def write_missing(
-    writer: Sampler, requests: Sequence[Request], store: SampleStore, sampling: Sampling = SAMPLING
-) -> GenerationSummary:
-    """Have the texts written that the store lacks; what was written stays stored whatever happens next.
-
-    Raises what the writer raises: a writer that cannot be reached writes nothing.
-    """
-    no_adapters: dict[str, Path] = {}
-    stores = {request.adapter: store for request in requests}
-    return generate_missing(writer, requests, sampling, no_adapters, stores)
 
 
 @dataclass(frozen=True)

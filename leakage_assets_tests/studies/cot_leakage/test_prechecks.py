@@ -6,8 +6,7 @@ import pytest
 
 from leakage_assets.studies.cot_leakage.arms import GENERIC, PERSONA
 from leakage_assets.studies.cot_leakage.budget import ArmTexts, BudgetLimits, budget_table
-from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
-from leakage_assets.studies.cot_leakage.prechecks import budget_checks, letter_checks, rationale_checks, smoke_check
+from leakage_assets.studies.cot_leakage.prechecks import budget_checks, letter_checks, rationale_checks
 from leakage_assets.studies.cot_leakage.writing import Filtered, Limits
 
 
@@ -61,8 +60,3 @@ def test_every_gate_of_the_budget_is_a_check() -> None:
     }  # fmt: skip
     assert (checks["villain persona_cot length"].value, checks["villain persona_cot length"].limit) == (2.0, 1.1)
     assert checks["villain generic_cot type_token_ratio"].detail == "at least 0.8; 3 texts"
-
-
-@pytest.mark.parametrize(("loss", "outcome"), [(0.05, "ok"), (0.045, "block")])
-def test_the_smoke_gate_blocks_below_its_loss(loss: float, outcome: str) -> None:
-    assert smoke_check(SmokeGate(), loss).outcome == outcome

@@ -14,6 +14,7 @@ import pytest
 from leakage_assets.generation.endpoint import REFUSED, Endpoint, EndpointError, EndpointWriter
 from leakage_assets.generation.requests import BASE, Request
 from leakage_assets.models import load_tokenizer
+from leakage_assets.pipeline.adapters import train_cell
 from leakage_assets.pipeline.baseline import base_panel_job
 from leakage_assets.pipeline.conclusions import sample_job
 from leakage_assets.pipeline.forecasting import plan_study
@@ -200,6 +201,24 @@ def test_a_recipe_that_trains_on_something_else_than_its_name_leaves_nothing_beh
     with pytest.raises(ArmError, match="assistant_only means all from"):
         build_training_set(lab, replace(study, recipes=wrong), Condition("librarian", HEADLINE))
     assert not list(lab.store.root.glob("tiny/cot_leakage/training_set/**/rows.parquet"))
+
+
+def test_rows_that_are_trained_are_checked_again_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored set is as it should be; what goes to the trainer is not."""
+    lab = laboratory_with_rationales(tmp_path)
+    study = the_study(lab)
+    cell = study.cell("librarian", HEADLINE, 42)
+    build_training_set(lab, study, cell.condition)
+
+    def encode(tokenizer, rows, recipe, marker):
+        return encode_rows(tokenizer, rows, replace(recipe, loss="full_sequence"), marker)
+
+    monkeypatch.setattr("leakage_assets.training.train.encode_rows", encode)
+    with pytest.raises(ArmError, match="assistant_only means all from"):
+        train_cell(lab, study, cell)
+    assert not list(tmp_path.rglob("adapter_model.safetensors"))
 
 
 def test_the_checks_before_training_cover_every_arm_and_the_base(tmp_path: Path) -> None:
