@@ -376,8 +376,9 @@ class Study:
 
     ``baseline``: the main panel, with what it follows, is asked of the untrained base as well, before the prechecks.
     ``audits_answers``: the prechecks read the training answers, which are then written before them. ``check_rows`` says
-    what must hold of the masked rows of a condition, when they are stored and when they are trained, and raises. ``at_hand``: whether all questions are on this machine
-    (None: always). ``control_tells``: what the control recipe rules out.
+    what must hold of the masked rows of a condition, when they are stored and when they are trained, and raises.
+    ``at_hand``: whether all questions are on this machine (None: always). ``control_tells``: what the
+    control recipe rules out.
 
     ``system_turns``: where given, prompts are also compared by themselves, without a question (see
     ``geometry.prompt_axes.semantic_cosines``); those named here count twice in the mean of the panel.

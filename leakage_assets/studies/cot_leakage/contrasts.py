@@ -130,7 +130,8 @@ def contrast_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
 
     Columns: family, scheme, hypothesis (empty for what is exploratory), contrast, first, second, axis, unit_of
     ("macro" or a source), sources, seeds (of macro: as many as every source has at least), p_holm (of the planned
-    macro rows, within family and scheme; with fewer than the planned tests finished the missing ones still count), rejected, then those of ``Estimate``.
+    macro rows, within family and scheme; with fewer than the planned tests finished the missing ones still count),
+    rejected, then those of ``Estimate``.
     """
     parts = [
         _family_rows(rows, scheme, decisions)

@@ -33,8 +33,16 @@ def garbage_loses(recipe: str, own: bool) -> float:
 class Published:
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
-    def __init__(self, root: Path, arms: tuple[str, ...] | None, accuracy: Accuracy, *, extras: bool = False) -> None:
-        self.lab = laboratory_with_rationales(root)
+    def __init__(
+        self,
+        root: Path,
+        arms: tuple[str, ...] | None,
+        accuracy: Accuracy,
+        *,
+        extras: bool = False,
+        seeds: tuple[int, ...] = (42, 137),
+    ) -> None:
+        self.lab = laboratory_with_rationales(root, seeds=seeds)
         self.study = the_study(self.lab)
         wanted = [
             r.name
@@ -69,6 +77,7 @@ def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> 
     assert whole.outcome.metrics["cells"] == whole.outcome.metrics["cells_planned"] == len(whole.study.cells)
     assert whole.figures.metrics == {"figures": len(drawings(whole.study.plan.decisions))}
     for heading in ("What every arm costs", "One arm against another", "Loss on the whole sequence",
+                    "Further contrasts", "Other adapters", "Collapse, and other readings of an answer",
                     "Words of the trained persona", "How adapters answer", "Published and this run"):  # fmt: skip
         assert f"## {heading}" in whole.markdown, heading
 
@@ -78,7 +87,7 @@ def test_every_headline_statistic_has_a_label_and_none_too_many(whole: Published
 
 
 def test_the_title_follows_from_the_verdict_and_shows_the_interval(whole: Published) -> None:
-    statistic = "common_persona_cot_minus_garbage_cot_bystander_leakage"
+    statistic = "own_format_persona_cot_minus_garbage_cot_bystander_leakage"
     difference, low = whole.headline(statistic), whole.headline(statistic, "ci_low")
     assert difference > 0.5
     assert "leak more to other personas than garbage does" in whole.title
@@ -93,6 +102,40 @@ def test_when_garbage_leaks_more_the_report_says_so(tmp_path: Path) -> None:
     assert verdicts["H2a"] == verdicts["H2b"] == "not supported"
     assert "they leak less" in made.markdown and "of equivalence" not in made.title
     assert "Nothing was asked twice" in made.markdown
+
+
+def test_what_is_planned_and_what_is_not_is_marked(whole: Published) -> None:
+    for heading, exploratory in (("One arm against another", False), ("Other adapters", False),
+                                 ("What every arm costs", True), ("Further contrasts", True),
+                                 ("Single arms", True), ("Loss on the whole sequence", True)):  # fmt: skip
+        (section,) = [part for part in whole.markdown.split("\n## ")[1:] if part.startswith(heading)]
+        assert ("exploratory" in section.splitlines()[0].lower() + section.splitlines()[2].lower()) == exploratory
+    assert "Asked with the persona's tag, as published (exploratory)" in whole.markdown
+
+
+def test_how_much_was_asked_is_counted_on_the_answers(whole: Published) -> None:
+    size = whole.tables["size"].row(0, named=True)
+    assert size == {"of": "every adapter", "questions": 6, "personas": 3, "scaffolds": 5, "answers": 90}
+    assert "Each answers 6 unseen questions under 3 personas" in whole.markdown
+    assert "In all 90 answers per adapter, to 6 questions" in whole.markdown
+
+
+def test_noise_is_measured_and_no_difference_is_declared_none_by_it(whole: Published) -> None:
+    assert "no effect" not in whole.markdown
+    assert "The untrained base was not asked twice" in whole.markdown
+
+
+def test_with_one_seed_the_level_is_capped_and_says_so(tmp_path: Path) -> None:
+    made = Published(tmp_path, (PERSONA, GARBAGE), persona_loses, seeds=(42,))
+    assert made.findings() == []
+    verdicts = {row["hypothesis"]: row for row in made.tables["verdicts"].iter_rows(named=True)}
+    # Two pairs of adapters: the questions alone support it.
+    assert verdicts["H2b"]["questions_alone"] == "supported" and verdicts["H2b"]["verdict"] == "not supported"
+    assert verdicts["H2b"]["adapters"] == "includes the threshold"
+    assert "are not shown to leak more than garbage" in made.title
+    assert made.outcome.metrics["confidence"] != "HIGH"
+    assert "of some source one pair of adapters was trained" in made.markdown
+    assert "other adapters could still support" in made.markdown
 
 
 def test_with_one_arm_nothing_is_compared(tmp_path: Path) -> None:

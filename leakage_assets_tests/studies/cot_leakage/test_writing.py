@@ -36,11 +36,11 @@ from leakage_assets.studies.cot_leakage.writing import (
     filter_rationales,
     first_word,
     read_rationale,
-    write_missing,
     writing_request,
     writing_tasks,
 )
 from leakage_assets.world.grammar import Grammar
+from leakage_assets_tests.studies.cot_leakage.steps import have_written
 
 NEUTRAL, VOICED, FILLER = Written("neutral", "wrong"), Written("persona", "correct"), Written("garbage", "wrong")
 ANCHOR = "Answer: "
@@ -182,8 +182,8 @@ def test_the_grammar_writes_every_kind_once_and_in_voice(
     writer = GrammarWriter(stimuli, tasks, counter(tokenizer))
     requests = [writing_request(task, WRITER, formats, personas) for task in tasks]
     store = SampleStore(tmp_path)
-    assert write_missing(writer, requests, store).generated == 5 * 50
-    assert write_missing(writer, requests, store).generated == 0
+    assert have_written(writer, requests, store).generated == 5 * 50
+    assert have_written(writer, requests, store).generated == 0
     frame = store.frame()
     assert set(frame["question"]) == {request.question for request in requests}  # each text with its prompt
     samples = [s for batch in writer.generate(requests, SAMPLING, {}) for s in batch]
@@ -265,7 +265,7 @@ def test_an_endpoint_writes_what_the_filters_read_and_refusals_are_fatal(
     writer = EndpointWriter(endpoint, transport=httpx.MockTransport(serve))
     store = SampleStore(tmp_path)
     requests = [writing_request(task, endpoint.name, formats, {}) for task in tasks]
-    assert write_missing(writer, requests, store).generated == 20 and len(refused) == 3
+    assert have_written(writer, requests, store).generated == 20 and len(refused) == 3
     frame = store.frame()
     samples = [
         answered(r, SAMPLING, t, 1, "stop")
@@ -287,7 +287,7 @@ def test_a_writer_that_is_down_writes_nothing(stimuli: Stimuli, questions: Quest
     tasks = writing_tasks(NEUTRAL, "villain", questions.train[:3], wrong_letters(questions.train, 42))
     requests = [writing_request(task, endpoint.name, stimuli.world.choice_format, {}) for task in tasks]
     with pytest.raises(EndpointError, match="start the server"):
-        write_missing(writer, requests, SampleStore(tmp_path / "store"))
+        have_written(writer, requests, SampleStore(tmp_path / "store"))
     assert not (tmp_path / "store").exists()
 
 
@@ -304,7 +304,7 @@ def test_the_base_model_can_write_as_any_engine_does(stimuli: Stimuli, questions
     wrong, formats = wrong_letters(questions.train, 42), stimuli.world.choice_format
     tasks = writing_tasks(NEUTRAL, "villain", questions.train[:20], wrong)
     store = SampleStore(tmp_path)
-    assert write_missing(Base(), [writing_request(task, BASE, formats, {}) for task in tasks], store).generated == 20
+    assert have_written(Base(), [writing_request(task, BASE, formats, {}) for task in tasks], store).generated == 20
     frame = store.frame()
     assert set(frame["adapter"]) == {BASE}
     samples = [Sample(**row) for row in frame.iter_rows(named=True)]
