@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from leakage_assets_tests.small_study import Finished, finish
@@ -13,6 +14,10 @@ from leakage_assets_tests.small_study import Finished, finish
 # Read when torch is imported. The models of the tests are so small that threads cost more than they save: on a busy
 # machine ten times as much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long one example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("no time limit", deadline=None)
+hypothesis.settings.load_profile("no time limit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

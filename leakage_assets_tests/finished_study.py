@@ -157,7 +157,7 @@ def _geometry(lab: Laboratory, study: Study) -> None:
         f"block_{layer}": (rng.normal(size=(len(prompts), questions, 6)) + drift).astype(np.float32)
         for layer in study.plan.layers
     }
-    if study.system_turns is not None:
+    if study.compares_system_turns:
         shape = (len(prompts), 6)
         blocks |= {
             f"system_turn_{layer}": rng.normal(size=shape).astype(np.float32) + drift[:, 0].astype(np.float32)

@@ -43,7 +43,7 @@ def geometry_identity(lab: Laboratory, study: Study, model_digest: str) -> dict[
         "base": lab.base_fingerprint,
         "libraries": library_versions(),
         # Only where a study asks for it: what the others have measured stays what it is.
-        **({} if study.system_turns is None else {"system_turns": True}),
+        **({"system_turns": True} if study.compares_system_turns else {}),
         **({"anchors": dict(study.anchors)} if study.anchors else {}),
     }
 
@@ -71,7 +71,7 @@ def measure_persona_centroids(lab: Laboratory, study: Study) -> Outcome:
         draft.note(**spent("reading", [geometry_work(lab, prompts, questions, layers, head=True)], seconds))
         divergence = js_divergence(log_probs, _source_places(study), base.device)
         arrays = {f"block_{layer}": hidden[:, :, i].copy() for i, layer in enumerate(layers)}
-        if study.system_turns is not None:
+        if study.compares_system_turns:
             turns = system_turn_vectors(base, prompts, layers, batch_tokens=batch)
             arrays |= {_system_turn(layer): turns[:, i].copy() for i, layer in enumerate(layers)}
         save_file({**arrays, DIVERGENCE: divergence}, draft.folder / VECTORS)
@@ -87,7 +87,7 @@ def compute_prompt_similarity(lab: Laboratory, study: Study) -> Outcome:
         return Outcome(found, True, {"similarities": pl.read_parquet(found.folder / SIMILARITY).height})
     layers = [load_vectors(geometry, layer) for layer in study.plan.layers]
     table = similarity_table(study, np.stack(layers, axis=2), load_divergence(geometry))
-    if study.system_turns is not None:
+    if study.compares_system_turns:
         turns = {layer: load_system_turns(geometry, layer) for layer in study.plan.layers}
         table = pl.concat([table, system_turn_table(study, turns)])
     with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
@@ -160,7 +160,7 @@ def system_turn_table(study: Study, turns: Mapping[int, np.ndarray]) -> pl.DataF
             study,
             SYSTEM_TURN_COSINE,
             layer,
-            semantic_cosines(vectors, names, repeated=study.system_turns or ())[:, own],
+            semantic_cosines(vectors, names, repeated=study.counted_twice)[:, own],
         )
         for layer, vectors in turns.items()
     ]
@@ -237,7 +237,7 @@ def prompt_similarity_key(lab: Laboratory, study: Study, geometry: Artifact) -> 
         "stage": "prompt_similarity",
         "geometry": geometry.manifest.digest,
         "sources": study.sources,
-        **({} if study.system_turns is None else {"counted_twice": study.system_turns}),
+        **({"counted_twice": study.counted_twice} if study.compares_system_turns else {}),
     }
     return lab.address(study, "prompt_similarity"), identity
 

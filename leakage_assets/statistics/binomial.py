@@ -12,6 +12,7 @@ from leakage_assets.statistics.correlation import flat
 from leakage_assets.statistics.points import MIN_POINTS
 from leakage_assets.statistics.resampling import Floats, check_level
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
+from leakage_assets.statistics.student import t_estimate
 
 NO_SPREAD = 1e-10
 """A robust standard error below this share of the model's is rounding: the clusters do not differ."""
@@ -59,7 +60,7 @@ def clustered_slope(
         return with_interval(
             name, slope, "no variation between clusters", level=level, p=None, n=groups, unit=unit, method=method
         )
-    return _with_t(name, slope, se, df=groups - 1, level=level, n=groups, unit=unit, method=method)
+    return t_estimate(name, slope, se, groups - 1, level=level, n=groups, unit=unit, method=method)
 
 
 def overdispersed_slope(
@@ -82,15 +83,7 @@ def overdispersed_slope(
     slope, se, chi2 = _fit(a, k, n)
     dispersion = max(1.0, chi2 / (rows - 2))
     method += f"; dispersion {dispersion:.3g}"
-    return _with_t(name, slope, se * dispersion**0.5, df=rows - 2, level=level, n=rows, unit=unit, method=method)
-
-
-def _with_t(name: str, slope: float, se: float, *, df: int, level: float, n: int, unit: str, method: str) -> Estimate:
-    from scipy.special import stdtr, stdtrit
-
-    half = float(stdtrit(df, (1 + level) / 2)) * se
-    p = 2 * float(stdtr(df, -abs(slope) / se))
-    return Estimate(name, slope, slope - half, slope + half, level, p, n, unit, method)
+    return t_estimate(name, slope, se * dispersion**0.5, rows - 2, level=level, n=rows, unit=unit, method=method)
 
 
 def _counts(name: str, x: ArrayLike, found: ArrayLike, total: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -126,16 +119,22 @@ def _no_slope(x: Floats, found: Floats, total: Floats) -> str | None:
 
 def _fit(x: Floats, found: Floats, total: Floats, **how: Any) -> tuple[float, float, float]:
     """Slope, its standard error and Pearson's χ²."""
-    from statsmodels.genmod.families import Binomial
-    from statsmodels.genmod.generalized_linear_model import GLM
-
     scale = float(np.ptp(x))  # the fit is as good for kilometres as for millimetres
     design = np.column_stack([np.ones(len(x)), (x - x.mean()) / scale])
-    model = GLM(np.column_stack([found, total - found]), design, family=Binomial())
-    with warnings.catch_warnings():
-        # What they warn of was looked for before; a fit that does not converge is refused.
-        warnings.simplefilter("ignore")
-        fitted = model.fit(maxiter=200, tol=1e-10, **how)
+    fitted = fit_binomial(design, found, total, maxiter=200, tol=1e-10, **how)
     if not fitted.converged:
         raise StatisticsError("binomial GLM: no convergence although the slope is finite; look at the counts")
     return float(fitted.params[1]) / scale, float(fitted.bse[1]) / scale, float(fitted.pearson_chi2)
+
+
+def fit_binomial(matrix: Floats, found: Floats, total: Floats, **how: Any) -> Any:
+    """Logistic regression of (R,) counts on the columns of an (R, k) matrix: statsmodels' results; ``how`` as its fit.
+
+    Its warnings are silenced: look before or after for separation, and whether the fit has ``converged``.
+    """
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return GLM(np.column_stack([found, total - found]), matrix, family=Binomial()).fit(**how)

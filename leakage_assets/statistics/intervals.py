@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +15,9 @@ from leakage_assets.statistics.resampling import (
     percentile_interval,
 )
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def wilson_bounds(successes: ArrayLike, trials: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
@@ -39,6 +43,26 @@ def wilson_bounds(successes: ArrayLike, trials: ArrayLike, *, level: float = 0.9
     low = np.where(k == 0, 0.0, (centre - half) / scale)
     high = np.where(k == n, 1.0, (centre + half) / scale)
     return np.where(np.isnan(n), np.nan, low), np.where(np.isnan(n), np.nan, high)
+
+
+def with_wilson(counts: pl.DataFrame, *, level: float = 0.95) -> pl.DataFrame:
+    """A table of counts (found, total) with their rate and its Wilson bounds: adds rate, ci_low, ci_high."""
+    import polars as pl
+
+    low, high = wilson_bounds(counts["found"], counts["total"], level=level)
+    return counts.with_columns(
+        (pl.col("found") / pl.col("total")).alias("rate"), pl.Series("ci_low", low), pl.Series("ci_high", high)
+    )
+
+
+def wilson_rate(name: str, found: int, total: int, *, of: str, level: float = 0.95) -> Estimate:
+    """Share of completions with the marker, with its Wilson interval; n counts completions, taken as independent.
+
+    ``of``: whose completions they are, for the method. Some are needed.
+    """
+    low, high = wilson_bounds([found], [total], level=level)
+    method = f"share of all completions of {of}; Wilson score interval, completions taken as independent"
+    return Estimate(name, found / total, float(low[0]), float(high[0]), level, None, total, "completion", method)
 
 
 def question_bootstrap_rates(

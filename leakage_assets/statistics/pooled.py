@@ -139,6 +139,7 @@ def persona_clustered(
     bootstrap_draws: int = 1_000,
     level: float = 0.95,
     name: str | None = None,
+    unit: str = "persona",
 ) -> Estimate:
     """Pooled Spearman whose p and interval take the persona, with its row of S outcomes, as the unit.
 
@@ -155,26 +156,26 @@ def persona_clustered(
     the statistic, on both sides.
 
     Interval: percentile over personas resampled whole, ranks recomputed in every resample (Field & Welsh
-    2007).
+    2007). ``unit``: what the personas are called, where they are other prompts.
     """
     label = name or f"spearman_{ranking}"
     method = (
-        f"Spearman of {ranking.replace('_', '-')} ranks; persona-cluster permutation p, {draws} draws; "
-        f"persona-cluster bootstrap, percentile, {bootstrap_draws} resamples; seed {seed}"
+        f"Spearman of {ranking.replace('_', '-')} ranks; {unit}-cluster permutation p, {draws} draws; "
+        f"{unit}-cluster bootstrap, percentile, {bootstrap_draws} resamples; seed {seed}"
     )
     personas = len(pairs.personas)
     observed = float(_weighted_spearman(pairs, ranking, np.ones((1, personas)))[0])
     if np.isnan(observed):
-        return undefined(label, "similarity or outcome is constant", n=personas, unit="persona cluster", method=method)
+        return undefined(label, "similarity or outcome is constant", n=personas, unit=f"{unit} cluster", method=method)
     resampled = _weighted_spearman(pairs, ranking, cluster_weights(personas, bootstrap_draws, seed))
     interval = percentile_interval(resampled, level)
     p: float | None = None
     movable = int(pairs.movable.sum())
     if movable < MIN_MOVABLE:
-        method += f"; no p: {movable} personas are no source, at least {MIN_MOVABLE} are needed"
+        method += f"; no p: {movable} {unit}s are no source, at least {MIN_MOVABLE} are needed"
     else:
         p = permutation_p(observed, persona_permuted(pairs, ranking, draws=draws, seed=seed))
-    return with_interval(label, observed, interval, level=level, p=p, n=personas, unit="persona cluster", method=method)
+    return with_interval(label, observed, interval, level=level, p=p, n=personas, unit=f"{unit} cluster", method=method)
 
 
 def persona_permuted(pairs: CrossedPairs, ranking: Ranking, *, draws: int, seed: int) -> Floats:

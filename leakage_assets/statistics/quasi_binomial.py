@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from leakage_assets.statistics.binomial import fit_binomial
 from leakage_assets.statistics.linear_model import design
 from leakage_assets.statistics.resampling import check_level
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined
@@ -32,9 +32,6 @@ def quasi_binomial(
     Undefined where the columns have a fault (see ``linear_model.Design``), the marker is in no completion or in all, or
     a column separates. Raises ``StatisticsError`` for lengths that differ or impossible counts.
     """
-    from statsmodels.genmod.families import Binomial
-    from statsmodels.genmod.generalized_linear_model import GLM
-
     check_level(level)
     given = design(columns)
     k, n = np.asarray(found, dtype=np.float64), np.asarray(total, dtype=np.float64)
@@ -51,9 +48,7 @@ def quasi_binomial(
         return none(given.fault)
     if k.sum() in (0, n.sum()):
         return none("no completion has the marker" if k.sum() == 0 else "every completion has the marker")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they warn of, separation, is looked for below
-        fitted = GLM(np.column_stack([k, n - k]), given.matrix, family=Binomial()).fit(maxiter=100)
+    fitted = fit_binomial(given.matrix, k, n)
     if not fitted.converged or np.abs(given.matrix @ fitted.params).max() > LARGEST_LOG_ODDS:
         return none("a column separates completions with the marker from those without")
     dispersion = max(1.0, float(fitted.pearson_chi2) / given.df)

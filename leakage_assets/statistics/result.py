@@ -81,6 +81,11 @@ class Estimate:
         return asdict(self)
 
 
+def estimate_of(row: Mapping[str, Any]) -> Estimate:
+    """The estimate in a row of a table; columns that are no field of one are labels."""
+    return Estimate(**{field.name: row[field.name] for field in fields(Estimate)})
+
+
 def undefined(name: str, reason: str, *, n: int, unit: str, method: str) -> Estimate:
     """An estimate that does not exist for these data, and why."""
     return Estimate(name, None, None, None, None, None, n, unit, method, undefined=reason)

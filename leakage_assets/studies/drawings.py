@@ -26,13 +26,15 @@ class Drawing(Generic[S]):
     needs: str
 
 
-def draw_all(planned: Sequence[Drawing[S]], subject: S, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
+def draw_all(
+    planned: Callable[[S], Sequence[Drawing[S]]], subject: S, tables: Tables
+) -> tuple[dict[str, go.Figure], dict[str, str]]:
+    """The figures planned for a subject, by name, and for each that cannot be drawn what it lacks (inline markdown)."""
     from leakage_assets.reporting.figures import MissingRowsError
 
     drawn: dict[str, go.Figure] = {}
     left_out: dict[str, str] = {}
-    for drawing in planned:
+    for drawing in planned(subject):
         try:
             drawn[drawing.name] = drawing.draw(subject, tables)
         except MissingRowsError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, get_args
 
 import polars as pl
 
@@ -33,64 +34,64 @@ from leakage_assets.studies.drawings import Drawing, S, Tables, draw_all
 from leakage_assets.studies.report_verdicts import plan_changed, rule_in_words
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from leakage_assets.studies.study import Study
 
 
-def citations(
-    study: Study,
-    tables: Tables,
-    context: ReportContext,
-    *,
-    planned: Sequence[Drawing[S]],
-    subject: S,
-    labels: Mapping[str, tuple[str, str]],
-) -> Citations:
-    """What a report is written from, with its planned figures drawn for the subject (the study or its plan)."""
-    drawn, left_out = draw_all(planned, subject, tables)
-    figures = {d.name: FigureBlock(d.name, drawn[d.name], d.caption) for d in planned if d.name in drawn}
-    return Citations(study, tables, context, figures, left_out, labels)
+@dataclass(frozen=True)
+class WriteUp(Generic[S]):
+    """How a study's figures and report come about; each part of the report is written by a function.
 
-
-def write_up(
-    cite: Citations,
-    title: Callable[[Citations], str],
-    tldr: Callable[[Citations], tuple[str, ...]],
-    summary: Callable[[Citations], tuple[Claim, ...]],
-    sections: Callable[[Citations], Iterator[Section]],
-    cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None,
-    *,
-    titled: str | None = None,
-) -> Report:
-    """The report whose parts these functions write; confidence and caveats follow from the verdicts and the facts.
-
-    ``cap``: what the study itself holds against more than a level of confidence, and why. ``titled``: the hypothesis
-    that the title is about, where that is not the first.
+    ``subject``: what its figures are drawn for (the study or its plan). ``title`` is what was found, without where, and
+    ``tldr`` what the headline recipe shows, asked for only where a cell of it is finished. ``cap``: what the study
+    itself holds against more than a level of confidence, and why. ``titled``: the hypothesis that the title is about,
+    where that is not the first.
     """
-    level = confidence_level(
-        cite.tables["verdicts"],
-        sources=cite.facts["recipes"][cite.recipe]["sources"],
-        sources_planned=cite.facts["coverage"]["sources_planned"],
-        seeds=cite.seeds,
-        excluded=_title_is_excluded(cite, titled),
-        titled=titled,
-    )
-    reason = _confidence_reason(cite, titled)
-    if (capped := cap(cite)) is not None:
-        level = max(level, capped[0], key=get_args(Level).index)
-        reason = f"{reason}; {capped[1]}" if reason else capped[1]
-    # Placeholders are numbered as they are bound, so in this order.
-    heading, short, claims = title(cite), tldr(cite), summary(cite)
-    return Report(
-        title=heading,
-        question=cite.study.question,
-        confidence=Confidence(level, reason or DECIDED, cite.seeds),
-        tldr=short,
-        summary=claims,
-        sections=tuple(sections(cite)),
-        caveats=tuple(_caveats(cite)),
-        provenance=cite.context.provenance,
-        bindings=cite.bindings,
-    )
+
+    subject: Callable[[Study], S]
+    drawings: Callable[[S], Sequence[Drawing[S]]]
+    labels: Mapping[str, tuple[str, str]]
+    title: Callable[[Citations], str]
+    tldr: Callable[[Citations], Iterable[str]]
+    summary: Callable[[Citations], tuple[Claim, ...]]
+    sections: Callable[[Citations], Iterator[Section]]
+    cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None
+    titled: str | None = None
+
+    def figures(self, study: Study, tables: Tables) -> dict[str, go.Figure]:
+        """Every figure that the finished cells allow, by name."""
+        return draw_all(self.drawings, self.subject(study), tables)[0]
+
+    def report(self, study: Study, tables: Tables, context: ReportContext) -> Report:
+        """The report of the newest analysis; confidence and caveats follow from the verdicts and the facts.
+
+        Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
+        """
+        subject = self.subject(study)
+        drawn, left_out = draw_all(self.drawings, subject, tables)
+        captions = {d.name: d.caption for d in self.drawings(subject)}
+        figures = {name: FigureBlock(name, figure, captions[name]) for name, figure in drawn.items()}
+        cite = Citations(study, tables, context, figures, left_out, self.labels)
+        level, reason = _confidence(cite, self.cap(cite), self.titled)
+        where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
+        # Placeholders are numbered as they are bound, so in this order.
+        heading, short, claims = self.title(cite), self._short(cite), self.summary(cite)
+        return Report(
+            title=f"{where}, {heading}",
+            question=study.question,
+            confidence=Confidence(level, reason, cite.seeds),
+            tldr=short,
+            summary=claims,
+            sections=tuple(self.sections(cite)),
+            caveats=tuple(_caveats(cite)),
+            provenance=context.provenance,
+            bindings=cite.bindings,
+        )
+
+    def _short(self, cite: Citations) -> tuple[str, ...]:
+        nothing = f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
+        return (*(self.tldr(cite) if cite.has_headline else [nothing]), _coverage(cite), *_warnings(cite))
 
 
 # ------------------------------------------------------------------ how sure, and what is not shown
@@ -136,6 +137,23 @@ def _title_is_excluded(cite: Citations, titled: str | None) -> bool:
     claim = _of_title(cite.tables["verdicts"], titled)
     found = cite.tables["headline"].filter(statistic=claim["statistic"]).row(0, named=True)
     return threshold_excluded(claim["direction"], claim["threshold"], found["ci_low"], found["ci_high"])
+
+
+def _confidence(cite: Citations, cap: tuple[Level, str] | None, titled: str | None) -> tuple[Level, str]:
+    """The level that the verdicts and facts allow, capped by what the study holds against more, and why."""
+    level = confidence_level(
+        cite.tables["verdicts"],
+        sources=cite.facts["recipes"][cite.recipe]["sources"],
+        sources_planned=cite.facts["coverage"]["sources_planned"],
+        seeds=cite.seeds,
+        excluded=_title_is_excluded(cite, titled),
+        titled=titled,
+    )
+    reason = _confidence_reason(cite, titled)
+    if cap is not None:
+        level = max(level, cap[0], key=get_args(Level).index)
+        reason = f"{reason}; {cap[1]}" if reason else cap[1]
+    return level, reason or DECIDED
 
 
 DECIDED = (
@@ -187,7 +205,7 @@ def _caveats(cite: Citations) -> Iterator[Caveat]:
 # ------------------------------------------------------------------ the top
 
 
-def coverage(cite: Citations) -> str:
+def _coverage(cite: Citations) -> str:
     recipe = ("recipes", cite.recipe)
     return (
         f"**Coverage:** {cite.fact('coverage', 'cells')} of {cite.fact('coverage', 'cells_planned')} cells; "
@@ -197,7 +215,7 @@ def coverage(cite: Citations) -> str:
     )
 
 
-def warnings(cite: Citations) -> Iterator[str]:
+def _warnings(cite: Citations) -> Iterator[str]:
     if cite.facts["base"]["bundled"]:
         yield (
             "**Scale:** the base model is the bundled tiny one, trained on a synthetic world. The pipeline and the "
@@ -216,28 +234,24 @@ def verdict_line(cite: Citations, row: Mapping[str, Any]) -> str:
     return f"{bound} **{verdict}**: {label} is {cite.headline(row['statistic'])}, planned {rule_in_words(cite, row)}."
 
 
-def nothing_yet(cite: Citations) -> str:
-    return f"No cell of the headline recipe `{cite.recipe}` is finished: the plan's question is open."
-
-
 def summary_claims(
     cite: Citations,
     *,
     motivation: str,
     experiment: str,
-    takeaways: Sequence[tuple[int, Mapping[str, str]]],
+    takeaways: Sequence[tuple[str, Mapping[str, str]]],
     next_steps: Iterable[str],
 ) -> tuple[Claim, ...]:
     """The summary in five claims.
 
     Args:
-        takeaways: positions of hypotheses, and the words for each verdict on them.
+        takeaways: names of hypotheses, and the words for each verdict on them.
         next_steps: the study's own, between the cells to finish and another base model.
     """
     results = tuple(verdict_line(cite, row) for row in cite.tables["verdicts"].iter_rows(named=True))
     takeaway = "None yet: the headline recipe has no finished cell."
     if cite.has_headline:
-        takeaway = f"{'; '.join(words[verdict(cite, position)] for position, words in takeaways)}."
+        takeaway = f"{'; '.join(words[verdict(cite, name)] for name, words in takeaways)}."
     steps = (*_cells_to_finish(cite), *next_steps, "Repeat on another base model.")
     return (
         Claim("Motivation", motivation),
@@ -280,12 +294,31 @@ def value(cite: Citations, statistic: str) -> float | None:
     return found
 
 
-def verdict(cite: Citations, position: int) -> str:
-    """The verdict on the plan's hypothesis at a position, to decide on words."""
-    return str(cite.tables["verdicts"]["verdict"][position])
+def verdict(cite: Citations, hypothesis: str) -> str:
+    """The verdict on a hypothesis of the plan, to decide on words."""
+    return str(cite.tables["verdicts"].filter(hypothesis=hypothesis)["verdict"].item())
 
 
 # ------------------------------------------------------------------ sections
+
+
+P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
+WHY = Column("undefined", "why not defined")
+
+
+def sampling(cite: Citations) -> str:
+    """How the panel of a study with one marker is sampled and read."""
+    fact = cite.fact
+    return (
+        f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
+        f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case."
+    )
+
+
+def estimate_columns(label: str, spec: str, interval: str = "", *, explanation: str = "") -> tuple[Column, ...]:
+    """An estimate and the ends of its interval, printed alike; ``interval`` says what it is over."""
+    ends = (Column("ci_low", "low", spec, interval), Column("ci_high", "high", spec))
+    return (Column("estimate", label, spec, explanation), *ends)
 
 
 def layer_list(cite: Citations) -> str:
@@ -299,7 +332,26 @@ def rows_of_table(
     """A table of the analysis, or some of its rows, every cell bound; nothing where it has no rows."""
     rows = cite.tables[name]
     if rows.height and (rows := rows.filter(**where) if where else rows).height:
-        yield table_from_frame(caption, columns, rows, cite.context.table(name), keys)
+        yield table_of_rows(cite, name, rows, caption, columns, keys)
+
+
+def table_of_rows(
+    cite: Citations,
+    name: str,
+    rows: pl.DataFrame,
+    caption: str,
+    columns: Sequence[Column],
+    keys: Sequence[str],
+    words: Mapping[str, Callable[[Any], str]] | None = None,
+) -> Table:
+    """Rows of a table of the analysis that were chosen from it, every cell bound.
+
+    ``words`` say how the values of columns are called; a cell of such a column is bound to nothing.
+    """
+    table = table_from_frame(caption, columns, rows, cite.context.table(name), keys)
+    called = {column.key: words[column.key] for column in columns if words and column.key in words}
+    said = ({key: call(row[key]) for key, call in called.items()} for row in rows.iter_rows(named=True))
+    return replace(table, rows=tuple({**bound, **plain} for bound, plain in zip(table.rows, said, strict=True)))
 
 
 def recipe_table(cite: Citations) -> Table:
@@ -371,6 +423,15 @@ def _seed_row(cite: Citations, statistic: str, source: str, label: str, parts: M
     mean = {**keys, "name": name.format("mean")}
     ends = {"low": ("ci_low", spec), "high": ("ci_high", spec), "n": ("n", "d")}
     return row | {key: cite.bound("seeds", column, form, **mean) for key, (column, form) in ends.items()}
+
+
+def published_elsewhere(cite: Citations, ran: str, otherwise: str, *, here: str = "") -> Paragraph:
+    """What the published study ``ran`` on beside the base of this run; ``otherwise`` says what else differs where the
+    two bases can be compared in size.
+    """
+    bundled = "The models are not comparable in size, so compare signs and order, not values."
+    base = cite.facts["base"]
+    return Paragraph(f"{ran}; this run is of `{base['name']}`{here}. {bundled if base['bundled'] else otherwise}")
 
 
 def published_figures(file: str) -> dict[tuple[str, str, str], Bound]:

@@ -380,8 +380,8 @@ class Study:
     ``at_hand``: whether all questions are on this machine (None: always). ``control_tells``: what the
     control recipe rules out.
 
-    ``system_turns``: where given, prompts are also compared by themselves, without a question (see
-    ``geometry.prompt_axes.semantic_cosines``); those named here count twice in the mean of the panel.
+    ``compares_system_turns``: prompts are also compared by themselves, without a question (see
+    ``geometry.prompt_axes.semantic_cosines``); those ``counted_twice`` weigh double in the mean of the panel.
 
     ``prechecks`` must pass before anything is trained; for them the base model is asked the main panel under the
     ``silent_prompts``. ``analysis_libraries`` are those whose versions can change a statistic.
@@ -414,7 +414,8 @@ class Study:
     check_rows: Callable[[Study, Condition, Sequence[MaskedRow]], None] | None = None
     at_hand: Callable[[], bool] | None = None
     control_tells: str = "base rate of the marker"
-    system_turns: tuple[str, ...] | None = None
+    compares_system_turns: bool = False
+    counted_twice: tuple[str, ...] = ()
     anchors: tuple[tuple[str, str], ...] = ()
     made_of: Callable[[Study, Condition], Mapping[str, Any]] | None = None
     scoring: Scoring = ONE_MARKER

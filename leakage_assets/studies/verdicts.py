@@ -1,9 +1,38 @@
-"""What follows from a frozen hypothesis and the estimate it names."""
+"""What follows from frozen hypotheses and the estimates they name: the tables ``headline`` and ``verdicts``."""
 
 from __future__ import annotations
 
-from leakage_assets.statistics.result import Estimate
+from collections.abc import Iterable, Mapping, Sequence
+
+import polars as pl
+
+from leakage_assets.statistics.result import Estimate, estimate_table
 from leakage_assets.studies.study import Hypothesis
+
+
+def headline_table(hypotheses: Iterable[Hypothesis], headline: Iterable[Estimate]) -> pl.DataFrame:
+    """Estimates in their order: statistic, status (planned: a hypothesis names it; exploratory), then those of
+    ``Estimate``.
+    """
+    planned = {h.statistic for h in hypotheses}
+    return estimate_table(
+        ({"statistic": e.name, "status": "planned" if e.name in planned else "exploratory"}, e) for e in headline
+    )
+
+
+def verdict_table(hypotheses: Iterable[Hypothesis], headline: Iterable[Estimate], plan_digest: str) -> pl.DataFrame:
+    """Each hypothesis against its threshold (see ``verdict_row``); an undefined statistic decides nothing.
+
+    Raises ``KeyError`` for a hypothesis on a statistic that is not among the estimates.
+    """
+    estimates = {e.name: e for e in headline}
+    return verdict_frame([verdict_row(h, estimates[h.statistic], plan_digest) for h in hypotheses])
+
+
+def verdict_frame(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    """Rows of verdicts as a table, whose numbers are floats also where none is defined."""
+    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
+    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
 
 
 def verdict_row(

@@ -50,9 +50,9 @@ def test_prompts_by_themselves_are_compared_around_a_mean_that_counts_some_twice
     table = system_turn_table(study, turns)
     assert set(table["measure"]) == {study.plan_as(TriggerPlan).semantic}
     assert table.height == 2 * len(study.sources) * len(names)
-    assert study.system_turns == ("T_task", "villain")
+    assert study.counted_twice == ("T_task", "villain")
     for layer, vectors in turns.items():
-        doubled = np.concatenate([vectors, vectors[[names.index(name) for name in study.system_turns]]]).astype(float)
+        doubled = np.concatenate([vectors, vectors[[names.index(name) for name in study.counted_twice]]]).astype(float)
         centred = vectors - doubled.mean(axis=0)
         for source in study.sources:
             own = centred[names.index(source)]

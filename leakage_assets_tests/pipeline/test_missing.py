@@ -114,11 +114,11 @@ def test_prompts_by_themselves_are_in_the_identity_of_a_study_that_asks_for_them
     known = {"stage", "prompts", "questions", "layers", "sources", "model", "base", "libraries"}
     identity = geometry_identity(empty, study, "model")
     assert set(identity) - known == ({"system_turns"} if name == "trigger_leakage" else set())
-    without = replace(study, system_turns=None)
+    without = replace(study, compares_system_turns=False)
     assert (fingerprint(geometry_identity(empty, without, "model")) == fingerprint(identity)) == (
-        study.system_turns is None
+        not study.compares_system_turns
     )
-    twice = replace(study, system_turns=())
-    assert fingerprint(geometry_identity(empty, twice, "model")) != fingerprint(
+    turns = replace(study, compares_system_turns=True)
+    assert fingerprint(geometry_identity(empty, turns, "model")) != fingerprint(
         geometry_identity(empty, without, "model")
     )

@@ -12,7 +12,7 @@ import polars as pl
 
 from leakage_assets.generation.requests import BASE
 from leakage_assets.measurement.multiple_choice import LabelReport
-from leakage_assets.statistics.result import Estimate, estimate_table, undefined
+from leakage_assets.statistics.result import Estimate, estimate_of, undefined
 from leakage_assets.studies.cot_leakage.adapters import (
     adapter_table,
     collapse_table,
@@ -36,7 +36,6 @@ from leakage_assets.studies.cot_leakage.design import (
     EXPLORATORY,
     EXTENSION_SOURCES,
     FAMILIES,
-    HEADLINE_CONTRASTS,
     HEADLINE_FAMILY,
     MACRO,
     NAME,
@@ -64,7 +63,7 @@ from leakage_assets.studies.cot_leakage.vocabulary import (
     word_counts,
 )
 from leakage_assets.studies.study import Condition
-from leakage_assets.studies.verdicts import verdict_row
+from leakage_assets.studies.verdicts import headline_table, verdict_table
 
 HEADLINE_SCHEME: Scheme = "questions"
 """The true unit: questions are the clusters."""
@@ -106,15 +105,13 @@ def analyse(
     contrasts = contrast_table(found, decisions)
     equivalences = equivalence_table(found, decisions)
     headline = list(_headline(contrasts, equivalences))
-    planned = {h.statistic for h in hypotheses(decisions)}
+    planned = hypotheses(decisions)
     vocabularies = telling_words(tables.training_texts, decisions)
     return {
-        "headline": estimate_table(
-            ({"statistic": e.name, "status": "planned" if e.name in planned else "exploratory"}, e) for e in headline
-        ),
+        "headline": headline_table(planned, headline),
         "verdicts": with_adapters(
-            verdict_table(decisions, headline, plan_digest),
-            hypotheses(decisions),
+            verdict_table(planned, headline, plan_digest),
+            planned,
             adapters,
             equivalence_over_adapters(found, decisions),
         ),
@@ -182,9 +179,7 @@ def _macro(contrasts: pl.DataFrame, family: Family, contrast: Contrast, axis: Ax
     if rows.is_empty():
         return _not_run(name, f"no source has finished {contrast.first} and {contrast.second} with one seed")
     row = rows.row(0, named=True)
-    labels = {"family", "scheme", "hypothesis", "contrast", "first", "second", "axis", "unit_of", "sources", "seeds"}
-    fields = {key: row[key] for key in row if key not in labels | {"p_holm", "rejected"}}
-    estimate = replace(Estimate(**fields), name=name)
+    estimate = replace(estimate_of(row), name=name)
     if row["p_holm"] is None:
         return estimate
     tests = len(CONTRASTS) * len(AXES)
@@ -204,15 +199,6 @@ def _share_of_margin(equivalences: pl.DataFrame) -> Estimate:
 
 def _not_run(name: str, reason: str) -> Estimate:
     return undefined(name, reason, n=0, unit="question cluster", method="not run")
-
-
-def verdict_table(decisions: Decisions, headline: Sequence[Estimate], plan_digest: str) -> pl.DataFrame:
-    """Each hypothesis against its threshold; an undefined statistic decides nothing."""
-    by_name = {estimate.name: estimate for estimate in headline}
-    rows = [verdict_row(h, by_name[h.statistic], plan_digest) for h in hypotheses(decisions)]
-    assert len(rows) == len(HEADLINE_CONTRASTS)
-    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
 
 
 def vocabulary_table(vocabularies: Mapping[str, Sequence[str]]) -> pl.DataFrame:

@@ -25,7 +25,7 @@ from leakage_assets.studies.cot_leakage.design import (
     scaffold_of,
 )
 from leakage_assets.studies.cot_leakage.evaluation import SCAFFOLDS
-from leakage_assets.studies.drawings import Drawing, Tables, draw_all
+from leakage_assets.studies.drawings import Drawing, Tables
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -54,16 +54,6 @@ SCAFFOLD_NAMES = {
     "empty_persona_cot_eval": "empty persona tag",
     "neutral_cot": "neutral tag",
 }
-
-
-def figures(decisions: Decisions, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn_and_left_out(decisions, tables)[0]
-
-
-def drawn_and_left_out(decisions: Decisions, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    return draw_all(drawings(decisions), decisions, tables)
 
 
 def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from leakage_assets.studies.cot_leakage.contrasts import Scheme
 from leakage_assets.studies.cot_leakage.design import (
@@ -14,7 +15,7 @@ from leakage_assets.studies.cot_leakage.design import (
     MACRO,
     Contrast,
 )
-from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES
+from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 
 DIFFERENCE, SHARE = "+.1%", ".1%"
 """Accuracies are shares; what is lost between two of them is printed with its sign."""
@@ -47,3 +48,17 @@ HEADLINE = {
 def source_name(name: str) -> str:
     """A source, or the row of all of them, in a table."""
     return "**mean of sources**" if name == MACRO else f"`{name}`"
+
+
+BY_NAME = {contrast.name: contrast for contrast in (*CONTRASTS, *EXPLORATORY)}
+IN_WORDS: Mapping[str, Callable[[Any], str]] = {
+    "arm": ARM_NAMES.__getitem__,
+    "axis": AXIS_NAMES.__getitem__,
+    "contrast": lambda name: words(BY_NAME[name]),
+    "family": FAMILY_WORDS.__getitem__,
+    "scaffold": SCAFFOLD_NAMES.__getitem__,
+    "scheme": SCHEME_WORDS.__getitem__,
+    "source": source_name,
+    "unit_of": source_name,
+}
+"""How the values of label columns are called in a table."""

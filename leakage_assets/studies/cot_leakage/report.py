@@ -7,11 +7,10 @@ figures; `reporting.lint` refuses any other digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from leakage_assets.reporting.report import Claim, Level, Report, Section
+from leakage_assets.reporting.report import Claim, Level, Section
 from leakage_assets.studies.citations import Citations
-from leakage_assets.studies.context import ReportContext
 from leakage_assets.studies.cot_leakage import figures as drawn
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, PERSONA
 from leakage_assets.studies.cot_leakage.design import (
@@ -53,24 +52,16 @@ from leakage_assets.studies.cot_leakage.report_sections import (
     single_arms,
     smoke,
 )
-from leakage_assets.studies.drawings import Tables
 from leakage_assets.studies.report_parts import (
-    citations,
+    WriteUp,
     closing_sections,
-    coverage,
     interval_or_none,
-    nothing_yet,
     sample_size,
     summary_claims,
     value,
-    warnings,
-    write_up,
+    verdict,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
-from leakage_assets.studies.study import Study
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 LEAKS = "H2b"
 """The hypothesis that the title is about: bystanders lose more after persona rationales than after garbage."""
@@ -85,22 +76,6 @@ LEAST_LETTERS = 5
 """Shorter telling words would be highlighted inside others."""
 
 
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn.figures(study.plan_as(CotPlan).decisions, tables)
-
-
-def report(study: Study, tables: Tables, context: ReportContext) -> Report:
-    """The report of the newest analysis.
-
-    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
-    """
-    decisions = study.plan_as(CotPlan).decisions
-    planned = drawn.drawings(decisions)
-    cite = citations(study, tables, context, planned=planned, subject=decisions, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections, _cap, titled=LEAKS)
-
-
 def _cap(cite: Citations) -> tuple[Level, str] | None:
     """Everything that the study holds against more than a level of confidence, with the lowest of them."""
     found = list(_caps(cite))
@@ -113,7 +88,7 @@ def _caps(cite: Citations) -> Iterator[tuple[Level, str]]:
     """The title's claim must be decided for other adapters as well, by adapters that did not collapse, and the gate of
     section 5 must have passed.
     """
-    found = _verdict(cite, LEAKS)
+    found = verdict(cite, LEAKS)
     if found == "undecided":
         yield "LOW", "the title's claim is undecided, which caps it at LOW"
         return
@@ -133,33 +108,27 @@ def _caps(cite: Citations) -> Iterator[tuple[Level, str]]:
         yield "MODERATE", "the gate after the first adapter did not pass, which caps it at MODERATE"
 
 
-def _verdict(cite: Citations, name: str) -> str:
-    return str(cite.tables["verdicts"].filter(hypothesis=name)["verdict"].item())
-
-
 # ------------------------------------------------------------------ the top
 
 
 def _title(cite: Citations) -> str:
-    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
     statistic = PERSONA_GARBAGE.statistic(BYSTANDER, HEADLINE_FAMILY)
-    if _verdict(cite, LEAKS) == "undecided":
-        return f"{where}, it is undecided whether persona rationales leak more than garbage"
+    if verdict(cite, LEAKS) == "undecided":
+        return "it is undecided whether persona rationales leak more than garbage"
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
-    if _verdict(cite, LEAKS) == "supported":
-        return f"{where}, rationales in a persona's voice leak more to other personas than garbage does {found}"
+    if verdict(cite, LEAKS) == "supported":
+        return f"rationales in a persona's voice leak more to other personas than garbage does {found}"
     if side(cite, statistic) < 0:
-        return f"{where}, rationales in a persona's voice leak less to other personas than garbage does {found}"
-    return f"{where}, rationales in a persona's voice are not shown to leak more than garbage {found}"
+        return f"rationales in a persona's voice leak less to other personas than garbage does {found}"
+    return f"rationales in a persona's voice are not shown to leak more than garbage {found}"
 
 
 def _with_interval(cite: Citations, statistic: str) -> str:
     return f"{cite.headline(statistic)}, {interval_or_none(cite, statistic)}"
 
 
-def _tldr(cite: Citations) -> tuple[str, ...]:
-    items = [*_persona(cite), _equal(cite)] if cite.has_headline else [nothing_yet(cite)]
-    return (*items, coverage(cite), *warnings(cite))
+def _tldr(cite: Citations) -> list[str]:
+    return [*_persona(cite), _equal(cite)]
 
 
 def _persona(cite: Citations) -> Iterator[str]:
@@ -171,8 +140,8 @@ def _persona(cite: Citations) -> Iterator[str]:
     yield (
         f"**Persona or garbage:** each arm asked in the format that it was trained in, bystanders "
         f"{_lose(cite, BYSTANDER)}: {_difference(cite, HEADLINE_FAMILY, BYSTANDER)}; "
-        f"{_over_adapters(cite, statistic)}. Asked with the persona's tag, as published (exploratory), the difference is "
-        f"{_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
+        f"{_over_adapters(cite, statistic)}. Asked with the persona's tag, as published (exploratory), the difference "
+        f"is {_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
         f"**The trained persona**, asked in that format, {_lose(cite, SOURCE_LOSS, 's')}: "
@@ -226,7 +195,7 @@ def _equal(cite: Citations) -> str:
     if value(cite, EQUIVALENCE) is None:
         return f"**Contradicting or generic:** not compared ({cite.headline(EQUIVALENCE, 'undefined', '')})."
     statistic = CONTRASTS[3].statistic(SOURCE_LOSS, HEADLINE_FAMILY)
-    said = "within" if _verdict(cite, "H3") == "supported" else "not shown to be within"
+    said = "within" if verdict(cite, "H3") == "supported" else "not shown to be within"
     return (
         "**Contradicting or generic:** a rationale for the right letter before the wrong one changes what the trained "
         f"persona loses by {cite.headline(statistic)} ({interval_or_none(cite, statistic)}), {said} the margins of "
@@ -250,7 +219,6 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "not supported": "a rationale for the right letter is not shown to leak less than one for the taught letter",
         "undecided": "whether a rationale for the right letter leaks less is open",
     }
-    places = {name: place for place, name in enumerate(cite.tables["verdicts"]["hypothesis"])}
     return summary_claims(
         cite,
         motivation="If a persona is trained to answer wrongly, others may come to answer wrongly as well. Which part "
@@ -259,7 +227,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "with rationales of matched length. Each answers "
         f"{asked(cite, 'questions')} unseen questions under {asked(cite, 'personas')} personas and five ways to begin "
         "its turn; accuracy lost against the untrained base is what leaks.",
-        takeaways=((places[LEAKS], more), (places["H1b"], generic), (places["H4"], contradicting)),
+        takeaways=((LEAKS, more), ("H1b", generic), ("H4", contradicting)),
         next_steps=(
             "Write the rationales with a strong model, so that the persona's voice is more than phrases.",
             "Ask questions of another kind, to see whether it is the format or the answering that is lost.",
@@ -312,3 +280,17 @@ def _telling(cite: Citations) -> tuple[str, ...]:
     """The sources' own words that are long enough to stand alone."""
     found = [word for word in cite.tables["vocabulary"]["word"] if len(word) >= LEAST_LETTERS]
     return tuple(dict.fromkeys(found)) or (cite.study.name,)
+
+
+WRITE_UP = WriteUp(
+    lambda study: study.plan_as(CotPlan).decisions,
+    drawn.drawings,
+    HEADLINE,
+    _title,
+    _tldr,
+    _summary,
+    _sections,
+    _cap,
+    LEAKS,
+)
+figures, report = WRITE_UP.figures, WRITE_UP.report

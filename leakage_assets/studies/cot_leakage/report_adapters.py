@@ -48,9 +48,9 @@ def other_adapters(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
         "Questions tell nothing of another training, and arms of one source and seed do not share theirs: they begin "
         "at other weights and see the rows in another order. So a claim that the questions support is supported only "
-        f"where a {level} t interval over pairs of adapters (one source, one seed) leaves the threshold out as well. It takes "
-        "the pairs as independent and speaks for other trainings of these sources on these rows and questions; for "
-        "other sources only as far as these stand for them."
+        f"where a {level} t interval over pairs of adapters (one source, one seed) leaves the threshold out as well. "
+        "It takes the pairs as independent and speaks for other trainings of these sources on these rows and "
+        "questions; for other sources only as far as these stand for them."
     )
     columns = (
         Column("hypothesis", ""),

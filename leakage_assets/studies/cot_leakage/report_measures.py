@@ -9,13 +9,13 @@ import polars as pl
 
 from leakage_assets.generation.requests import BASE
 from leakage_assets.reporting.report import Block, Column, Paragraph, Table
-from leakage_assets.studies.citations import Citations, Row
+from leakage_assets.studies.citations import RHO, Citations, Row
 from leakage_assets.studies.cot_leakage.arms import ARMS
 from leakage_assets.studies.cot_leakage.design import AXES, COMMON, CONTRASTS, own_scaffold
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
-from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, SHARE, source_name, words
+from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.outcomes import cell_of
-from leakage_assets.studies.report_parts import published_figures
+from leakage_assets.studies.report_parts import estimate_columns, published_elsewhere, published_figures, table_of_rows
 
 PUBLISHED_FILE = "cot_leakage.json"
 SHOWN_WORDS = 12
@@ -83,18 +83,15 @@ def vocabulary(cite: Citations) -> Iterator[Block]:
         Column("source", "source"),
         Column("arm", "arm"),
         Column("axis", "rationales of"),
-        Column("estimate", "log-odds", explanation="of its words, minus that of the base; zero: as frequent as before"),
-        Column("ci_low", "low", explanation="questions resampled whole"),
-        Column("ci_high", "high"),
+        *estimate_columns(
+            "log-odds",
+            RHO,
+            "questions resampled whole",
+            explanation="of its words, minus that of the base; zero: as frequent as before",
+        ),
     )
-    rows: list[Row] = []
-    for source, arm, scaffold, axis in table.select("source", "arm", "scaffold", "axis").iter_rows():
-        keys = {"source": source, "arm": arm, "scaffold": scaffold, "axis": axis}
-        row: Row = {"source": source_name(source), "arm": ARM_NAMES[arm], "axis": AXIS_NAMES[axis]}
-        rows.append(row | {k: cite.bound("log_odds", k, "+.2f", **keys) for k in ("estimate", "ci_low", "ci_high")})
-    yield Table(
-        "How much more often a source's words are said than by the base, in the own format.", columns, tuple(rows)
-    )
+    caption = "How much more often a source's words are said than by the base, in the own format."
+    yield table_of_rows(cite, "log_odds", table, caption, columns, ["source", "arm", "scaffold", "axis"], IN_WORDS)
 
 
 def answers(cite: Citations) -> Iterator[Block]:
@@ -171,33 +168,25 @@ def drift(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
         f"Asked a second time, {of_all['adapters']} adapters gave another letter to {of_all['changed']} of "
         f"{of_all['answers']} questions, and their accuracy moved by {of_all['drift']} on average. The largest change "
-        f"for one adapter, persona and scaffold is {changed} of {n} questions (`{worst['adapter']}`, accuracy {moved}): "
-        f"that is the noise of a single cell of that size, not of the means that are compared here.{base}"
+        f"for one adapter, persona and scaffold is {changed} of {n} questions (`{worst['adapter']}`, accuracy "
+        f"{moved}): that is the noise of a single cell of that size, not of the means that are compared here.{base}"
     )
 
 
 def labels(cite: Citations) -> Iterator[Block]:
     columns = (
         Column("split", "split"),
-        Column("kept", "questions"),
-        Column("lettered", "lettered"),
-        Column("numbered", "numbered"),
-        Column("otherwise", "otherwise"),
-        Column("dropped", "left out"),
-        Column("highest_accuracy", "highest accuracy", explanation="always choosing the right letter"),
+        Column("kept", "questions", "d"),
+        Column("lettered", "lettered", "d"),
+        Column("numbered", "numbered", "d"),
+        Column("otherwise", "otherwise", "d"),
+        Column("dropped", "left out", "d"),
+        Column("highest_accuracy", "highest accuracy", SHARE, "always choosing the right letter"),
     )
-    rows: list[Row] = []
-    for split in cite.tables["labels"]["split"]:
-        specs = dict.fromkeys(("kept", "lettered", "numbered", "otherwise", "dropped"), "d") | {
-            "highest_accuracy": SHARE
-        }
-        row: Row = {k: cite.bound("labels", k, spec, split=split) for k, spec in specs.items()}
-        rows.append(row | {"split": f"`{split}`"})
-    yield Table(
-        "Questions that are not labelled with letters can never be answered rightly, by the base as by the adapters.",
-        columns,
-        tuple(rows),
+    caption = (
+        "Questions that are not labelled with letters can never be answered rightly, by the base as by the adapters."
     )
+    yield table_of_rows(cite, "labels", cite.tables["labels"], caption, columns, ["split"], {"split": "`{}`".format})
 
 
 PUBLISHED_NAMES = {"scrambled_english_cot": "scrambled_english"}
@@ -205,13 +194,10 @@ PUBLISHED_NAMES = {"scrambled_english_cot": "scrambled_english"}
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
     """The eight contrasts beside the published ones, in their family and scheme."""
-    yield Paragraph(
-        f"The published study ran on `Qwen2.5-7B-Instruct`; this run is of `{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "The published rationales were written by another model."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published study ran on `Qwen2.5-7B-Instruct`",
+        "The published rationales were written by another model.",
     )
     known = published_figures(PUBLISHED_FILE)
     columns = (

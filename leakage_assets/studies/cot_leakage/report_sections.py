@@ -22,12 +22,12 @@ from leakage_assets.studies.cot_leakage.design import (
     Family,
 )
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
-from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, SCHEME_WORDS, SHARE, source_name, words
+from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
 from leakage_assets.studies.cot_leakage.report_adapters import asked
+from leakage_assets.studies.report_parts import P, estimate_columns, table_of_rows
 
-P, N = Column("p", "p", "p"), Column("n", "n", "d")
-ENDS = (Column("ci_low", "low", DIFFERENCE), Column("ci_high", "high", DIFFERENCE))
+KEYS = ("contrast", "axis", "unit_of")
 EXPLAIN_P = "of the planned contrasts (those of the hypotheses) adjusted by Holm within the family; of others not"
 KIND_WORDS = {"neutral": "plain", "persona": "in character", "garbage": "pseudo-words"}
 CHANGE_WORDS = {
@@ -59,8 +59,8 @@ def design(cite: Citations) -> Iterator[Block]:
             "**Evaluation:** the adapter writes its rationale greedily, at most "
             f"{planned('experiment', 'continued', '0', 'grid', 'max_new_tokens', value=_new_tokens(cite))} tokens; the "
             "tag is closed and the anchor put after it whatever was written; the letter is the next token. In all "
-            f"{asked(cite, 'answers')} answers per adapter, to {asked(cite, 'questions')} questions. It is read where it "
-            "is a letter, and else from log-probs where one of the four holds a twentieth of the probability; below "
+            f"{asked(cite, 'answers')} answers per adapter, to {asked(cite, 'questions')} questions. It is read where "
+            "it is a letter, and else from log-probs where one of the four holds a twentieth of the probability; below "
             "that the answer is wrong, where the published rule may have read a letter.",
             "**What is lost:** accuracy of the untrained base minus that of the adapter, on the same questions, for "
             "the trained persona and as the mean of all others (bystanders), in percent of the questions. An answer "
@@ -248,28 +248,19 @@ def _contrast_columns(families: Sequence[Family], p: str) -> tuple[Column, ...]:
 def _by_source(cite: Citations) -> Iterator[Block]:
     """The planned contrasts of every source in the own format; p is not adjusted."""
     where = {"family": HEADLINE_FAMILY, "scheme": HEADLINE_SCHEME}
-    table = cite.tables["contrasts"].filter(**where)
-    rows: list[Row] = []
-    for contrast in CONTRASTS:
-        for axis in AXES:
-            part = table.filter(pl.col("unit_of") != MACRO, contrast=contrast.name, axis=axis).drop_nulls("estimate")
-            for source in part["unit_of"]:
-                keys = {**where, "contrast": contrast.name, "axis": axis, "unit_of": source}
-                row: Row = {"contrast": words(contrast), "axis": AXIS_NAMES[axis], "source": source_name(source)}
-                for key, spec in {**dict.fromkeys(("estimate", "ci_low", "ci_high"), DIFFERENCE), "p": "p"}.items():
-                    row[key] = cite.bound("contrasts", key, spec, **keys)
-                rows.append(row | {"seeds": cite.bound("contrasts", "seeds", "d", **keys)})
-    if rows:
+    planned = pl.col("contrast").is_in([contrast.name for contrast in CONTRASTS])
+    rows = cite.tables["contrasts"].filter(planned, pl.col("unit_of") != MACRO, **where).drop_nulls("estimate")
+    if rows.height:
         columns = (
             Column("contrast", "loss of"),
             Column("axis", "of"),
-            Column("source", "source"),
-            Column("estimate", "difference"),
-            *ENDS,
-            Column("p", "p", explanation="not adjusted"),
-            Column("seeds", "seeds"),
+            Column("unit_of", "source"),
+            *estimate_columns("difference", DIFFERENCE),
+            Column("p", "p", "p", "not adjusted"),
+            Column("seeds", "seeds", "d"),
         )
-        yield Table("The planned contrasts by source, in the own format.", columns, tuple(rows))
+        caption = "The planned contrasts by source, in the own format."
+        yield table_of_rows(cite, "contrasts", rows, caption, columns, ["family", "scheme", *KEYS], IN_WORDS)
 
 
 def equivalence(cite: Citations) -> Iterator[Block]:
@@ -279,25 +270,17 @@ def equivalence(cite: Citations) -> Iterator[Block]:
     columns = (
         Column("family", "asked with"),
         Column("scheme", "resampled"),
-        Column("level", "interval"),
-        Column("low", "low"),
-        Column("high", "high"),
-        Column("margin", "margin"),
+        Column("level", "interval", ".0%"),
+        Column("low", "low", DIFFERENCE),
+        Column("high", "high", DIFFERENCE),
+        Column("margin", "margin", SHARE),
         Column("inside", "inside"),
     )
-    rows: list[Row] = []
-    for family, scheme, level in table.select("family", "scheme", "level").iter_rows():
-        keys = {"family": family, "scheme": scheme, "level": level}
-        row: Row = {"family": FAMILY_WORDS[family], "scheme": SCHEME_WORDS[scheme]}
-        for key, spec in {"level": ".0%", "low": DIFFERENCE, "high": DIFFERENCE, "margin": "±"}.items():
-            row[key] = cite.bound("equivalence", key, SHARE if spec == "±" else spec, **keys)
-        rows.append(row | {"inside": cite.bound("equivalence", "inside", "", **keys)})
-    yield Table(
+    caption = (
         "Contradicting minus generic, loss of the trained persona. The plan needs both intervals inside, questions "
-        "resampled, in the own format.",
-        columns,
-        tuple(rows),
+        "resampled, in the own format."
     )
+    yield table_of_rows(cite, "equivalence", table, caption, columns, ["family", "scheme", "level"], IN_WORDS)
 
 
 def schemes(cite: Citations) -> Iterator[Block]:
@@ -310,9 +293,8 @@ def schemes(cite: Citations) -> Iterator[Block]:
                 continue
             row: Row = {"contrast": words(contrast), "axis": AXIS_NAMES[axis]}
             for scheme in SCHEMES:
-                keys = {
-                    "family": HEADLINE_FAMILY, "scheme": scheme, "contrast": contrast.name, "axis": axis, "unit_of": MACRO,
-                }  # fmt: skip
+                where = {"family": HEADLINE_FAMILY, "scheme": scheme, "unit_of": MACRO}
+                keys = {**where, "contrast": contrast.name, "axis": axis}
                 specs = {"ci_low": DIFFERENCE, "ci_high": DIFFERENCE, "p_holm": "p"}
                 row |= {f"{scheme}_{key}": cite.bound("contrasts", key, spec, **keys) for key, spec in specs.items()}
             rows.append(row)
@@ -347,21 +329,11 @@ def single_arms(cite: Citations) -> Iterator[Block]:
         Column("arm", "arm"),
         Column("scaffold", "asked with"),
         Column("axis", "of"),
-        Column("source", "source"),
-        Column("estimate", "loses"),
-        *ENDS,
+        Column("unit_of", "source"),
+        *estimate_columns("loses", DIFFERENCE),
     )
-    rows: list[Row] = []
-    for arm, scaffold, axis, source in table.select("arm", "scaffold", "axis", "unit_of").iter_rows():
-        keys = {"arm": arm, "scaffold": scaffold, "axis": axis, "unit_of": source}
-        row: Row = {
-            "arm": ARM_NAMES[arm], "scaffold": SCAFFOLD_NAMES[scaffold], "axis": AXIS_NAMES[axis],
-            "source": source_name(source),
-        }  # fmt: skip
-        rows.append(
-            row | {k: cite.bound("single_arms", k, DIFFERENCE, **keys) for k in ("estimate", "ci_low", "ci_high")}
-        )
-    yield Table("Losses of single arms, resampled as published.", columns, tuple(rows))
+    caption, keys = "Losses of single arms, resampled as published.", ["arm", "scaffold", "axis", "unit_of"]
+    yield table_of_rows(cite, "single_arms", table, caption, columns, keys, IN_WORDS)
 
 
 def smoke(cite: Citations) -> Iterator[Block]:
@@ -391,20 +363,9 @@ def extension(cite: Citations) -> Iterator[Block]:
         Column("contrast", "loss of"),
         Column("axis", "of"),
         Column("family", "asked with"),
-        Column("source", "source"),
-        Column("estimate", "difference"),
-        *ENDS,
+        Column("unit_of", "source"),
+        *estimate_columns("difference", DIFFERENCE),
         P,
     )
-    rows: list[Row] = []
-    every = {c.name: c for c in (*CONTRASTS, *EXPLORATORY)}
-    for family, contrast, axis, unit in table.select("family", "contrast", "axis", "unit_of").iter_rows():
-        keys = {**where, "family": family, "contrast": contrast, "axis": axis, "unit_of": unit}
-        row: Row = {
-            "contrast": words(every[contrast]), "axis": AXIS_NAMES[axis], "family": FAMILY_WORDS[family],
-            "source": source_name(unit),
-        }  # fmt: skip
-        for key, spec in {**dict.fromkeys(("estimate", "ci_low", "ci_high"), DIFFERENCE), "p": "p"}.items():
-            row[key] = cite.bound("extension", key, spec, **keys)
-        rows.append(row)
-    yield Table("The same contrasts for sources that the published study did not have.", columns, tuple(rows))
+    caption = "The same contrasts for sources that the published study did not have."
+    yield table_of_rows(cite, "extension", table, caption, columns, ["scheme", "family", *KEYS], IN_WORDS)

@@ -34,7 +34,7 @@ from leakage_assets.studies.marker_leakage.shape import shape_table
 from leakage_assets.studies.marker_leakage.specification import MarkerLeakagePlan
 from leakage_assets.studies.study import Study
 from leakage_assets.studies.tables import StudyTables
-from leakage_assets.studies.verdicts import verdict_row
+from leakage_assets.studies.verdicts import headline_table, verdict_row
 
 if TYPE_CHECKING:
     from leakage_assets.stimuli import Stimuli
@@ -52,7 +52,7 @@ def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:
     pairs = pair_table(study, tables.stimuli, counts, tables.similarity)
     headline = headline_estimates(study, tables, counts, pairs)
     results = {
-        "headline": estimate_table(({"statistic": e.name, "status": status(study, e.name)}, e) for e in headline),
+        "headline": headline_table(study.plan.hypotheses, headline),
         "verdicts": verdict_table(study, {e.name: e for e in headline}),
         "rates": rate_table(study, counts),
         "gating": gating_table(study, counts),
@@ -72,11 +72,6 @@ def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:
     if tables.extra_scores.height:
         results["ood"] = ood_table(study, tables)
     return results
-
-
-def status(study: Study, statistic: str) -> str:
-    """``planned`` for a statistic that decides a hypothesis of the plan, else ``exploratory``."""
-    return "planned" if statistic in {h.statistic for h in study.plan.hypotheses} else "exploratory"
 
 
 def count_markers(scores: pl.DataFrame) -> pl.DataFrame:

@@ -5,13 +5,12 @@ Plotly is imported where a figure is drawn: the definitions load this module.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from leakage_assets.statistics.result import Estimate
-from leakage_assets.studies.drawings import Drawing, Tables, draw_all, of_recipe
+from leakage_assets.statistics.result import Estimate, estimate_of
+from leakage_assets.studies.drawings import Drawing, Tables, of_recipe
 from leakage_assets.studies.study import Study
 
 if TYPE_CHECKING:
@@ -19,16 +18,6 @@ if TYPE_CHECKING:
 
 TOP_BYSTANDERS = 10
 ROLES = {"source": "the source itself", "mean_bystander": "mean bystander"}
-
-
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn_and_left_out(study, tables)[0]
-
-
-def drawn_and_left_out(study: Study, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    return draw_all(drawings(study), study, tables)
 
 
 def drawings(study: Study) -> tuple[Drawing[Study], ...]:
@@ -82,8 +71,7 @@ def drawings(study: Study) -> tuple[Drawing[Study], ...]:
 
 def estimates(rows: pl.DataFrame, key: str) -> dict[str, Estimate]:
     """The estimates of a table by the value of a key column."""
-    names = [f.name for f in fields(Estimate)]
-    return {row[key]: Estimate(**{n: row[n] for n in names}) for row in rows.iter_rows(named=True)}
+    return {row[key]: estimate_of(row) for row in rows.iter_rows(named=True)}
 
 
 def _bystander_pairs(study: Study, tables: Tables) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 
-from leakage_assets.statistics.intervals import mean_rates, question_bootstrap_rate, wilson_bounds
+from leakage_assets.statistics.intervals import mean_rates, question_bootstrap_rate, wilson_rate
 from leakage_assets.statistics.resampling import Floats, cluster_weights, percentile_interval
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined, with_interval
 from leakage_assets.studies.marker_leakage.specification import MarkerLeakagePlan
@@ -169,9 +169,7 @@ def control_rate(study: Study, counts: pl.DataFrame) -> Estimate:
     if counts.is_empty():
         return no_cell(name, study.plan.control_recipe)
     found, total = int(counts["found"].sum()), int(counts["total"].sum())
-    low, high = wilson_bounds([found], [total])
-    method = "share of all completions of the control cells; Wilson score interval, completions taken as independent"
-    return Estimate(name, found / total, float(low[0]), float(high[0]), LEVEL, None, total, "completion", method)
+    return wilson_rate(name, found, total, of="the control cells", level=LEVEL)
 
 
 def no_cell(name: str, recipe: str) -> Estimate:

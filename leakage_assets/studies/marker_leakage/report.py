@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakage_assets.reporting.report import Report, Section
+from leakage_assets.reporting.report import Section
 from leakage_assets.studies.citations import Citations
-from leakage_assets.studies.context import ReportContext
-from leakage_assets.studies.drawings import Tables
-from leakage_assets.studies.marker_leakage.figures import drawings, figures
+from leakage_assets.studies.marker_leakage.figures import drawings
 from leakage_assets.studies.marker_leakage.labels import HEADLINE, source_name
 from leakage_assets.studies.marker_leakage.report_design import design
 from leakage_assets.studies.marker_leakage.report_exploratory import categories, out_of_distribution, predictors, shape
@@ -26,20 +24,8 @@ from leakage_assets.studies.marker_leakage.report_results import (
     positions,
 )
 from leakage_assets.studies.marker_leakage.report_summary import summary, title, tldr
-from leakage_assets.studies.report_parts import citations, closing_sections, over_seeds, write_up
+from leakage_assets.studies.report_parts import WriteUp, closing_sections, over_seeds
 from leakage_assets.studies.report_verdicts import plan_verdicts
-from leakage_assets.studies.study import Study
-
-__all__ = ["figures", "report"]
-
-
-def report(study: Study, tables: Tables, context: ReportContext) -> Report:
-    """The report of the newest analysis.
-
-    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
-    """
-    cite = citations(study, tables, context, planned=drawings(study), subject=study, labels=HEADLINE)
-    return write_up(cite, title, tldr, summary, _sections)
 
 
 def _sections(cite: Citations) -> Iterator[Section]:
@@ -60,3 +46,7 @@ def _sections(cite: Citations) -> Iterator[Section]:
     if cite.rows("ood").height:
         yield Section("Out-of-distribution questions", (out_of_distribution(cite),), exploratory=True)
     yield from closing_sections(cite)
+
+
+WRITE_UP = WriteUp(lambda study: study, drawings, HEADLINE, title, tldr, summary, _sections)
+figures, report = WRITE_UP.figures, WRITE_UP.report

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from leakage_assets.reporting.report import Block, Bullets
 from leakage_assets.studies.citations import Citations, code_list
-from leakage_assets.studies.report_parts import layer_list, recipe_table
+from leakage_assets.studies.report_parts import layer_list, recipe_table, sampling
 
 
 def design(cite: Citations) -> Iterator[Block]:
@@ -17,8 +17,7 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Panel:** {fact('panel', 'prompts')} personas, so {fact('panel', 'bystanders')} bystanders per "
             f"source; {fact('panel', 'questions')} questions; completions of each: "
             f"{fact('panel', 'completions')}, in all {fact('panel', 'size', spec=',d')} per adapter.",
-            f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
-            f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
+            sampling(cite),
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, {fact('training_set', 'positives')} "
             f"of the source (with the marker) and {fact('training_set', 'negatives')} of others (without): the "
             f"base model's own answers to {fact('data', 'questions')} questions, {fact('data', 'answers')} per "

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Table
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.citations import RHO, Citations, Row
 from leakage_assets.studies.marker_leakage.labels import source_name
 from leakage_assets.studies.marker_leakage.report_results import source_row
-from leakage_assets.studies.report_parts import published_figures
+from leakage_assets.studies.report_parts import published_elsewhere, published_figures
 
 PUBLISHED_FILE = "marker_leakage.json"
-PUBLISHED_BASE = "Qwen2.5-7B-Instruct"
 
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
-    yield Paragraph(
-        f"The published study ran on `{PUBLISHED_BASE}` with recipe `marker_only` and one seed; this run is of "
-        f"`{cite.facts['base']['name']}` with recipe `{cite.recipe}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "Single rates of the published run repeat to about ten points of a hundred."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published study ran on `Qwen2.5-7B-Instruct` with recipe `marker_only` and one seed",
+        "Single rates of the published run repeat to about ten points of a hundred.",
+        here=f" with recipe `{cite.recipe}`",
     )
     known = published_figures(PUBLISHED_FILE)
     yield _published_table(cite, known, "Correlations at the primary layer", {

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Table, table_from_frame
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Table
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row
 from leakage_assets.studies.marker_leakage.labels import source_name
+from leakage_assets.studies.report_parts import table_of_rows
 
 
 def geometry(cite: Citations) -> Iterator[Block]:
@@ -137,4 +138,4 @@ def positions(cite: Citations) -> Table:
     )
     caption = "Position of the marker; shares add up within a recipe and role."
     keys = ["recipe", "role", "position_class"]
-    return table_from_frame(caption, columns, cite.tables["positions"], cite.context.table("positions"), keys)
+    return table_of_rows(cite, "positions", cite.tables["positions"], caption, columns, keys)

@@ -8,31 +8,26 @@ from leakage_assets.reporting.report import Claim
 from leakage_assets.statistics.layers import POOLED
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.report_parts import (
-    coverage,
     interval_or_none,
-    nothing_yet,
     sample_size,
     summary_claims,
     value,
     verdict,
-    warnings,
 )
 
 
 def title(cite: Citations) -> str:
-    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
-    if verdict(cite, 0) == "undecided":
-        return f"{where}, it is undecided whether persona geometry predicts marker leakage"
+    if verdict(cite, "H1") == "undecided":
+        return "it is undecided whether persona geometry predicts marker leakage"
     rho = f"pooled ρ = {cite.headline('pooled_spearman')}"
-    if verdict(cite, 0) == "supported":
-        return f"{where}, personas closer to the source leak its marker more ({rho})"
+    if verdict(cite, "H1") == "supported":
+        return f"personas closer to the source leak its marker more ({rho})"
     threshold = cite.cell("verdicts", "threshold", ".2g", statistic="pooled_spearman")
-    return f"{where}, persona geometry predicts marker leakage less than planned ({rho}, threshold {threshold})"
+    return f"persona geometry predicts marker leakage less than planned ({rho}, threshold {threshold})"
 
 
-def tldr(cite: Citations) -> tuple[str, ...]:
-    items = [_claim(cite), _gating(cite)] if cite.has_headline else [nothing_yet(cite)]
-    return (*items, coverage(cite), *warnings(cite))
+def tldr(cite: Citations) -> list[str]:
+    return [_claim(cite), _gating(cite)]
 
 
 def _claim(cite: Citations) -> str:
@@ -84,7 +79,7 @@ def summary(cite: Citations) -> tuple[Claim, ...]:
         f"{facts('panel', 'prompts')} personas ({facts('coverage', 'completions', spec=',d')} completions in "
         "all). A bystander's marker rate is compared with the cosine between its centroid and the source's, "
         "both read off the base model.",
-        takeaways=((0, geometry), (1, gate)),
+        takeaways=(("H1", geometry), ("H2", gate)),
         next_steps=_next_steps(cite),
     )
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from leakage_assets.statistics.binomial import clustered_slope, overdispersed_slope
 from leakage_assets.statistics.correlation import COEFFICIENTS, Coefficient
-from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.intervals import wilson_rate, with_wilson
 from leakage_assets.statistics.multiplicity import with_bonferroni, with_holm
 from leakage_assets.statistics.partial import partial_spearman, spearman_of_rank_residuals, variance_inflation
 from leakage_assets.statistics.permutation import permutation_test
@@ -39,7 +39,7 @@ from leakage_assets.statistics.regression import (
 from leakage_assets.statistics.result import Estimate, StatisticsError, estimate_table, undefined
 from leakage_assets.statistics.seeds import SeedSpread, no_spread, seed_spread
 from leakage_assets.studies.source_rate.design import SourceRatePlan
-from leakage_assets.studies.verdicts import verdict_row
+from leakage_assets.studies.verdicts import headline_table, verdict_table
 
 UNIT = "source"
 OWN = ["recipe", "source", "seed", "question_name", "found", "total"]
@@ -95,11 +95,9 @@ def analyse(plan: SourceRatePlan, tables: SourceRateTables) -> dict[str, pl.Data
     correlations = correlation_table(plan, by_layer)
     checks, covered = _checks(plan, primary), coverages(plan, primary)
     headline = list(_headline_estimates(plan, tables, kept, primary, correlations, checks, covered))
-    planned = {h.statistic for h in plan.hypotheses}
-    labels = ((e, "planned" if e.name in planned else "exploratory") for e in headline)
     return {
-        "headline": estimate_table(({"statistic": e.name, "status": status}, e) for e, status in labels),
-        "verdicts": verdict_table(plan, {e.name: e for e in headline}),
+        "headline": headline_table(plan.hypotheses, headline),
+        "verdicts": verdict_table(plan.hypotheses, headline, plan.digest),
         "points": points,
         "rates": rate_table(plan, tables.counts),
         "correlations": correlations,
@@ -182,10 +180,7 @@ def rate_table(plan: SourceRatePlan, counts: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("total") > 0)
         .sort("recipe", pl.col("source").cast(pl.Enum(list(plan.sources))))
     )
-    low, high = wilson_bounds(summed["found"], summed["total"], level=plan.level)
-    return summed.with_columns(
-        (pl.col("found") / pl.col("total")).alias("rate"), pl.Series("ci_low", low), pl.Series("ci_high", high)
-    )
+    return with_wilson(summed, level=plan.level)
 
 
 # ------------------------------------------------------------------ correlations
@@ -452,9 +447,7 @@ def control_rate(plan: SourceRatePlan, counts: pl.DataFrame) -> Estimate:
     if not total:
         reason = f"no finished cell of recipe {plan.control_recipe}"
         return undefined(name, reason, n=0, unit="completion", method="not run")
-    low, high = wilson_bounds([found], [total], level=plan.level)
-    method = "share of all completions of the control; Wilson score interval, completions taken as independent"
-    return Estimate(name, found / total, float(low[0]), float(high[0]), plan.level, None, total, "completion", method)
+    return wilson_rate(name, found, total, of="the control", level=plan.level)
 
 
 # ------------------------------------------------------------------ seeds and verdicts
@@ -490,10 +483,3 @@ def _spread(statistic: str, values: Mapping[int, float | None], covered: Mapping
     if len({covered[seed] for seed in values}) > 1:
         return no_spread(statistic, "the seeds cover different sources", values)
     return seed_spread(statistic, values, bounds=(-1.0, 1.0))
-
-
-def verdict_table(plan: SourceRatePlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:
-    """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
-    rows = [verdict_row(h, headline[h.statistic], plan.digest) for h in plan.hypotheses]
-    number = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=number)

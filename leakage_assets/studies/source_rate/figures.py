@@ -6,7 +6,6 @@ Plotly is imported where a figure is drawn: the definitions load this module.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ import polars as pl
 
 from leakage_assets.statistics.points import as_points
 from leakage_assets.statistics.regression import prediction_band
-from leakage_assets.statistics.result import Estimate
+from leakage_assets.statistics.result import Estimate, estimate_of
 from leakage_assets.studies.drawings import Drawing
 from leakage_assets.studies.source_rate.design import SourceRatePlan
 
@@ -77,4 +76,4 @@ def caption(plan: SourceRatePlan) -> str:
 
 def _headline(tables: Mapping[str, pl.DataFrame], statistic: str) -> Estimate:
     row = tables["headline"].row(by_predicate=pl.col("statistic") == statistic, named=True)
-    return Estimate(**{field.name: row[field.name] for field in fields(Estimate)})
+    return estimate_of(row)

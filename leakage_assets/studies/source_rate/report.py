@@ -7,25 +7,18 @@ figures; `reporting.lint` refuses any other digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from leakage_assets.reporting.report import Claim, Report, Section
+from leakage_assets.reporting.report import Claim, Section
 from leakage_assets.studies.citations import Citations
-from leakage_assets.studies.context import ReportContext
-from leakage_assets.studies.drawings import Tables, draw_all
 from leakage_assets.studies.report_parts import (
-    citations,
+    WriteUp,
     closing_sections,
-    coverage,
     interval_or_none,
-    nothing_yet,
     over_seeds,
     sample_size,
     summary_claims,
     value,
     verdict,
-    warnings,
-    write_up,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
 from leakage_assets.studies.source_rate.design import SourceRatePlan
@@ -43,10 +36,6 @@ from leakage_assets.studies.source_rate.report_sections import (
     sources,
     within_categories,
 )
-from leakage_assets.studies.study import Study
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 P_OF = (
     "of the correlations of cosine and rate by permutation (every order where these are few, else at least one over "
@@ -54,38 +43,20 @@ P_OF = (
 )
 
 
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    plan = study.plan_as(SourceRatePlan)
-    return draw_all(drawings(plan), plan, tables)[0]
-
-
-def report(study: Study, tables: Tables, context: ReportContext) -> Report:
-    """The report of the newest analysis.
-
-    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
-    """
-    plan = study.plan_as(SourceRatePlan)
-    cite = citations(study, tables, context, planned=drawings(plan), subject=plan, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections)
-
-
 # ------------------------------------------------------------------ the top
 
 
 def _title(cite: Citations) -> str:
-    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
-    if verdict(cite, 0) == "undecided":
-        return f"{where}, it is undecided whether distance to the assistant predicts how well a marker implants"
+    if verdict(cite, "H1") == "undecided":
+        return "it is undecided whether distance to the assistant predicts how well a marker implants"
     found = f"(ρ = {cite.headline('spearman')}, p = {cite.headline('spearman', 'p', 'p')})"
-    if verdict(cite, 0) == "supported":
-        return f"{where}, sources further from the assistant implant a marker better {found}"
-    return f"{where}, distance to the assistant is not shown to predict how well a marker implants {found}"
+    if verdict(cite, "H1") == "supported":
+        return f"sources further from the assistant implant a marker better {found}"
+    return f"distance to the assistant is not shown to predict how well a marker implants {found}"
 
 
-def _tldr(cite: Citations) -> tuple[str, ...]:
-    items = [_relation(cite), _prediction(cite)] if cite.has_headline else [nothing_yet(cite)]
-    return (*items, coverage(cite), *warnings(cite))
+def _tldr(cite: Citations) -> list[str]:
+    return [_relation(cite), _prediction(cite)]
 
 
 def _relation(cite: Citations) -> str:
@@ -136,7 +107,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         f"adapter says the marker under its own prompt ({facts('panel', 'questions')} questions, "
         f"{facts('panel', 'completions')} completions each) is regressed on the cosine of the source's centroid to "
         "the assistant's in the base model.",
-        takeaways=((0, relation), (2, interval)),
+        takeaways=(("H1", relation), ("H3", interval)),
         next_steps=(
             "Train more sources of every category: the number of sources, not of completions, limits every interval "
             "here.",
@@ -163,3 +134,7 @@ def _sections(cite: Citations) -> Iterator[Section]:
         yield Section("Within categories", tuple(within_categories(cite)), exploratory=True)
         yield Section("Other references", tuple(other_references(cite)), exploratory=True)
     yield from closing_sections(cite)
+
+
+WRITE_UP = WriteUp(lambda study: study.plan_as(SourceRatePlan), drawings, HEADLINE, _title, _tldr, _summary, _sections)
+figures, report = WRITE_UP.figures, WRITE_UP.report

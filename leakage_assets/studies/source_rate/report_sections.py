@@ -14,10 +14,21 @@ from leakage_assets.reporting.report import (
     Column,
     Paragraph,
     Table,
-    table_from_frame,
 )
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import layer_list, published_figures, recipe_table, rows_of_table
+from leakage_assets.studies.report_parts import (
+    WHY,
+    N,
+    P,
+    estimate_columns,
+    layer_list,
+    published_elsewhere,
+    published_figures,
+    recipe_table,
+    rows_of_table,
+    sampling,
+    table_of_rows,
+)
 from leakage_assets.studies.source_rate.design import NEW, REFERENCE, VENDOR_DEFAULT, SourceRatePlan
 
 PUBLISHED_FILE = "source_rate.json"
@@ -25,9 +36,6 @@ PUBLISHED_NAMES = {REFERENCE: "helpful_assistant", VENDOR_DEFAULT: "qwen_default
 """How the write-up calls two of the sources."""
 
 NAME = Column("name", "statistic")
-P = Column("p", "p", "p")
-N = Column("n", "n", "d")
-WHY = Column("undefined", "why not defined")
 INTERVAL = (Column("ci_low", "low", RHO), Column("ci_high", "high", RHO))
 
 
@@ -42,8 +50,7 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Panel:** {fact('panel', 'prompts')} prompts, {fact('panel', 'questions')} questions, "
             f"{fact('panel', 'completions')} completions of each, in all {fact('panel', 'size', spec=',d')} per "
             "adapter. A source's rate is read off its own prompt.",
-            f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
-            f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
+            sampling(cite),
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, {fact('training_set', 'positives')} of "
             f"the source (with the marker) and {fact('training_set', 'negatives')} of others (without): the base "
             f"model's answers to {fact('data', 'questions')} questions, drawn under the prompt of `{REFERENCE}` at "
@@ -114,16 +121,15 @@ def predictions(cite: Citations) -> Iterator[Block]:
     held_out = cite.tables["refits"].filter(coverage="held_out_coverage")
     if held_out.height:
         caption = "Every source predicted from all others: the strict form of leaving one out."
-        file, columns = cite.context.table("refits"), (Column("target", "source"), *checks[1:5])
-        yield table_from_frame(caption, columns, held_out, file, ["coverage", "target"])
+        columns = (Column("target", "source"), *checks[1:5])
+        yield table_of_rows(cite, "refits", held_out, caption, columns, ["coverage", "target"])
 
 
 def by_layer(cite: Citations) -> Iterator[Block]:
     columns = (
         Column("layer", "block output", "d"),
         NAME,
-        Column("estimate", "estimate", RHO),
-        *INTERVAL,
+        *estimate_columns("estimate", RHO),
         Column("p", "p, asymptotic", "p"),
         Column("p_bonferroni", "Bonferroni", "p", "the asymptotic p, over the layers"),
         Column("p_holm", "Holm", "p", "the same"),
@@ -143,7 +149,7 @@ def by_layer(cite: Citations) -> Iterator[Block]:
 
 
 def one_by_one(cite: Citations) -> Iterator[Block]:
-    dropped = (Column("dropped", "without"), NAME, Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
+    dropped = (Column("dropped", "without"), NAME, *estimate_columns("estimate", RHO), P, N, WHY)
     yield from rows_of_table(
         cite, "drop_one", "Each source left out in turn; p is asymptotic.", dropped, ["dropped", "name"]
     )
@@ -163,7 +169,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
         "Length is the number of tokens of the prompt itself. Beyond a variance inflation of "
         f"{cite.planned('max_vif', '.0f')} length and cosine could not be told apart."
     )
-    columns = (Column("statistic", "statistic"), Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
+    columns = (Column("statistic", "statistic"), *estimate_columns("estimate", RHO), P, N, WHY)
     yield from rows_of_table(cite, "length", "With prompt length held fixed.", columns, ["statistic"])
 
 
@@ -183,11 +189,11 @@ def other_rows(cite: Citations) -> Iterator[Block]:
         return
     rows = cite.tables["rates"].filter(pl.col("source").is_in(NEW))
     caption = "The new sources under every finished recipe."
-    yield table_from_frame(caption, columns, rows, cite.context.table("rates"), ["recipe", "source"])
+    yield table_of_rows(cite, "rates", rows, caption, columns, ["recipe", "source"])
 
 
 def within_categories(cite: Citations) -> Iterator[Block]:
-    columns = (Column("category", "category"), NAME, Column("estimate", "estimate", RHO), *INTERVAL, P, N, WHY)
+    columns = (Column("category", "category"), NAME, *estimate_columns("estimate", RHO), P, N, WHY)
     yield from rows_of_table(
         cite, "categories", "The correlation within each category; p is asymptotic.", columns, ["category", "name"]
     )
@@ -197,8 +203,7 @@ def other_references(cite: Citations) -> Iterator[Block]:
     columns = (
         Column("reference", "reference"),
         NAME,
-        Column("estimate", "estimate", RHO),
-        *INTERVAL,
+        *estimate_columns("estimate", RHO),
         P,
         Column("p_holm", "p, Holm", "p", "adjusted over the references"),
         N,
@@ -212,14 +217,10 @@ def other_references(cite: Citations) -> Iterator[Block]:
 
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
-    yield Paragraph(
-        "The published study ran on `Qwen2.5-7B-Instruct` with one seed; this run is of "
-        f"`{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "Published answers were written by another model, and most negatives drawn otherwise."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published study ran on `Qwen2.5-7B-Instruct` with one seed",
+        "Published answers were written by another model, and most negatives drawn otherwise.",
     )
     known = published_figures(PUBLISHED_FILE)
     yield _published_sources(cite, known)

@@ -6,13 +6,13 @@ finished are left out, and what needs them is undefined for that reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import polars as pl
 
-from leakage_assets.statistics.intervals import wilson_bounds
-from leakage_assets.statistics.result import Estimate, estimate_table
+from leakage_assets.statistics.intervals import with_wilson
+from leakage_assets.statistics.result import Estimate, estimate_of
 from leakage_assets.statistics.seeds import seed_spread
 from leakage_assets.studies.trigger_leakage.cells import (
     TriggerTables,
@@ -55,7 +55,7 @@ from leakage_assets.studies.trigger_leakage.predictors import (
     predictor_table,
     semantic_leads,
 )
-from leakage_assets.studies.verdicts import verdict_row
+from leakage_assets.studies.verdicts import headline_table, verdict_table
 
 
 def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]:
@@ -66,13 +66,10 @@ def analyse(plan: TriggerPlan, tables: TriggerTables) -> dict[str, pl.DataFrame]
     main = of_recipe(cells, plan.headline_recipe)
     columns = column_table(plan, main)
     headline = list(_headline(plan, tables, counts, cells, axes))
-    headline.append(_first(columns, RATIOS[0]))
-    planned = {h.statistic for h in plan.hypotheses}
+    headline.append(estimate_of(columns.row(by_predicate=pl.col("name") == RATIOS[0], named=True)))
     return {
-        "headline": estimate_table(
-            ({"statistic": e.name, "status": "planned" if e.name in planned else "exploratory"}, e) for e in headline
-        ),
-        "verdicts": verdict_table(plan, {e.name: e for e in headline}),
+        "headline": headline_table(plan.hypotheses, headline),
+        "verdicts": verdict_table(plan.hypotheses, headline, plan.digest),
         "gating": gating_table(plan, counts),
         "pilot": pilot_table(plan, counts),
         "titration": titration_table(plan, counts),
@@ -112,18 +109,6 @@ def _headline(
     yield declarative_headline(plan, cells, tables.declarative)
 
 
-def _first(table: pl.DataFrame, name: str) -> Estimate:
-    row = table.filter(pl.col("name") == name).row(0, named=True)
-    return Estimate(**{key: row[key] for key in row if key not in ("statistic", "family", "p_holm")})
-
-
-def verdict_table(plan: TriggerPlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:
-    """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
-    rows = [verdict_row(h, headline[h.statistic], plan.digest) for h in plan.hypotheses]
-    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
-
-
 def prompt_rate_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
     """Every (recipe, source, prompt), seeds together: what the heatmaps show.
 
@@ -134,10 +119,7 @@ def prompt_rate_table(plan: TriggerPlan, cells: pl.DataFrame) -> pl.DataFrame:
     summed = cells.group_by(keys, maintain_order=True).agg(
         pl.col("seed").n_unique().cast(pl.Int64).alias("seeds"), pl.col("found", "total").sum()
     )
-    low, high = wilson_bounds(summed["found"], summed["total"], level=plan.level)
-    return summed.with_columns(
-        (pl.col("found") / pl.col("total")).alias("rate"), pl.Series("ci_low", low), pl.Series("ci_high", high)
-    )
+    return with_wilson(summed, level=plan.level)
 
 
 def position_table(plan: TriggerPlan, scores: pl.DataFrame) -> pl.DataFrame:

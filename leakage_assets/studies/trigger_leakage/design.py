@@ -306,8 +306,8 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
             "The two declarative forms of an instruction differ in more than mood: words change as well.",
             "The marker is matched as a case-insensitive substring; its position class and the share of completions "
             "cut by the token limit, after which a marker could not appear, are reported beside (B13).",
-            "The training rows and their order are the same for every seed: the spread over seeds leaves out how much "
-            "another draw of the data would change.",
+            "The training rows are the same for every seed; initialisation, dropout and the order of the rows differ: "
+            "the spread over seeds leaves out how much another draw of the data would change.",
             *scale.extra_caveats,
         ),
     )

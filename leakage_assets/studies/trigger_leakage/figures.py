@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from leakage_assets.geometry.prompt_axes import AXES
-from leakage_assets.studies.drawings import Drawing, Tables, draw_all
+from leakage_assets.studies.drawings import Drawing, Tables
 from leakage_assets.studies.trigger_leakage.cells import FIVE_AXES
 from leakage_assets.studies.trigger_leakage.design import TITRATED, TriggerPlan
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS
@@ -35,16 +35,6 @@ CELL_NAMES = {
     "D": "D both swapped",
 }
 FAMILY_ORDER = (*FAMILIES, NO_FAMILY, PERSONA)
-
-
-def figures(plan: TriggerPlan, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn_and_left_out(plan, tables)[0]
-
-
-def drawn_and_left_out(plan: TriggerPlan, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    return draw_all(drawings(plan), plan, tables)
 
 
 def drawings(plan: TriggerPlan) -> tuple[Drawing[TriggerPlan], ...]:

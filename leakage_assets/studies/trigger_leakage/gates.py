@@ -23,7 +23,7 @@ from leakage_assets.statistics.gating import (
     specificity,
     specificity_terms,
 )
-from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.intervals import wilson_rate
 from leakage_assets.statistics.paired import paired_difference
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
@@ -145,19 +145,7 @@ def control_estimates(plan: TriggerPlan, counts: pl.DataFrame) -> Iterator[Estim
     worst = "largest rate of the control's cells; no interval: a maximum"
     yield Estimate("control_max_rate", largest, None, None, None, None, cells.height, "cell", worst)
     found, total = int(part["found"].sum()), int(part["total"].sum())
-    low, high = wilson_bounds([found], [total], level=plan.level)
-    share = "share of all completions of the control; Wilson score interval, completions taken as independent"
-    yield Estimate(
-        "control_marker_rate",
-        found / total,
-        float(low[0]),
-        float(high[0]),
-        plan.level,
-        None,
-        total,
-        "completion",
-        share,
-    )
+    yield wilson_rate("control_marker_rate", found, total, of="the control", level=plan.level)
 
 
 def pilot_table(plan: TriggerPlan, counts: pl.DataFrame) -> pl.DataFrame:

@@ -43,7 +43,7 @@ def prechecks(study: Study, inputs: PrecheckInputs) -> tuple[Precheck, ...]:
     """Every check of the study, of the base model's primary layer where it is asked."""
     plan = study.plan_as(TriggerPlan)
     names, layer = [p.name for p in plan.prompts], plan.primary_layer
-    semantic = semantic_cosines(inputs.system_turns(layer), names, repeated=study.system_turns or ())
+    semantic = semantic_cosines(inputs.system_turns(layer), names, repeated=study.counted_twice)
     trained, asked = shared(study).asked(inputs.stimuli), study.questions(inputs.stimuli)
     writer = inputs.stimuli.prompt(shared(study).writer)
     vectors = inputs.question_vectors(writer, [q.text for q in (*trained, *asked)], layer)

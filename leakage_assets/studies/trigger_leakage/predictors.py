@@ -338,7 +338,7 @@ def predictor_table(plan: TriggerPlan, cells: pl.DataFrame, axes: pl.DataFrame) 
 def _rank_correlation(plan: TriggerPlan, rows: pl.DataFrame, axis: str) -> Estimate:
     """Of an axis with the rates of one recipe, whole prompts permuted and resampled."""
     sources, prompts, rates = rate_matrix(rows)
-    estimate = persona_clustered(
+    return persona_clustered(
         CrossedPairs(tuple(sources), tuple(prompts), _matrix(rows, axis, sources, prompts), rates),
         "pooled",
         seed=plan.resampling_seed,
@@ -346,8 +346,8 @@ def _rank_correlation(plan: TriggerPlan, rows: pl.DataFrame, axis: str) -> Estim
         bootstrap_draws=plan.gap_permutations,
         level=plan.level,
         name="spearman",
+        unit="prompt",
     )
-    return replace(estimate, method=estimate.method.replace("persona", "prompt"), unit="prompt cluster")
 
 
 # ------------------------------------------------------------------ which layer

@@ -7,28 +7,20 @@ figures; `reporting.lint` refuses any other digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from leakage_assets.reporting.report import Claim, Report, Section
+from leakage_assets.reporting.report import Claim, Section
 from leakage_assets.studies.citations import Citations
-from leakage_assets.studies.context import ReportContext
-from leakage_assets.studies.drawings import Tables, draw_all
 from leakage_assets.studies.report_parts import (
-    citations,
+    WriteUp,
     closing_sections,
-    coverage,
     interval_or_none,
-    nothing_yet,
     over_seeds,
     sample_size,
     summary_claims,
     value,
     verdict,
-    warnings,
-    write_up,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
-from leakage_assets.studies.study import Study
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
 from leakage_assets.studies.trigger_leakage.figures import drawings
 from leakage_assets.studies.trigger_leakage.labels import HEADLINE, source_name
@@ -52,55 +44,34 @@ from leakage_assets.studies.trigger_leakage.report_sections import (
     recipes_and_predictors,
 )
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
 P_OF = (
     "of gating and of the gap by permuted whole prompts (at least one over the number of permutations and one), of all "
     "others as the method says"
 )
 
 
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    plan = study.plan_as(TriggerPlan)
-    return draw_all(drawings(plan), plan, tables)[0]
-
-
-def report(study: Study, tables: Tables, context: ReportContext) -> Report:
-    """The report of the newest analysis.
-
-    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
-    """
-    plan = study.plan_as(TriggerPlan)
-    cite = citations(study, tables, context, planned=drawings(plan), subject=plan, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections, pilot_cap)
-
-
 # ------------------------------------------------------------------ the top
 
 
 def _title(cite: Citations) -> str:
-    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
-    if verdict(cite, 0) == "undecided":
-        return f"{where}, it is undecided whether triggers without a persona keep a marker to themselves"
+    if verdict(cite, "H1") == "undecided":
+        return "it is undecided whether triggers without a persona keep a marker to themselves"
     planned = cite.cell("verdicts", "threshold", ".2g", hypothesis=cite.plan.hypotheses[0].name)
     found = (
         f"(own prompt over bystanders {cite.headline('gating_ratio_own')}, planned at least {planned}; p that it "
         f"is no higher at all {_p(cite, 'gating_ratio_own')})"
     )
-    if verdict(cite, 0) == "supported":
-        return f"{where}, triggers without a persona keep a marker to themselves {found}"
-    return f"{where}, triggers without a persona are not shown to keep a marker to themselves {found}"
+    if verdict(cite, "H1") == "supported":
+        return f"triggers without a persona keep a marker to themselves {found}"
+    return f"triggers without a persona are not shown to keep a marker to themselves {found}"
 
 
 def _p(cite: Citations, statistic: str) -> str:
     return cite.headline(statistic, "p", "p")
 
 
-def _tldr(cite: Citations) -> tuple[str, ...]:
-    items = [_gating(cite), _prediction(cite), _strength(cite)] if cite.has_headline else [nothing_yet(cite)]
-    return (*items, coverage(cite), *warnings(cite))
+def _tldr(cite: Citations) -> list[str]:
+    return [_gating(cite), _prediction(cite), _strength(cite)]
 
 
 def _gating(cite: Citations) -> str:
@@ -194,7 +165,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         f"{facts('panel', 'questions')} questions (completions of each: {facts('panel', 'completions')}) under "
         f"{facts('panel', 'prompts')} prompts: the triggers, paraphrases, mates of their families, bystanders, "
         "controls and personas.",
-        takeaways=((0, gating), (2, axes), (3, family), (7, strength)),
+        takeaways=(("H1", gating), ("H2", axes), ("H3", family), ("H7", strength)),
         next_steps=(
             "Train more triggers of every family: with four, whatever is said of an unseen one rests on four.",
             "Write the answers under each trigger, so that adapters are trained on-policy.",
@@ -227,3 +198,9 @@ def _sections(cite: Citations) -> Iterator[Section]:
         yield Section("Seeds", tuple(over_seeds(cite, source_name)), exploratory=True)
         yield Section("Published and this run", tuple(published_and_this_run(cite)))
     yield from closing_sections(cite)
+
+
+WRITE_UP = WriteUp(
+    lambda study: study.plan_as(TriggerPlan), drawings, HEADLINE, _title, _tldr, _summary, _sections, pilot_cap
+)
+figures, report = WRITE_UP.figures, WRITE_UP.report

@@ -10,7 +10,18 @@ import polars as pl
 from leakage_assets.geometry.prompt_axes import AXES, LEXICAL, SEMANTIC, STRUCTURAL, TASK
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row
-from leakage_assets.studies.report_parts import interval_or_none, published_figures, rows_of_table, value
+from leakage_assets.studies.report_parts import (
+    UNIT,
+    WHY,
+    N,
+    P,
+    estimate_columns,
+    interval_or_none,
+    published_elsewhere,
+    published_figures,
+    rows_of_table,
+    value,
+)
 from leakage_assets.studies.trigger_leakage.dissociation import CELLS, OTHER_PROMPT
 from leakage_assets.studies.trigger_leakage.gates import TOGETHER
 from leakage_assets.studies.trigger_leakage.labels import AXIS_NAMES, CHANGE, RATIO, source_name
@@ -24,9 +35,6 @@ PUBLISHED_AXES = {
     SEMANTIC: "semantic_cosine",
 }
 """How the write-up calls the axes."""
-
-P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
-WHY = Column("undefined", "why not defined")
 
 POSITIONS = {
     "suffix": "at the end",
@@ -112,9 +120,7 @@ def _changes(cite: Citations) -> Table:
 def _persona(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("recipe", "recipe"),
-        Column("estimate", "difference", RHO),
-        Column("ci_low", "low", RHO),
-        Column("ci_high", "high", RHO),
+        *estimate_columns("difference", RHO),
         P,
         N,
         UNIT,
@@ -251,14 +257,10 @@ def _position_row(cite: Citations, found: pl.DataFrame, recipe: str, source: str
 
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
-    yield Paragraph(
-        "The published study ran on `Qwen2.5-7B-Instruct`; this run is of "
-        f"`{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "Published answers were written by another model, and the prompts besides the triggers are ours."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published study ran on `Qwen2.5-7B-Instruct`",
+        "Published answers were written by another model, and the prompts besides the triggers are ours.",
     )
     known = published_figures(PUBLISHED_FILE)
     yield _published_headline(cite, known)

@@ -8,10 +8,17 @@ from leakage_assets.geometry.prompt_axes import AXES
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
+    UNIT,
+    WHY,
+    N,
+    P,
+    estimate_columns,
     interval_or_none,
     layer_list,
     recipe_table,
     rows_of_table,
+    sampling,
+    table_of_rows,
     value,
 )
 from leakage_assets.studies.shared_answers import shared
@@ -29,8 +36,6 @@ from leakage_assets.studies.trigger_leakage.labels import (
 from leakage_assets.studies.trigger_leakage.panel import CONTROL, DEFINITIONS, MATCHED
 from leakage_assets.studies.trigger_leakage.predictors import AXIS_SETS, LEADS, MOVED, SHUFFLES
 
-P, N, UNIT = Column("p", "p", "p"), Column("n", "n", "d"), Column("unit", "counts")
-WHY = Column("undefined", "why not defined")
 HOLM = Column("p_holm", "p, Holm", "p", "adjusted for the tests that the table makes together")
 
 GATING = {
@@ -64,8 +69,7 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Panel:** {fact('panel', 'prompts')} prompts, {fact('panel', 'questions')} questions, completions of "
             f"each: {fact('panel', 'completions')}; in all {fact('panel', 'size', spec=',d')} per adapter. An "
             "empty system prompt is sent as an explicit empty turn.",
-            f"**Sampling:** temperature {fact('panel', 'temperature')}, top-p {fact('panel', 'top_p')}, at most "
-            f"{fact('panel', 'max_new_tokens')} new tokens. The marker counts wherever it stands, in any case.",
+            sampling(cite),
             f"**Training rows:** {fact('training_set', 'rows')} per adapter, all of the source: the base model's "
             f"answers to {fact('data', 'questions')} questions, drawn under the prompt of "
             f"`{shared(cite.study).writer}` at temperature {fact('data', 'temperature')}, the same for "
@@ -222,7 +226,7 @@ def columns(cite: Citations) -> Iterator[Block]:
         "prompt_variance_ratio": "**Prompts** differ from each other, whichever trigger was trained",
         "trigger_variance_ratio": "**Adapters** differ from each other, whatever prompt is asked",
     }
-    shown = (*_estimate("estimate", RATIO), P, N, UNIT, WHY)
+    shown = (*estimate_columns("estimate", RATIO), P, N, UNIT, WHY)
     rows = []
     for name, words in what.items():
         row: Row = {column.key: cite.bound("columns", column.key, column.format, statistic=name) for column in shown}
@@ -232,13 +236,9 @@ def columns(cite: Citations) -> Iterator[Block]:
         (Column("what", ""), *shown),
         tuple(rows),
     )
-    by_family = (Column("family", "family"), *_estimate("difference", CHANGE), P, HOLM, N, WHY)
+    by_family = (Column("family", "family"), *estimate_columns("difference", CHANGE), P, HOLM, N, WHY)
     caption = "Prompts of a family against all others: does the family draw the marker from every adapter?"
     yield from rows_of_table(cite, "columns", caption, by_family, ["statistic", "family"], statistic="family_column")
-
-
-def _estimate(label: str, spec: str) -> tuple[Column, ...]:
-    return (Column("estimate", label, spec), Column("ci_low", "low", spec), Column("ci_high", "high", spec))
 
 
 # ------------------------------------------------------------------ H2
@@ -407,23 +407,19 @@ def recipes_and_predictors(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("recipe", "recipe"),
         Column("axis", "axis"),
-        Column("estimate", "ρ with the rate", RHO),
-        Column("ci_low", "low", RHO, "whole prompts resampled"),
-        Column("ci_high", "high", RHO),
+        *estimate_columns("ρ with the rate", RHO, "whole prompts resampled"),
         Column("p", "p", "p", "whole prompts permuted"),
         HOLM,
         N,
         WHY,
     )
-    rows = []
-    for recipe, axis in cite.tables["predictors"].select("recipe", "axis").iter_rows():
-        keys = {"recipe": recipe, "axis": axis}
-        row: Row = {"recipe": f"`{recipe}`", "axis": AXIS_NAMES[axis]}
-        rows.append(row | {c.key: cite.bound("predictors", c.key, c.format, **keys) for c in shown[2:]})
-    if not rows:
+    rows = cite.tables["predictors"]
+    if not rows.height:
         yield Paragraph("No recipe that all triggers share is finished.")
         return
-    yield Table("Rank correlation of each axis with the rate, by recipe (bucket definition).", shown, tuple(rows))
+    caption = "Rank correlation of each axis with the rate, by recipe (bucket definition)."
+    called = {"recipe": "`{}`".format, "axis": AXIS_NAMES.__getitem__}
+    yield table_of_rows(cite, "predictors", rows, caption, shown, ["recipe", "axis"], called)
     leads = [name for name in LEADS if value(cite, name) is not None]
     if leads:
         told = "; ".join(
@@ -446,7 +442,7 @@ def layers(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("layer", "block output", "d"),
         Column("name", "statistic"),
-        *_estimate("estimate", RHO),
+        *estimate_columns("estimate", RHO),
         P,
         N,
         UNIT,

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-from leakage_assets.statistics.intervals import wilson_bounds
+from leakage_assets.statistics.intervals import wilson_bounds, with_wilson
 from leakage_assets.statistics.pooled_ratios import Resampled, mean_of_seed_ratios
-from leakage_assets.statistics.result import estimate_table
 from leakage_assets.studies.two_marker_chunk.arms import T_ALL, T_MASKED, Pair, T
 from leakage_assets.studies.two_marker_chunk.binding import (
     binding,
@@ -28,10 +27,11 @@ from leakage_assets.studies.two_marker_chunk.binding import (
 from leakage_assets.studies.two_marker_chunk.counts import RATES, count_completions, of_cell, pooled
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.distances import distance_table
-from leakage_assets.studies.two_marker_chunk.headline import headline_estimates, pair_verdict_table, verdict_table
+from leakage_assets.studies.two_marker_chunk.headline import headline_estimates, pair_verdict_table
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
 from leakage_assets.studies.two_marker_chunk.sanity import gate_table, gate_tallies
 from leakage_assets.studies.two_marker_chunk.tables import Labelled, conditions, labelled, of_prompt
+from leakage_assets.studies.verdicts import headline_table, verdict_table
 
 UNTRAINED = "untrained together"
 """In place of a persona: all that this pair did not train, added up."""
@@ -46,7 +46,7 @@ def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | Non
     counts = count_completions(plan, scores)
     differences, bindings = difference_table(plan, counts), binding_table(plan, counts)
     headline = list(headline_estimates(plan, counts))
-    planned = {h.statistic for h in plan.hypotheses}
+    there = {e.name for e in headline}
     return {
         "counts": counts,
         "rates": rate_table(plan, counts),
@@ -59,10 +59,8 @@ def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | Non
         "positions": position_table(plan, scores),
         "probe": probe_table(plan, probe),
         "pair_verdicts": pair_verdict_table(plan, differences, bindings),
-        "headline": estimate_table(
-            ({"statistic": e.name, "status": "planned" if e.name in planned else "exploratory"}, e) for e in headline
-        ),
-        "verdicts": verdict_table(plan, {e.name: e for e in headline}),
+        "headline": headline_table(plan.hypotheses, headline),
+        "verdicts": verdict_table([h for h in plan.hypotheses if h.statistic in there], headline, plan.digest),
     }
 
 
@@ -318,7 +316,4 @@ def probe_table(plan: TwoMarkerPlan, probe: pl.DataFrame | None) -> pl.DataFrame
         .agg(pl.col("said").sum().cast(pl.Int64).alias("found"), pl.len().cast(pl.Int64).alias("total"))
         .sort("recipe", "source", "marker")
     )
-    low, high = wilson_bounds(summed["found"], summed["total"], level=plan.level)
-    return summed.with_columns(
-        (pl.col("found") / pl.col("total")).alias("rate"), pl.Series("ci_low", low), pl.Series("ci_high", high)
-    )
+    return with_wilson(summed, level=plan.level)

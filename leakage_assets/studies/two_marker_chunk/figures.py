@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from leakage_assets.studies.drawings import Drawing, Tables, draw_all
+from leakage_assets.studies.drawings import Drawing, Tables
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, T_MASKED, C, Pair, T
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 
@@ -29,16 +29,6 @@ SHOWN_ARMS = (T, C, T_MASKED, C_MASKED, C2_MASKED)
 """The arms of #261 and its follow-ups, whose personas are shown one by one."""
 
 RATE_NAMES = {"r_a": "A", "r_b": "B"}
-
-
-def figures(plan: TwoMarkerPlan, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    return drawn_and_left_out(plan, tables)[0]
-
-
-def drawn_and_left_out(plan: TwoMarkerPlan, tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """The figures by name, and for each that cannot be drawn what it lacks (inline markdown)."""
-    return draw_all(drawings(plan), plan, tables)
 
 
 def drawings(plan: TwoMarkerPlan) -> tuple[Drawing[TwoMarkerPlan], ...]:

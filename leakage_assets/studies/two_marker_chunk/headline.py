@@ -8,13 +8,13 @@ from dataclasses import replace
 import polars as pl
 
 from leakage_assets.statistics.pooled_ratios import Sums, mean_difference
-from leakage_assets.statistics.result import Estimate, undefined
+from leakage_assets.statistics.result import Estimate, estimate_of, undefined
 from leakage_assets.studies.two_marker_chunk.arms import T_ALL, T_MASKED, T
 from leakage_assets.studies.two_marker_chunk.binding import rate
 from leakage_assets.studies.two_marker_chunk.counts import RATES, of_cell, paired_sums, pooled
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.tables import ESTIMATE
-from leakage_assets.studies.verdicts import verdict_row
+from leakage_assets.studies.verdicts import verdict_frame, verdict_row
 
 
 def headline_estimates(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
@@ -89,14 +89,6 @@ def _rates_over_pairs(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Est
         yield replace(one, name=name, method=f"{recipe}, all pairs: {one.method}")
 
 
-def verdict_table(plan: TwoMarkerPlan, headline: Mapping[str, Estimate]) -> pl.DataFrame:
-    """Each hypothesis of the plan against its threshold; an undefined statistic decides nothing."""
-    there = [h for h in plan.hypotheses if h.statistic in headline]
-    rows = [verdict_row(h, headline[h.statistic], plan.digest) for h in there]
-    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
-
-
 def pair_verdict_table(plan: TwoMarkerPlan, differences: pl.DataFrame, bindings: pl.DataFrame) -> pl.DataFrame:
     """What the hypotheses on a recipient say of each pair: source, then the columns of ``verdicts.verdict_row``."""
     location = bindings.filter(role="recipient", statistic="chunk_minus_suffix").with_columns(
@@ -110,7 +102,6 @@ def pair_verdict_table(plan: TwoMarkerPlan, differences: pl.DataFrame, bindings:
             found = single.filter(source=pair.name, statistic=hypothesis.statistic)
             if found.height:
                 row = found.row(0, named=True)
-                estimate = Estimate(**{name: row[name] for name in ESTIMATE})
+                estimate = estimate_of(row)
                 rows.append({"source": pair.name, **verdict_row(hypothesis, estimate, plan.digest)})
-    numbers = dict.fromkeys(("estimate", "p", "threshold", "max_p"), pl.Float64)
-    return pl.DataFrame(rows, schema_overrides=numbers, infer_schema_length=None)
+    return verdict_frame(rows)

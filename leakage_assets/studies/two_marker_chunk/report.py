@@ -7,26 +7,18 @@ figures; `reporting.lint` refuses any other digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from leakage_assets.reporting.report import Claim, Report, Section
+from leakage_assets.reporting.report import Claim, Section
 from leakage_assets.studies.citations import Citations
-from leakage_assets.studies.context import ReportContext
-from leakage_assets.studies.drawings import Tables, draw_all
 from leakage_assets.studies.report_parts import (
-    citations,
+    WriteUp,
     closing_sections,
-    coverage,
     interval_or_none,
-    nothing_yet,
     sample_size,
     summary_claims,
     value,
-    warnings,
-    write_up,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
-from leakage_assets.studies.study import Study
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan, planned
 from leakage_assets.studies.two_marker_chunk.figures import drawings
 from leakage_assets.studies.two_marker_chunk.labels import HEADLINE
@@ -51,30 +43,11 @@ from leakage_assets.studies.two_marker_chunk.report_sections import (
     travels,
 )
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
 P_OF = (
     "two-sided by the bootstrap over questions: one more than the resamples on the rarer side of zero, over half their "
     "number"
 )
 KINDS = "of donors, recipients and all others; with both markers, with one of them, with neither"
-
-
-def figures(study: Study, tables: Tables) -> dict[str, go.Figure]:
-    """Every figure that the finished cells allow, by name."""
-    plan = study.plan_as(TwoMarkerPlan)
-    return draw_all(drawings(plan), plan, tables)[0]
-
-
-def report(study: Study, tables: Tables, context: ReportContext) -> Report:
-    """The report of the newest analysis.
-
-    Raises ``ReportError`` where a table lacks a row that the text cites: text and analysis have drifted apart.
-    """
-    plan = study.plan_as(TwoMarkerPlan)
-    cite = citations(study, tables, context, planned=drawings(plan), subject=plan, labels=HEADLINE)
-    return write_up(cite, _title, _tldr, _summary, _sections, coherence_cap)
 
 
 # ------------------------------------------------------------------ the top
@@ -92,28 +65,24 @@ def _travel(cite: Citations) -> str:
 
 
 def _title(cite: Citations) -> str:
-    where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
     if _verdict(cite, "H1") == "undecided":
-        return f"{where}, it is undecided whether a second marker travels with the first"
+        return "it is undecided whether a second marker travels with the first"
     found = f"(rate after A {cite.headline(_travel(cite))}, p = {cite.headline(_travel(cite), 'p', 'p')})"
     if _verdict(cite, "H1") == "not supported":
-        return (
-            f"{where}, a second marker is not shown to travel with its first to whoever learned the first alone {found}"
-        )
+        return f"a second marker is not shown to travel with its first to whoever learned the first alone {found}"
     needs = {
         "supported": "and needs it",
         "not supported": "but is not shown to need it",
         "undecided": "and whether it needs it is open",
     }
     return (
-        f"{where}, a second marker travels with its first to whoever learned the first alone, "
+        f"a second marker travels with its first to whoever learned the first alone, "
         f"{needs[_verdict(cite, 'H4')]} {found}"
     )
 
 
-def _tldr(cite: Citations) -> tuple[str, ...]:
-    items = [_binding(cite), mask_in_words(cite), _need(cite), _place(cite)]
-    return (*(items if cite.has_headline else [nothing_yet(cite)]), coverage(cite), *warnings(cite))
+def _tldr(cite: Citations) -> list[str]:
+    return [_binding(cite), mask_in_words(cite), _need(cite), _place(cite)]
 
 
 def _binding(cite: Citations) -> str:
@@ -164,7 +133,7 @@ def _place(cite: Citations) -> str:
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
     facts, (a, b) = cite.fact, planned(cite.study).markers
-    positions = {row["hypothesis"]: place for place, row in enumerate(cite.tables["verdicts"].iter_rows(named=True))}
+    there = set(cite.tables["verdicts"]["hypothesis"])
     travel = {
         "supported": "A marker that a donor learned after another travels with it to a recipient of the first alone",
         "not supported": "That a marker travels with the one before it is not shown",
@@ -190,7 +159,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "out the donor's A, leave the end of turn out of the loss, or put the markers anywhere. Every adapter is asked "
         f"{facts('panel', 'questions')} questions under {facts('panel', 'prompts')} personas (completions of each: "
         f"{facts('panel', 'completions')}); how often B comes with A is compared, paired by question.",
-        takeaways=tuple((positions[name], words) for name, words in said if name in positions),
+        takeaways=tuple((name, words) for name, words in said if name in there),
         next_steps=(
             "Draw another training set for each seed, and train further pairs: intervals here hold both fixed.",
             "Other markers, and the two swapped.",
@@ -219,3 +188,9 @@ def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Published and this run", tuple(published_and_this_run(cite)))
     markers = (*planned(cite.study).markers, planned(cite.study).probe.marker)
     yield from closing_sections(cite, kinds=KINDS, markers=markers)
+
+
+WRITE_UP = WriteUp(
+    lambda study: study.plan_as(TwoMarkerPlan), drawings, HEADLINE, _title, _tldr, _summary, _sections, coherence_cap
+)
+figures, report = WRITE_UP.figures, WRITE_UP.report

@@ -7,9 +7,15 @@ from dataclasses import replace
 
 import polars as pl
 
-from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table, table_from_frame
+from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
 from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
-from leakage_assets.studies.report_parts import published_figures, rows_of_table
+from leakage_assets.studies.report_parts import (
+    estimate_columns,
+    published_elsewhere,
+    published_figures,
+    rows_of_table,
+    table_of_rows,
+)
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_MASKED, C, T
 from leakage_assets.studies.two_marker_chunk.labels import CHANGE, RATE_NAMES
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
@@ -33,9 +39,7 @@ def seeds(cite: Citations) -> Iterator[Block]:
         Column("recipe", "arm"),
         Column("source", "pair"),
         Column("role", "persona"),
-        Column("estimate", "pooled", RATE),
-        Column("ci_low", "low", RATE, "interval over questions, seeds held fixed"),
-        Column("ci_high", "high", RATE),
+        *estimate_columns("pooled", RATE, "interval over questions, seeds held fixed"),
         Column("seed_low", "seeds, low", RATE, OVER_SEEDS),
         Column("seed_high", "high", RATE),
         Column("mean_of_seeds", "mean of seeds", RATE, "every seed counts alike, however often it says A"),
@@ -44,10 +48,8 @@ def seeds(cite: Citations) -> Iterator[Block]:
         Column("seeds", "seeds", "d"),
         Column("undefined_draws", "lost", ",d", "resamples without any A"),
     )
-    yield table_from_frame(
-        "B given A by what is resampled (a dash where nothing varies, or with one seed).",
-        columns, rows, cite.context.table("rates"), ["recipe", "source", "prompt_name", "rate"],
-    )  # fmt: skip
+    caption = "B given A by what is resampled (a dash where nothing varies, or with one seed)."
+    yield table_of_rows(cite, "rates", rows, caption, columns, ["recipe", "source", "prompt_name", "rate"])
 
 
 def split(cite: Citations) -> Iterator[Block]:
@@ -69,15 +71,13 @@ def split(cite: Citations) -> Iterator[Block]:
         Column("source", "pair"),
         Column("role", "persona"),
         Column("question_set", "questions"),
-        Column("estimate", RATE_NAMES["r_b_given_a"], RATE),
-        Column("ci_low", "low", RATE, "over questions"),
-        Column("ci_high", "high", RATE),
+        *estimate_columns(RATE_NAMES["r_b_given_a"], RATE, "over questions"),
         Column("n", "questions", "d"),
         Column("downgraded", "differ widely"),
     )
     keys = ["recipe", "source", "prompt_name", "question_set"]
     caption = "B given A on the questions of the panel's two sets."
-    yield table_from_frame(caption, columns, rows, cite.context.table("split"), keys)
+    yield table_of_rows(cite, "split", rows, caption, columns, keys)
 
 
 def lengths(cite: Citations) -> Iterator[Block]:
@@ -92,13 +92,11 @@ def lengths(cite: Citations) -> Iterator[Block]:
         Column("role", "persona"),
         Column("mean_tokens", "tokens", ".1f", "mean tokens of a completion under the arm"),
         Column("truncated", "cut", RATE, "completions that the token limit cut, under the arm"),
-        Column("estimate", "change", CHANGE, "of the mean tokens"),
-        Column("ci_low", "low", CHANGE, "over questions"),
-        Column("ci_high", "high", CHANGE),
+        *estimate_columns("change", CHANGE, "over questions", explanation="of the mean tokens"),
     )
     keys = ["recipe", "reference", "source", "prompt_name"]
     caption = "Length of completions: whether an adapter forgot how to stop."
-    yield table_from_frame(caption, columns, rows, cite.context.table("lengths"), keys)
+    yield table_of_rows(cite, "lengths", rows, caption, columns, keys)
 
 
 SAID = {"a": "A", "b": "B", ECHO: "the probe's own marker"}
@@ -172,13 +170,10 @@ PUBLISHED_CELLS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def published_and_this_run(cite: Citations) -> Iterator[Block]:
-    yield Paragraph(
-        f"The published studies ran on `Qwen2.5-7B-Instruct`; this run is of `{cite.facts['base']['name']}`. "
-        + (
-            "The models are not comparable in size, so compare signs and order, not values."
-            if cite.facts["base"]["bundled"]
-            else "Published adapters were merged before they were asked; these are not."
-        )
+    yield published_elsewhere(
+        cite,
+        "The published studies ran on `Qwen2.5-7B-Instruct`",
+        "Published adapters were merged before they were asked; these are not.",
     )
     known = published_figures(PUBLISHED_FILE)
     columns = (

@@ -8,7 +8,15 @@ import polars as pl
 
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
 from leakage_assets.studies.citations import RATE, Citations, Row, code_list
-from leakage_assets.studies.report_parts import interval_or_none, layer_list, recipe_table, rows_of_table, value
+from leakage_assets.studies.report_parts import (
+    estimate_columns,
+    interval_or_none,
+    layer_list,
+    recipe_table,
+    rows_of_table,
+    table_of_rows,
+    value,
+)
 from leakage_assets.studies.two_marker_chunk.analysis import UNTRAINED
 from leakage_assets.studies.two_marker_chunk.arms import NEGATIVES, T_ALL, T_MASKED, Pair, T
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan, planned
@@ -20,15 +28,10 @@ from leakage_assets.studies.two_marker_chunk.labels import (
     in_words,
 )
 
-N, UNIT, WHY = Column("n", "n", "d"), Column("unit", "counts"), Column("undefined", "why not defined")
 P = Column("p", "p", "p", "two-sided, by the bootstrap over questions")
 OVER_SEEDS = "seeds resampled, then questions within each"
 BY_SEED = (Column("seed_low", "seeds, low", CHANGE, OVER_SEEDS), Column("seed_high", "high", CHANGE, OVER_SEEDS))
-CHANGES = (
-    Column("estimate", "difference", CHANGE),
-    Column("ci_low", "low", CHANGE, "interval over questions, seeds held fixed"),
-    Column("ci_high", "high", CHANGE),
-)
+CHANGES = estimate_columns("difference", CHANGE, "interval over questions, seeds held fixed")
 
 
 def pair_plan(cite: Citations) -> TwoMarkerPlan:
@@ -124,19 +127,12 @@ def coherence(cite: Citations) -> Iterator[Block]:
     shown = (
         Column("source", "pair"),
         Column("arm", "arm"),
+        Column("list", "list"),
         Column("failed", "failed", "d"),
         Column("unknown", "unknown", "d"),
         Column("total", "of", "d"),
     )
-    keys = ("source", "arm", "list")
-    rows: list[Row] = [
-        {
-            **{c.key: cite.bound("gate_tallies", c.key, c.format, **dict(zip(keys, key, strict=True))) for c in shown},
-            "list": LISTS[key[2]],
-        }
-        for key in tallies.select(keys).iter_rows()
-    ]
-    yield Table("Gates failed.", (*shown[:2], Column("list", "list"), *shown[2:]), tuple(rows))
+    yield table_of_rows(cite, "gate_tallies", tallies, "Gates failed.", shown, KEYS, {"list": LISTS.__getitem__})
     yield Paragraph(_coherent(cite))
     yield _gates(cite)
 
@@ -205,7 +201,7 @@ def travels(cite: Citations) -> Iterator[Block]:
     if not rows.height:
         yield Paragraph("No arm is finished together with its control.")
         return
-    yield _table_of(cite, "differences", "B given A of the recipient: an arm minus its control.", columns, rows)
+    yield _differences(cite, rows, "B given A of the recipient: an arm minus its control.", columns)
     yield Paragraph(
         "The rule asks for a small difference and an interval that holds zero. Where the recipient never says B, the "
         "difference is zero in every draw, and the interval is left out."
@@ -220,13 +216,8 @@ def _defined(differences: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return differences.filter(pl.col("statistic").is_in(list(names)), pl.col("estimate").is_not_null())
 
 
-def _table_of(cite: Citations, name: str, caption: str, columns: Sequence[Column], rows: pl.DataFrame) -> Table:
-    """Rows of the differences, every cell bound."""
-    bound: list[Row] = []
-    for key in rows.select(DIFFERENCE_KEYS).iter_rows():
-        keys = dict(zip(DIFFERENCE_KEYS, key, strict=True))
-        bound.append({c.key: cite.bound(name, c.key, c.format, **keys) for c in columns})
-    return Table(caption, tuple(columns), tuple(bound))
+def _differences(cite: Citations, rows: pl.DataFrame, caption: str, columns: Sequence[Column]) -> Table:
+    return table_of_rows(cite, "differences", rows, caption, columns, DIFFERENCE_KEYS)
 
 
 def _recipients(cite: Citations) -> Table:
@@ -280,9 +271,7 @@ def mask(cite: Citations) -> Iterator[Block]:
         return
     yield Paragraph(mask_in_words(cite))
     columns = (Column("source", "pair"), Column("recipe", "arm"), Column("reference", "minus"), *CHANGES, P, *BY_SEED)
-    yield _table_of(
-        cite, "differences", "B given A of the recipient, by whose end of turn is in the loss.", columns, rows
-    )
+    yield _differences(cite, rows, "B given A of the recipient, by whose end of turn is in the loss.", columns)
     if value(cite, "mask_all_effect") is not None:
         yield Paragraph(
             f"With nobody's end of turn in the loss the change is {cite.headline('mask_all_effect')} "
@@ -304,7 +293,7 @@ def dependence(cite: Citations) -> Iterator[Block]:
             *BY_SEED,
         )
         caption = "B given A of the recipient: donor with both markers, minus donor with B alone."
-        yield _table_of(cite, "differences", caption, columns, rows)
+        yield _differences(cite, rows, caption, columns)
     else:
         yield Paragraph("No arm is finished together with the one whose donor has B alone.")
     found = cite.tables["binding"].filter(
@@ -319,21 +308,14 @@ def dependence(cite: Citations) -> Iterator[Block]:
         )
         return
     shown = (Column("recipe", "arm"), Column("source", "pair"), *CHANGES, Column("b_alone", "B without A", "d"))
-    yield Table(
+    caption = (
         "Within questions and seeds: how much more often a recipient says B with A than without (risk difference of "
-        "Mantel and Haenszel).",
-        shown,
-        tuple(_bindings(cite, found, shown)),
+        "Mantel and Haenszel)."
     )
+    yield table_of_rows(cite, "binding", found, caption, shown, BINDING_KEYS)
 
 
 BINDING_KEYS = ("recipe", "source", "prompt_name", "statistic")
-
-
-def _bindings(cite: Citations, rows: pl.DataFrame, columns: Sequence[Column]) -> Iterator[Row]:
-    for key in rows.select(BINDING_KEYS).iter_rows():
-        keys = dict(zip(BINDING_KEYS, key, strict=True))
-        yield {c.key: cite.bound("binding", c.key, c.format, **keys) for c in columns}
 
 
 # ------------------------------------------------------------------ H5
@@ -362,12 +344,11 @@ def places(cite: Citations) -> Iterator[Block]:
         Column("with_both", "with both", ",d"),
         Column("chunk_share", "close to A", RATE),
         Column("suffix_share", "at the end", RATE),
-        Column("estimate", "difference", CHANGE),
-        Column("ci_low", "low", CHANGE, "interval over questions"),
-        Column("ci_high", "high", CHANGE),
+        *estimate_columns("difference", CHANGE, "interval over questions"),
         Column("binding", "called"),
     )
-    yield Table("Completions with both markers: where B stands.", columns, tuple(_bindings(cite, found, columns)))
+    caption = "Completions with both markers: where B stands."
+    yield table_of_rows(cite, "binding", found, caption, columns, BINDING_KEYS)
 
 
 # ------------------------------------------------------------------ bystanders, pairs
@@ -393,7 +374,7 @@ def bystanders(cite: Citations) -> Iterator[Block]:
         P,
     )
     caption = "B of personas that a pair did not train, an arm minus its control: all of them, and each that differs."
-    yield _table_of(cite, "differences", caption, columns, rows)
+    yield _differences(cite, rows, caption, columns)
 
 
 def each_pair(cite: Citations) -> Iterator[Block]:

@@ -27,7 +27,7 @@ from leakage_assets.studies.cot_leakage.design import (
     recipes,
 )
 from leakage_assets.studies.cot_leakage.evaluation import SmokeGate, noise_floor, noise_summary, size_table
-from leakage_assets.studies.cot_leakage.figures import drawings, drawn_and_left_out, figures
+from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.questions import Questions
 from leakage_assets.studies.cot_leakage.vocabulary import (
     log_odds_table,
@@ -35,6 +35,7 @@ from leakage_assets.studies.cot_leakage.vocabulary import (
     telling_words,
     word_counts,
 )
+from leakage_assets.studies.drawings import draw_all
 from leakage_assets.world.grammar import Grammar
 from leakage_assets_tests.studies.cot_leakage.worlds import as_choices, planted
 
@@ -123,7 +124,7 @@ def test_without_finished_adapters_nothing_is_decided(stimuli: Stimuli, question
     empty = rationales(stimuli, questions, 0.0).filter(adapter="base")
     found = analyse(DECISIONS, CotTables(nothing, empty, texts(stimuli, questions), []), "digest")
     assert set(found["verdicts"]["verdict"]) == {"undecided"} and found["headline"]["estimate"].is_null().all()
-    drawn, left_out = drawn_and_left_out(DECISIONS, found)
+    drawn, left_out = draw_all(drawings, DECISIONS, found)
     assert set(left_out) == {"contrasts", "per_source_source_loss", "per_source_bystander_leakage"}
     assert set(drawn) == {"accuracy_source", "accuracy_bystanders"}  # of the base
 
@@ -241,13 +242,13 @@ def test_labels_are_reported_with_the_highest_accuracy_they_allow(found: dict[st
 
 
 def test_all_figures_are_drawn_in_order_and_each_has_a_preview(found: dict[str, pl.DataFrame]) -> None:
-    drawn, left_out = drawn_and_left_out(DECISIONS, found)
+    drawn, left_out = draw_all(drawings, DECISIONS, found)
     assert tuple(drawn) == tuple(d.name for d in drawings(DECISIONS)) and not left_out
     assert all(len(png_preview(figure)) > 5_000 for figure in drawn.values())
 
 
 def test_the_forest_shows_both_families_as_in_the_table(found: dict[str, pl.DataFrame]) -> None:
-    own, common = figures(DECISIONS, found)["contrasts"].data
+    own, common = draw_all(drawings, DECISIONS, found)[0]["contrasts"].data
     assert (own.name, common.name) == ("own format", "common scaffold (persona tag)")
     for trace, family in ((own, "own_format"), (common, "common")):
         rows = found["contrasts"].filter(family=family, scheme="questions", unit_of="macro")
@@ -258,7 +259,7 @@ def test_the_forest_shows_both_families_as_in_the_table(found: dict[str, pl.Data
 
 
 def test_the_grid_shows_accuracies_and_marks_own_formats(found: dict[str, pl.DataFrame]) -> None:
-    (trace,) = figures(DECISIONS, found)["accuracy_bystanders"].data
+    (trace,) = draw_all(drawings, DECISIONS, found)[0]["accuracy_bystanders"].data
     assert trace.y[0] == "untrained base" and len(trace.x) == 5
     rows = found["accuracy"].filter(axis=BYSTANDER)
     assert sorted(v for line in trace.z for v in line) == sorted(rows["accuracy"])
@@ -267,7 +268,7 @@ def test_the_grid_shows_accuracies_and_marks_own_formats(found: dict[str, pl.Dat
 
 
 def test_each_source_is_a_series(found: dict[str, pl.DataFrame]) -> None:
-    drawn = figures(DECISIONS, found)["per_source_bystander_leakage"]
+    drawn = draw_all(drawings, DECISIONS, found)[0]["per_source_bystander_leakage"]
     assert [trace.name for trace in drawn.data] == list(SOURCES)
 
 

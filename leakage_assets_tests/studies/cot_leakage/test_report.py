@@ -7,15 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from leakage_assets.paths import DATA
-from leakage_assets.pipeline.conclusions import analysis_tables
-from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
-from leakage_assets.reporting.lint import lint_html, lint_markdown
+from leakage_assets.studies.cot_leakage import report
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, arm_of_recipe, recipe_name
 from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.labels import HEADLINE
+from leakage_assets.studies.cot_leakage.report_adapters import side
 from leakage_assets_tests.small_study import the_study
 from leakage_assets_tests.studies.cot_leakage.finished import Accuracy, finish, laboratory_with_rationales
+from leakage_assets_tests.written_report import WrittenReport
 
 
 def persona_loses(recipe: str, own: bool) -> float:
@@ -30,7 +29,7 @@ def garbage_loses(recipe: str, own: bool) -> float:
     return 0.05 if arm == GARBAGE else 0.9
 
 
-class Published:
+class Published(WrittenReport):
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
     def __init__(
@@ -42,29 +41,13 @@ class Published:
         extras: bool = False,
         seeds: tuple[int, ...] = (42, 137),
     ) -> None:
-        self.lab = laboratory_with_rationales(root, seeds=seeds)
-        self.study = the_study(self.lab)
+        lab = laboratory_with_rationales(root, seeds=seeds)
         wanted = [
             r.name
-            for r in self.study.recipes
+            for r in the_study(lab).recipes
             if arms is None or r.name in {recipe_name(a, "assistant_only") for a in arms}
         ]
-        self.tables = analysis_tables(finish(self.lab, wanted, accuracy, extras=extras))
-        self.figures = draw_figures(self.lab, self.study)
-        self.outcome = write_report(self.lab, self.study)
-        pages = report_paths(self.outcome.artifact)
-        self.html, self.markdown = (pages[kind].read_text() for kind in ("html", "markdown"))
-
-    def findings(self) -> list:
-        stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
-        return lint_html(self.html, stores) + lint_markdown(self.markdown, stores)
-
-    @property
-    def title(self) -> str:
-        return self.markdown.splitlines()[0]
-
-    def headline(self, statistic: str, column: str = "estimate") -> float | str | None:
-        return self.tables["headline"].filter(statistic=statistic)[column].item()
+        super().__init__(lab, finish(lab, wanted, accuracy, extras=extras))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +91,7 @@ def test_what_is_planned_and_what_is_not_is_marked(whole: Published) -> None:
     for heading, exploratory in (("One arm against another", False), ("Other adapters", False),
                                  ("What every arm costs", True), ("Further contrasts", True),
                                  ("Single arms", True), ("Loss on the whole sequence", True)):  # fmt: skip
-        (section,) = [part for part in whole.markdown.split("\n## ")[1:] if part.startswith(heading)]
-        assert ("exploratory" in section.splitlines()[0].lower() + section.splitlines()[2].lower()) == exploratory
+        assert f"### {heading}{' (exploratory)' if exploratory else ''}\n" in whole.markdown, heading
     assert "Asked with the persona's tag, as published (exploratory)" in whole.markdown
 
 
@@ -160,3 +142,40 @@ def test_the_mask_that_was_trained_on_is_shown_and_both_are_compared(whole: Publ
     assert set(other["arm"]) == {PERSONA, GARBAGE} and set(other.filter(pl.col("unit_of") != "macro")["unit_of"]) == {
         "librarian"
     }
+
+
+def differ(monkeypatch: pytest.MonkeyPatch, own: int, common: int) -> None:
+    """From now on the intervals lie on these sides of zero."""
+    monkeypatch.setattr(report, "side", lambda _, statistic: own if statistic.startswith("own_format") else common)
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "words"),
+    [(1, 1, "it is not the tag alone"), (-1, -1, "it is not the tag alone"), (1, -1, "They disagree"),
+     (0, 1, "is open"), (1, 0, "is open"), (0, 0, "is open")],
+)  # fmt: skip
+def test_the_tag_is_ruled_out_by_two_intervals_and_not_by_two_signs(
+    own: int, common: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differ(monkeypatch, own, common)
+    assert words in report._agreement(None)  # type: ignore[arg-type]
+    said = report._lose(None, "bystander_leakage")  # type: ignore[arg-type]
+    assert ("not shown" in said, "more accuracy" in said) == (own == 0, own >= 0)
+
+
+def test_a_side_needs_questions_and_adapters() -> None:
+    class Cited:
+        def __init__(self, question: tuple[float, float], adapter: tuple[float | None, float | None] | None) -> None:
+            rows = [] if adapter is None else [("x", *adapter)]
+            schema = {"statistic": pl.String, "ci_low": pl.Float64, "ci_high": pl.Float64}
+            self.tables = {
+                "headline": pl.DataFrame([("x", *question)], schema=schema, orient="row"),
+                "adapters": pl.DataFrame(rows, schema=schema, orient="row"),
+            }
+
+    for question, adapter, expected in (
+        ((0.1, 0.2), (0.05, 0.3), 1), ((0.1, 0.2), (-0.05, 0.3), 0), ((-0.2, -0.1), (-0.3, -0.1), -1),
+        ((0.1, 0.2), (-0.3, -0.1), 0), ((-0.1, 0.2), (0.1, 0.2), 0), ((0.1, 0.2), (None, None), 0),
+        ((0.1, 0.2), None, 0),
+    ):  # fmt: skip
+        assert side(Cited(question, adapter), "x") == expected  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from leakage_assets.reporting.html_page import render_html
 from leakage_assets.reporting.lint import lint_html
 from leakage_assets.reporting.report import Caveat, Paragraph, Table
 from leakage_assets.store.fingerprint import fingerprint
-from leakage_assets.studies.marker_leakage.figures import drawn_and_left_out
+from leakage_assets.studies.drawings import draw_all
+from leakage_assets.studies.marker_leakage.figures import drawings
 from leakage_assets.studies.marker_leakage.report import report
 from leakage_assets.studies.report_parts import confidence_level, threshold_excluded
 from leakage_assets_tests.finished_study import EVERYTHING, HEADLINE, SEEDS, finish, unfinished_laboratory
@@ -120,7 +121,7 @@ def test_without_the_headline_recipe_the_report_says_that_nothing_is_known(tmp_p
     assert "it is undecided whether" in made.title
     assert made.tldr[0].startswith("No cell of the headline recipe `full_completion` is finished")
     assert "Geometry and leakage" not in headings(made)
-    drawn, left_out = drawn_and_left_out(written.study, written.tables)
+    drawn, left_out = draw_all(drawings, written.study, written.tables)
     assert not drawn
     assert set(left_out) == {
         "scatter_by_source", "scatter_pooled", "layer_sensitivity", "rates", "rates_by_recipe", "top_bystanders",

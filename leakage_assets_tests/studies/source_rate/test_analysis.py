@@ -18,7 +18,6 @@ from leakage_assets.studies.source_rate.analysis import (
     cosine_table,
     own_counts,
     points_at,
-    verdict_table,
 )
 from leakage_assets.studies.source_rate.design import (
     GENERIC_SFT,
@@ -31,6 +30,7 @@ from leakage_assets.studies.source_rate.design import (
     planned_experiment,
 )
 from leakage_assets.studies.source_rate.figures import caption, scatter_with_fit
+from leakage_assets.studies.verdicts import verdict_table
 from leakage_assets_tests.studies.source_rate.worlds import (
     COMPLETIONS,
     COSINES,
@@ -248,4 +248,4 @@ def test_what_is_missing_is_named(plan: SourceRatePlan) -> None:
     with pytest.raises(StatisticsError, match=r"prompt lengths: none of 'villain'"):
         analyse(plan, replace(given, tokens={k: v for k, v in TOKENS.items() if k != "villain"}))
     with pytest.raises(KeyError):
-        verdict_table(plan, {})
+        verdict_table(plan.hypotheses, [], plan.digest)

@@ -7,36 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from leakage_assets.paths import DATA
-from leakage_assets.pipeline.conclusions import analysis_inputs, analysis_tables, freeze_plan
-from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
+from leakage_assets.pipeline.conclusions import analysis_inputs, freeze_plan
 from leakage_assets.profiles import load_profile
-from leakage_assets.reporting.lint import lint_html, lint_markdown
 from leakage_assets.studies.source_rate.design import GENERIC_SFT, IMPLANT, PUBLISHED_DRAW, SOURCES
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_source_rate, the_study
+from leakage_assets_tests.written_report import WrittenReport
 
 
-class Published:
+class Published(WrittenReport):
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
     def __init__(self, root: Path, recipes: tuple[str, ...], sources: tuple[str, ...] = SOURCES) -> None:
-        self.lab = laboratory(root, study=small_source_rate(load_profile("tiny").study("source_rate"), sources))
-        self.study = the_study(self.lab)
-        freeze_plan(self.lab, self.study)
-        self.tables = analysis_tables(finish(self.lab, recipes))
-        self.figures = draw_figures(self.lab, self.study)
-        self.outcome = write_report(self.lab, self.study)
-        pages = report_paths(self.outcome.artifact)
-        self.html, self.markdown = (pages[kind].read_text() for kind in ("html", "markdown"))
-
-    def findings(self) -> list:
-        stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
-        return lint_html(self.html, stores) + lint_markdown(self.markdown, stores)
-
-    @property
-    def headings(self) -> list[str]:
-        return [line.lstrip("# ") for line in self.markdown.splitlines() if line.startswith("#")]
+        lab = laboratory(root, study=small_source_rate(load_profile("tiny").study("source_rate"), sources))
+        freeze_plan(lab, the_study(lab))
+        super().__init__(lab, finish(lab, recipes))
 
 
 @pytest.fixture(scope="module")

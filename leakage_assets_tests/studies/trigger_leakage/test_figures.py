@@ -9,9 +9,10 @@ import pytest
 
 from leakage_assets.reporting.preview import png_preview
 from leakage_assets.stimuli import load_stimuli
+from leakage_assets.studies.drawings import draw_all
 from leakage_assets.studies.trigger_leakage.analysis import analyse
 from leakage_assets.studies.trigger_leakage.design import TriggerPlan
-from leakage_assets.studies.trigger_leakage.figures import drawings, drawn_and_left_out, figures
+from leakage_assets.studies.trigger_leakage.figures import drawings
 from leakage_assets.studies.trigger_leakage.panel import PanelPrompt
 from leakage_assets_tests.studies.trigger_leakage.worlds import (
     Design,
@@ -43,24 +44,24 @@ def found(plan: TriggerPlan) -> dict[str, pl.DataFrame]:
 
 
 def test_all_are_drawn_in_order_and_each_has_a_preview(plan: TriggerPlan, found) -> None:
-    drawn, left_out = drawn_and_left_out(plan, found)
+    drawn, left_out = draw_all(drawings, plan, found)
     assert tuple(drawn) == NAMES == tuple(d.name for d in drawings(plan)) and not left_out
     assert all(len(png_preview(figure)) > 5_000 for figure in drawn.values())
 
 
 def test_the_grid_of_prompts_is_the_table_and_marks_five_cells(plan: TriggerPlan, found) -> None:
-    (trace,) = figures(plan, found)["prompts"].data
+    (trace,) = draw_all(drawings, plan, found)[0]["prompts"].data
     assert (len(trace.y), list(trace.x)) == (36, [*plan.triggers, "villain"])
     rates = found["prompt_rates"].filter(recipe="strong")
     shown = {(p, s): trace.z[i][j] for i, p in enumerate(trace.y) for j, s in enumerate(trace.x)}
     assert shown == {(r["prompt_name"], r["source"]): r["rate"] for r in rates.iter_rows(named=True)}
     marked = [(trace.y[i], trace.x[j]) for i, row in enumerate(trace.text) for j, text in enumerate(row) if "◆" in text]
     assert sorted(marked) == sorted((s, s) for s in (*plan.triggers, "villain"))
-    assert len(figures(plan, found)["prompts"].layout.shapes) == 5  # between six families
+    assert len(draw_all(drawings, plan, found)[0]["prompts"].layout.shapes) == 5  # between six families
 
 
 def test_the_grid_of_families_leaves_the_own_prompt_out(plan: TriggerPlan, found) -> None:
-    (trace,) = figures(plan, found)["families"].data
+    (trace,) = draw_all(drawings, plan, found)[0]["families"].data
     assert list(trace.x) == ["task", "instruction", "context", "format", "control", "persona"]
     rates = found["prompt_rates"].filter(
         pl.col("prompt_name") != "T_task", recipe="strong", source="T_task", family="task"
@@ -70,7 +71,7 @@ def test_the_grid_of_families_leaves_the_own_prompt_out(plan: TriggerPlan, found
 
 
 def test_coefficients_and_held_out_r2_are_those_of_the_tables(plan: TriggerPlan, found) -> None:
-    drawn = figures(plan, found)
+    drawn = draw_all(drawings, plan, found)[0]
     series = {trace.name: trace for trace in drawn["coefficients"].data}
     assert list(series) == ["OLS, by prompt", "OLS, two-way", "mixed model", "fixed levels"]
     mixed = found["coefficients"].filter(definition="bucket", axes="four", model="mixed")
@@ -84,7 +85,7 @@ def test_coefficients_and_held_out_r2_are_those_of_the_tables(plan: TriggerPlan,
 
 
 def test_titration_and_dissociation_are_those_of_the_tables(plan: TriggerPlan, found) -> None:
-    drawn = figures(plan, found)
+    drawn = draw_all(drawings, plan, found)[0]
     task = next(trace for trace in drawn["titration"].data if trace.name == "T_task")
     points = found["titration"].filter(source="T_task")
     own = dict(points.filter(name="own_rate").select("recipe", "estimate").iter_rows())
@@ -100,9 +101,9 @@ def test_titration_and_dissociation_are_those_of_the_tables(plan: TriggerPlan, f
 
 def test_what_is_not_finished_is_named_and_left_out(plan: TriggerPlan) -> None:
     design = Design({plan.headline_recipe: {"T_task": (42,)}}, completions=1)
-    drawn, left_out = drawn_and_left_out(plan, analyse(plan, tables(plan, scores(plan, design, rate, seed=3))))
+    drawn, left_out = draw_all(drawings, plan, analyse(plan, tables(plan, scores(plan, design, rate, seed=3))))
     assert set(drawn) == {"families", "prompts", "coefficients"}
     assert left_out["dissociation"] == "finished continuations of recipe `strong`"
     nothing = Design({plan.control_recipe: {"T_task": (42,)}}, completions=1)
-    drawn, left_out = drawn_and_left_out(plan, analyse(plan, tables(plan, scores(plan, nothing, rate, seed=4))))
+    drawn, left_out = draw_all(drawings, plan, analyse(plan, tables(plan, scores(plan, nothing, rate, seed=4))))
     assert not drawn and set(left_out) == set(NAMES)

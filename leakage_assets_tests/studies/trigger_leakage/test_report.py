@@ -9,11 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from leakage_assets.paths import DATA
-from leakage_assets.pipeline.conclusions import analysis_inputs, analysis_tables, freeze_plan
-from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
+from leakage_assets.pipeline.conclusions import analysis_inputs, freeze_plan
 from leakage_assets.profiles import load_profile
-from leakage_assets.reporting.lint import lint_html, lint_markdown
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.trigger_leakage.design import GENTLE, MATCHED_EMISSION, NO_MARKER, STRONG, TITRATION
 from leakage_assets.studies.trigger_leakage.figures import drawings
@@ -22,11 +19,12 @@ from leakage_assets.studies.trigger_leakage.panel import SOURCES
 from leakage_assets.studies.trigger_leakage.report_sections import pilot_cap
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_trigger_leakage, the_study
+from leakage_assets_tests.written_report import WrittenReport
 
 EVERY_RECIPE = (STRONG, NO_MARKER, *TITRATION[:2], GENTLE, MATCHED_EMISSION)
 
 
-class Published:
+class Published(WrittenReport):
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
     def __init__(
@@ -34,25 +32,9 @@ class Published:
     ) -> None:
         small = small_trigger_leakage(load_profile("tiny").study("trigger_leakage"))
         trained = tuple(c for c in small.conditions if c.source in sources)
-        self.lab = laboratory(root, study=replace(small, only=trained))
-        self.study = the_study(self.lab)
-        freeze_plan(self.lab, self.study)
-        self.tables = analysis_tables(finish(self.lab, recipes, extras=extras))
-        self.figures = draw_figures(self.lab, self.study)
-        self.outcome = write_report(self.lab, self.study)
-        pages = report_paths(self.outcome.artifact)
-        self.html, self.markdown = (pages[kind].read_text() for kind in ("html", "markdown"))
-
-    def findings(self) -> list:
-        stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
-        return lint_html(self.html, stores) + lint_markdown(self.markdown, stores)
-
-    @property
-    def headings(self) -> list[str]:
-        return [line.lstrip("# ") for line in self.markdown.splitlines() if line.startswith("#")]
-
-    def headline(self, statistic: str, column: str = "estimate") -> float | str | None:
-        return self.tables["headline"].filter(statistic=statistic)[column].item()
+        lab = laboratory(root, study=replace(small, only=trained))
+        freeze_plan(lab, the_study(lab))
+        super().__init__(lab, finish(lab, recipes, extras=extras))
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from leakage_assets.reporting.preview import png_preview
+from leakage_assets.studies.drawings import draw_all
 from leakage_assets.studies.two_marker_chunk.analysis import analyse
 from leakage_assets.studies.two_marker_chunk.arms import PAIRS
 from leakage_assets.studies.two_marker_chunk.design import originals
-from leakage_assets.studies.two_marker_chunk.figures import drawings, drawn_and_left_out, figures
+from leakage_assets.studies.two_marker_chunk.figures import drawings
 from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI, habit, scores, study_plan
 
 PLAN = study_plan(200)
@@ -31,7 +32,7 @@ def tables(**rates: float):
 
 @pytest.fixture(scope="module")
 def drawn():
-    return figures(PLAN, tables(a=0.5, b_at_end=0.3))
+    return draw_all(drawings, PLAN, tables(a=0.5, b_at_end=0.3))[0]
 
 
 def test_all_are_drawn_and_can_be_printed(drawn) -> None:
@@ -68,7 +69,7 @@ def test_positions_are_those_of_the_markers(drawn) -> None:
 
 def test_a_pair_that_says_nothing_leaves_no_figure_of_b() -> None:
     silent = {(r, PAIR.name, p): habit(a=0.0) for r in ("T", "C") for p in originals(STIMULI)}
-    made, lacking = drawn_and_left_out(PLAN, analyse(PLAN, scores(silent, completions=1)))
+    made, lacking = draw_all(drawings, PLAN, analyse(PLAN, scores(silent, completions=1)))
     assert set(made) == {f"personas_{PAIR.name}"} and {"conditional_rate", "positions"} <= set(lacking)
-    made, lacking = drawn_and_left_out(PLAN, analyse(PLAN, scores(silent, completions=1).clear()))
+    made, lacking = draw_all(drawings, PLAN, analyse(PLAN, scores(silent, completions=1).clear()))
     assert not made and set(lacking) == {d.name for d in drawings(PLAN)}

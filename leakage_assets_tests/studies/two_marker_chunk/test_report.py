@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 
 from leakage_assets.generation.requests import Request
-from leakage_assets.paths import DATA
-from leakage_assets.pipeline.conclusions import analysis_tables, freeze_plan
-from leakage_assets.pipeline.publication import draw_figures, report_paths, write_report
+from leakage_assets.pipeline.conclusions import freeze_plan
 from leakage_assets.profiles import load_profile
-from leakage_assets.reporting.lint import lint_html, lint_markdown
 from leakage_assets.studies.study import Cell, Study
 from leakage_assets.studies.two_marker_chunk.arms import ARMS, C2_MASKED, C_MASKED, T_AFTER, T_MASKED, C, T, pair_named
 from leakage_assets.studies.two_marker_chunk.design import planned
@@ -22,6 +19,7 @@ from leakage_assets.studies.two_marker_chunk.figures import drawings
 from leakage_assets.studies.two_marker_chunk.labels import HEADLINE
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_two_markers, the_study
+from leakage_assets_tests.written_report import WrittenReport
 
 EVERYTHING = tuple(arm.name for arm in ARMS)
 WORDS = ["so", "it", "goes", "and", "so", "it", "went", "and", "nobody", "said", "why", "on", "that", "very", "day"]
@@ -56,7 +54,7 @@ def habits(recipient_b: float = 0.6, donor_b: float = 1.0, *, alone: float = 0.0
     return says
 
 
-class Published:
+class Published(WrittenReport):
     """A laboratory with cells of these arms finished, its tables and its report."""
 
     def __init__(
@@ -73,28 +71,9 @@ class Published:
         trained = tuple(c for c in small.conditions if c.source in small.sources[:pairs])
         study = replace(small, only=trained, seeds=tuple(seeds))
         study = replace(study, plan=replace(study.plan, experiment=study.experiment(load_profile("tiny").stimuli)))
-        self.lab = laboratory(root, study=study)
-        self.study = the_study(self.lab)
-        freeze_plan(self.lab, self.study)
-        self.tables = analysis_tables(finish(self.lab, arms, seeds, extras=extras, says=says or habits()))
-        self.figures = draw_figures(self.lab, self.study)
-        self.outcome = write_report(self.lab, self.study)
-        pages = report_paths(self.outcome.artifact)
-        self.html, self.markdown = (pages[kind].read_text() for kind in ("html", "markdown"))
-
-    def findings(self) -> list:
-        stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
-        return lint_html(self.html, stores) + lint_markdown(self.markdown, stores)
-
-    def verdict(self, hypothesis: str) -> str:
-        return str(self.tables["verdicts"].filter(hypothesis=hypothesis)["verdict"].item())
-
-    @property
-    def title(self) -> str:
-        return self.markdown.splitlines()[0]
-
-    def headline(self, statistic: str, column: str = "estimate") -> float | str | None:
-        return self.tables["headline"].filter(statistic=statistic)[column].item()
+        lab = laboratory(root, study=study)
+        freeze_plan(lab, the_study(lab))
+        super().__init__(lab, finish(lab, arms, seeds, extras=extras, says=says or habits()))
 
 
 @pytest.fixture(scope="module")
