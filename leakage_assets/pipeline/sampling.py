@@ -28,6 +28,9 @@ READINGS = "readings.parquet"
 VERSION = 1
 """Raise it when the code that asks and decodes changes what is said."""
 
+READINGS_VERSION = 2
+"""Raise it when the code that reads finished samples with the engine's help changes what it tells of them."""
+
 
 T = TypeVar("T")
 
@@ -83,6 +86,8 @@ class SampleJob:
             "stage": "samples",
             **asked_of,
             "requests": fingerprint([sample_id(r, sampling) for r in requests]),
+            # The samples are what they were: their store is not named after this.
+            **({} if read is None else {"readings": READINGS_VERSION}),
         }
         digest = fingerprint(asked_of)
         self.store = SampleStore(lab.store.root.joinpath(*address, "shards", digest[:16]))

@@ -118,7 +118,6 @@ class ChoicePanel:
     questions: tuple[MultipleChoice, ...]
     scaffolds: tuple[Scaffold, ...]
     formats: ChoiceFormat
-    max_new_tokens: int = 768
 
 
 def rationale_requests(panel: ChoicePanel, adapter: str, repeat: int = 0) -> list[Request]:

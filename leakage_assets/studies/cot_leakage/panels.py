@@ -54,7 +54,6 @@ class Grid:
             questions=self.source.read(stimuli).evaluation[: self.asked],
             scaffolds=tuple(scaffold(name) for name in self.scaffolds),
             formats=stimuli.world.choice_format,
-            max_new_tokens=self.max_new_tokens,
         )
 
 

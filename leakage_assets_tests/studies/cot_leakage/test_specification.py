@@ -14,6 +14,7 @@ import pytest
 from leakage_assets.generation.endpoint import REFUSED, Endpoint, EndpointError, EndpointWriter
 from leakage_assets.generation.requests import BASE, Request
 from leakage_assets.models import load_tokenizer
+from leakage_assets.pipeline import sampling
 from leakage_assets.pipeline.adapters import train_cell
 from leakage_assets.pipeline.baseline import base_panel_job
 from leakage_assets.pipeline.conclusions import sample_job
@@ -325,6 +326,15 @@ def test_the_grammar_is_known_by_its_lexicon_and_the_tokenizer_it_counts_with(
     assert pool_identity(other) not in before
     monkeypatch.setattr(Laboratory, "base_fingerprint", "another")
     assert pool_identity(of_stimuli(tmp_path, lab.profile.stimuli)) not in before
+
+
+def test_other_readings_are_read_anew_from_the_same_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = of_stimuli(tmp_path, load_profile("tiny").stimuli)
+    (rationales, _) = the_study(lab).main_panels
+    before = base_panel_job(lab, the_study(lab), rationales)
+    monkeypatch.setattr(sampling, "READINGS_VERSION", 99)
+    after = base_panel_job(lab, the_study(lab), rationales)
+    assert before.identity != after.identity and before.store.folder == after.store.folder
 
 
 def test_an_endpoint_is_known_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
