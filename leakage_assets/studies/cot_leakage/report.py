@@ -71,6 +71,10 @@ P_OF = (
     "of the planned contrasts adjusted by Holm over all of them, within their family; at least one over the number of "
     "resamples and one"
 )
+ALSO = (
+    "Beside its rule, the plan calls a claim supported only where the interval over pairs of adapters leaves its "
+    "threshold out as well (section Other adapters)."
+)
 KINDS = "rationales of the trained persona and of others, under every scaffold that has one"
 LEAST_LETTERS = 5
 """Shorter telling words would be highlighted inside others."""
@@ -246,7 +250,7 @@ def _not_more(cite: Citations) -> str:
 
 def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Design", tuple(design(cite)))
-    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF)))
+    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF, also=ALSO)))
     if cite.has_headline:
         yield Section("One arm against another", tuple(contrasts(cite)))
     for heading, blocks in (
