@@ -79,8 +79,7 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
             progress=lambda total: Progress(total, f"train {cell}", lab.emit),
             report_to=lab.report_to,
             measured=told.append,
-            # On the very rows that are trained: the stored set may have been made under another mask.
-            check=None if study.check_rows is None else partial(study.check_rows, study, cell.condition),
+            check=partial(study.check_rows, study, cell.condition) if study.check_rows else None,
         )
         (metrics,) = told
         # Where, how and how fast go to the provenance: in a file they would give equal adapters unequal digests,

@@ -376,9 +376,9 @@ class Study:
 
     ``baseline``: the main panel, with what it follows, is asked of the untrained base as well, before the prechecks.
     ``audits_answers``: the prechecks read the training answers, which are then written before them. ``check_rows`` says
-    what must hold of the masked rows of a condition, when they are stored and when they are trained, and raises.
-    ``at_hand``: whether all questions are on this machine (None: always). ``control_tells``: what the
-    control recipe rules out.
+    what must hold of the masked rows of a condition, and raises: where a set is built, and of the rows that every cell
+    is trained on. ``at_hand``: whether all questions are on this machine
+    (None: always). ``control_tells``: what the control recipe rules out.
 
     ``compares_system_turns``: prompts are also compared by themselves, without a question (see
     ``geometry.prompt_axes.semantic_cosines``); those ``counted_twice`` weigh double in the mean of the panel.

@@ -96,7 +96,7 @@ def train_adapter(
 
     Args:
         marker: the taught marker; its tokens are looked up under "marker_only" only.
-        check: what must hold of the masked rows that are trained on; it raises, and then nothing is trained.
+        check: what must hold of the rows with the very masks that are trained on; it raises before the first step.
 
     Raises:
         RowError: the rows cannot be trained on under this recipe (MaskError included).
