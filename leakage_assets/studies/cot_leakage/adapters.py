@@ -151,10 +151,10 @@ def reading_table(
     Readings: "planned"; "best of four", in which an answer without a letter is the likeliest of the four letters; and
     "without collapsed", in which collapsed adapters are left out.
 
-    Columns: reading, contrast, axis, statistic, collapsed (adapters of either arm), then those of ``Estimate``.
+    Columns: reading, contrast, axis, statistic, collapsed (adapters of either arm under the planned sources), then
+    those of ``Estimate``.
     """
-    gone = {CotCell(source, name, seed) for name, source, seed in collapsed.filter("collapsed").select(
-        "arm", "source", "seed").iter_rows()}  # fmt: skip
+    gone = {CotCell(*cell) for cell in collapsed.filter("collapsed").select("source", "arm", "seed").iter_rows()}
     kept = replace(found, cells={cell: scores for cell, scores in found.cells.items() if cell not in gone})
     rows: list[tuple[Mapping[str, Any], Estimate]] = []
     for reading, outcomes in (("planned", found), ("best of four", best_of_four), ("without collapsed", kept)):
@@ -167,7 +167,7 @@ def reading_table(
                 "contrast": row.contrast.name,
                 "axis": row.axis,
                 "statistic": row.contrast.statistic(row.axis, HEADLINE_FAMILY),
-                "collapsed": sum(cell.arm in arms for cell in gone),
+                "collapsed": sum(cell.arm in arms and cell.source in decisions.sources for cell in gone),
             }
             rows.append((labels, macro_estimate(row, draws, "questions", decisions)))
     texts = dict.fromkeys(("reading", "contrast", "axis", "statistic"), pl.String)

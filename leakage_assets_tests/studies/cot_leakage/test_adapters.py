@@ -208,7 +208,7 @@ def test_contrasts_are_read_without_collapsed_adapters_and_with_every_answer() -
     gone = CotCell("comedian", PERSONA, 42)
     cells = {**found.cells, gone: np.zeros_like(found.cells[gone])}
     collapsed = pl.DataFrame(
-        [(PERSONA, "comedian", 42, True), (PERSONA, "comedian", 137, False)],
+        [(PERSONA, "comedian", 42, True), (PERSONA, "comedian", 137, False), (PERSONA, "villain", 42, True)],
         schema=["arm", "source", "seed", "collapsed"],
         orient="row",
     )
