@@ -180,3 +180,9 @@ def test_a_side_needs_questions_and_adapters() -> None:
         ((0.1, 0.2), None, 0),
     ):  # fmt: skip
         assert side(Cited(question, adapter), "x") == expected  # type: ignore[arg-type]
+
+
+def test_confidence_is_that_of_the_hypothesis_of_the_title(whole: Published) -> None:
+    assert report.WRITE_UP.titled == "H2b"
+    claim = whole.tables["verdicts"].filter(hypothesis="H2b")["statistic"].item()
+    assert claim == "own_format_persona_cot_minus_garbage_cot_bystander_leakage"
