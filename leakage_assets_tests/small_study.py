@@ -113,7 +113,9 @@ def small_trigger_leakage(study: Study) -> Study:
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 
 
-def small_cot_leakage(study: Study, *, sources: Sequence[str] = ("librarian", "comedian")) -> Study:
+def small_cot_leakage(
+    study: Study, *, sources: Sequence[str] = ("librarian", "comedian"), seeds: Sequence[int] = (42,)
+) -> Study:
     """Chain-of-thought leakage with a few questions, a few personas and the arms of the planned contrasts."""
     from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
     from leakage_assets.studies.cot_leakage.panels import Grid, panels
@@ -139,7 +141,7 @@ def small_cot_leakage(study: Study, *, sources: Sequence[str] = ("librarian", "c
         study,
         sources=tuple(sources),
         only=conditions,
-        seeds=(42,),
+        seeds=tuple(seeds),
         recipes=tuple(replace(r, lora=lora, epochs=1) for r in study.recipes if r.name in trained),
         data=data,
         continued=steps,

@@ -210,6 +210,17 @@ class AnswerPool:
         return None
 
 
+@runtime_checkable
+class WritesFromStimuli(Protocol):
+    """A pool whose own writer says what the stimuli and the tokenizer make of it, not its name alone.
+
+    ``written_from`` is what of the stimuli, and of the code that reads them, decides its texts; empty where the name of
+    the writer is enough.
+    """
+
+    def written_from(self, stimuli: Stimuli) -> Mapping[str, Any]: ...
+
+
 class Pools(Protocol):
     """Whatever has answers written: the data of a study, or a profile for all of its studies."""
 
