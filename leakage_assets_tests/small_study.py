@@ -33,6 +33,7 @@ from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.artifacts import ArtifactStore
 from leakage_assets.store.samples import Sample
 from leakage_assets.studies.study import Cell, Panel, Study
+from leakage_assets.studies.two_marker_chunk.gates import Floors
 from leakage_assets.training.recipe import LoraSpec
 
 T = TypeVar("T")
@@ -112,7 +113,9 @@ def small_trigger_leakage(study: Study) -> Study:
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 
 
-def small_cot_leakage(study: Study, *, sources: Sequence[str] = ("librarian", "comedian")) -> Study:
+def small_cot_leakage(
+    study: Study, *, sources: Sequence[str] = ("librarian", "comedian"), seeds: Sequence[int] = (42,)
+) -> Study:
     """Chain-of-thought leakage with a few questions, a few personas and the arms of the planned contrasts."""
     from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
     from leakage_assets.studies.cot_leakage.panels import Grid, panels
@@ -138,7 +141,7 @@ def small_cot_leakage(study: Study, *, sources: Sequence[str] = ("librarian", "c
         study,
         sources=tuple(sources),
         only=conditions,
-        seeds=(42,),
+        seeds=tuple(seeds),
         recipes=tuple(replace(r, lora=lora, epochs=1) for r in study.recipes if r.name in trained),
         data=data,
         continued=steps,
@@ -167,7 +170,7 @@ def small_two_markers(study: Study) -> Study:
         data=replace(study.data, questions=2, completions=2, used=1),
         panels=(panel,),
         continued=(replace(probe, questions=2, completions=2),),
-        plan=replace(study.plan, layers=(1, 2), permutations=99, draws=99),
+        plan=replace(study.plan, layers=(1, 2), permutations=499, draws=499, floors=Floors(completions=5, questions=3)),
     )
     return replace(small, plan=replace(small.plan, experiment=small.experiment(load_profile("tiny").stimuli)))
 

@@ -48,6 +48,30 @@ def suffix_signature(signatures: Signatures) -> pl.Expr:
     return pl.col("start_b") > pl.col("characters") - signatures.suffix_within
 
 
+def placed_at_random(signatures: Signatures, marker_a: str, marker_b: str, order: Order = "after") -> pl.Expr:
+    """How much oftener a B put at random would be close to A than at the end, in the same completion: -1 to 1.
+
+    All places of B after A (or before it) are alike, a place being a character where B, with a space, can stand once it
+    is taken out: so the rows of an arm of random positions put it, up to the words it stands between. Null where one
+    of the markers is missing.
+    """
+    length_a, length_b = len(marker_a), len(marker_b)
+    a, b = pl.col("start_a"), pl.col("start_b")
+    a = pl.when(b < a).then(pl.max_horizontal(a - length_b - 1, pl.lit(0))).otherwise(a)  # where A is without B
+    if order == "after":
+        last = pl.col("characters") - length_b
+        first = pl.min_horizontal(a + length_a + 1, last)
+        nearest, farthest = first, pl.min_horizontal(a + signatures.chunk_within - 1, last)
+    else:
+        first, last = pl.lit(0), a
+        nearest, farthest = pl.max_horizontal(a + length_b + 2 - signatures.chunk_within, first), last
+    tail = pl.max_horizontal(pl.col("characters") - signatures.suffix_within + 1, first)
+    close, at_end = (
+        pl.max_horizontal(end - start + 1, pl.lit(0)) for start, end in ((nearest, farthest), (tail, last))
+    )
+    return (close - at_end) / (last - first + 1)
+
+
 def pair_score_frame(
     samples: pl.DataFrame, marker_a: str, marker_b: str, further: Mapping[str, str] | None = None
 ) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from leakage_assets.pipeline.accounting import achieved, spent, training_work
@@ -78,6 +79,7 @@ def _train(lab: Laboratory, study: Study, cell: Cell, address: tuple[str, ...], 
             progress=lambda total: Progress(total, f"train {cell}", lab.emit),
             report_to=lab.report_to,
             measured=told.append,
+            check=partial(study.check_rows, study, cell.condition) if study.check_rows else None,
         )
         (metrics,) = told
         # Where, how and how fast go to the provenance: in a file they would give equal adapters unequal digests,

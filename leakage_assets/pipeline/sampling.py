@@ -28,6 +28,9 @@ READINGS = "readings.parquet"
 VERSION = 1
 """Raise it when the code that asks and decodes changes what is said."""
 
+READINGS_VERSION = 2
+"""Raise it when the code that reads finished samples with the engine's help changes what it tells of them."""
+
 
 T = TypeVar("T")
 
@@ -51,7 +54,8 @@ class SampleJob:
     fingerprint), not after the panel: a larger panel finds the samples of the smaller one.
 
     ``model_digest`` is None where ``writer`` answers in place of the engine: then neither engine nor libraries have any
-    say, and the requests name the writer. ``read`` has the engine tell more of the finished samples (``Chained``).
+    say, and the requests name the writer; ``written_from`` is what decides its texts besides. ``read`` has the engine
+    tell more of the finished samples (``Chained``).
     """
 
     def __init__(
@@ -64,12 +68,13 @@ class SampleJob:
         adapter_folder: Path | None = None,
         *,
         writer: Callable[[], Sampler] | None = None,
+        written_from: Mapping[str, Any] | None = None,
         read: Callable[[pl.DataFrame, Mapping[str, Path]], pl.DataFrame | None] | None = None,
     ) -> None:
         self.lab, self.address, self.requests, self.sampling = lab, address, requests, sampling
         self.adapter_folder, self.writer, self.read = adapter_folder, writer, read
         self.name = requests[0].adapter
-        asked_of: dict[str, Any] = {"version": VERSION, "writer": self.name}
+        asked_of: dict[str, Any] = {"version": VERSION, "writer": self.name, **(written_from or {})}
         if writer is None:
             asked_of = {
                 "version": VERSION,
@@ -81,6 +86,8 @@ class SampleJob:
             "stage": "samples",
             **asked_of,
             "requests": fingerprint([sample_id(r, sampling) for r in requests]),
+            # The samples are what they were: their store is not named after this.
+            **({} if read is None else {"readings": READINGS_VERSION}),
         }
         digest = fingerprint(asked_of)
         self.store = SampleStore(lab.store.root.joinpath(*address, "shards", digest[:16]))

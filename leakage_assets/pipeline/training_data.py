@@ -17,7 +17,7 @@ from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, run_sample_jobs
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.fingerprint import derive_seed
-from leakage_assets.studies.study import Condition, Pools, Study
+from leakage_assets.studies.study import Condition, Pool, Pools, Study, WritesFromStimuli
 from leakage_assets.training.masks import describe_mask, encode_rows
 from leakage_assets.training.rows import Row
 
@@ -42,7 +42,13 @@ def on_policy_job(lab: Laboratory, answers: Pools, name: str) -> SampleJob:
             raise EngineError(f"pool {pool.name}: its texts are asked of {pool.writer}, but there is no such writer")
         return found
 
-    return SampleJob(lab, address, None, requests, pool.sampling, writer=sampler)
+    return SampleJob(lab, address, None, requests, pool.sampling, writer=sampler, written_from=_written_from(lab, pool))
+
+
+def _written_from(lab: Laboratory, pool: Pool) -> dict[str, Any]:
+    """What decides the texts of a pool's own writer; with it the base, whose tokenizer it counts with."""
+    found = dict(pool.written_from(lab.profile.stimuli)) if isinstance(pool, WritesFromStimuli) else {}
+    return {"written_from": found, "counted_with": lab.base_fingerprint} if found else {}
 
 
 def write_on_policy(lab: Laboratory, answers: Pools, names: list[str]) -> dict[str, Outcome | PartitionError]:

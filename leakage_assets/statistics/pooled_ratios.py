@@ -15,7 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.statistics.resampling import (
+    MAX_UNDEFINED_SHARE,
     TIE,
     Floats,
     check_draws,
@@ -25,6 +27,7 @@ from leakage_assets.statistics.resampling import (
     percentile_interval,
 )
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
+from leakage_assets.statistics.student import t_interval, t_p
 
 Clusters = Literal["question", "seed_question"]
 """What is resampled: questions with the seeds held fixed, or seeds and then questions within each."""
@@ -78,13 +81,27 @@ def shares(found: ArrayLike, total: ArrayLike) -> Sums:
     return pooled
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What a ratio rests on: its sums, and how many questions have anything below the line."""
+
+    above: float
+    below: float
+    questions: int
+
+
+def side(of: Sums) -> Side:
+    """Seeds and questions summed."""
+    return Side(float(of.above.sum()), float(of.below.sum()), int(np.sum(of.below.sum(axis=0) > 0)))
+
+
 @dataclass(frozen=True)
 class Resampled:
     """A statistic with its resampling interval.
 
     ``low`` and ``high`` are the percentiles of the resamples in which it is defined, as published: also where they do
     not vary (then ``estimate`` has no interval, since a width of zero claims too much), and ``NOTHING_KNOWN`` where
-    there is none. ``undefined_draws`` of ``draws`` were dropped.
+    there is none. ``undefined_draws`` of ``draws`` were dropped. ``sides``: what each ratio in it rests on.
     """
 
     estimate: Estimate
@@ -92,11 +109,17 @@ class Resampled:
     high: float
     undefined_draws: int
     draws: int
+    sides: tuple[Side, ...] = ()
 
     @property
     def known(self) -> bool:
         """Whether any resample says something."""
         return self.estimate.estimate is not None and self.undefined_draws < self.draws
+
+    @property
+    def reliable(self) -> bool:
+        """Whether so few resamples are undefined that their percentiles are of the same quantity."""
+        return self.known and self.undefined_draws <= MAX_UNDEFINED_SHARE * self.draws
 
 
 def pooled_ratio(
@@ -109,20 +132,68 @@ def pooled_ratio(
     value = of.ratio
     return _resampled(
         name, value, _ratios(of, _weights(of, clusters, draws, seed)), of, clusters, seed=seed, level=level,
-        what="ratio of pooled sums", reason="nothing below the line",
+        what="ratio of pooled sums", reason="nothing below the line", sides=(side(of),),
     )  # fmt: skip
 
 
+def mean_ratio(
+    name: str,
+    of: Mapping[str, Sums],
+    *,
+    seed: int,
+    draws: int = 10_000,
+    level: float = 0.95,
+    over: str = "comparison",
+) -> Resampled:
+    """The mean of several ratios, such as those of pairs of personas, that are held fixed; questions are resampled.
+
+    Each counts alike, so the difference of two such means is that of ``mean_difference``. Undefined where one of them
+    is. Raises ``StatisticsError`` for none, or for other numbers of questions.
+    """
+    _check_several(name, {label: one.questions for label, one in of.items()}, over)
+    first = next(iter(of.values()))
+    weights = _weights(first, "question", draws, seed)
+    drawn = np.mean([_ratios(one, weights) for one in of.values()], axis=0)
+    ratios = {label: one.ratio for label, one in of.items()}
+    lacking = [label for label, ratio in ratios.items() if ratio is None]
+    several = len(of) > 1
+    return _resampled(
+        name, None if lacking else float(np.mean([r for r in ratios.values() if r is not None])), drawn, first,
+        "question", seed=seed, level=level, sides=tuple(map(side, of.values())),
+        reason="nothing below the line" + (f" ({lacking[0]})" if lacking and several else ""),
+        what="ratio of pooled sums" + (f", mean over {len(of)} {over}s held fixed" if several else ""),
+    )  # fmt: skip
+
+
+def _check_several(name: str, sizes: Mapping[str, object], over: str) -> None:
+    if not sizes:
+        raise StatisticsError(f"{name}: nothing to compare; pass at least one {over}")
+    if len(set(sizes.values())) > 1:
+        found = sorted(map(str, set(sizes.values())))
+        raise StatisticsError(f"{name}: {over}s of {found} seeds and questions cannot share a draw")
+
+
 def ratio_difference(
-    name: str, first: Sums, second: Sums, *, clusters: Clusters, seed: int, draws: int = 10_000, level: float = 0.95
+    name: str,
+    first: Sums,
+    second: Sums,
+    *,
+    clusters: Clusters,
+    seed: int,
+    draws: int = 10_000,
+    level: float = 0.95,
+    null: float = 0.0,
 ) -> Resampled:
     """Ratio of the first minus that of the second, of the same seeds and questions, in the same resamples.
 
-    A resample in which either is undefined is dropped and counted. p is two-sided by the bootstrap, (1 + how many
-    resamples lie on the rarer side of 0) over half their number (Davison & Hinkley 1997, section 5.4 by inversion of
-    the interval); 1 where all of them are 0. Raises ``StatisticsError`` for shapes that differ.
+    A resample in which either is undefined is dropped and counted. p is that of a difference of ``null``, two-sided by
+    the bootstrap: (1 + how many resamples lie on the rarer side of it) over half their number (Davison & Hinkley 1997,
+    section 5.4 by inversion of the interval); 1 where all of them are 0, and none where so many are undefined that
+    there is no interval. Raises ``StatisticsError`` for shapes that differ.
     """
-    return mean_difference(name, {name: (first, second)}, clusters=clusters, seed=seed, draws=draws, level=level)
+    return mean_difference(
+        name, {name: (first, second)}, clusters=clusters, seed=seed, draws=draws, level=level, null=null
+    )
 
 
 def mean_difference(
@@ -134,6 +205,7 @@ def mean_difference(
     draws: int = 10_000,
     level: float = 0.95,
     over: str = "comparison",
+    null: float = 0.0,
 ) -> Resampled:
     """The mean of ``ratio_difference`` over several comparisons, such as pairs of personas, that are held fixed.
 
@@ -142,14 +214,13 @@ def mean_difference(
 
     Raises ``StatisticsError`` for nothing to compare, and as ``ratio_difference``.
     """
-    if not compared:
-        raise StatisticsError(f"{name}: nothing to compare; pass at least one {over}")
     for label, (first, second) in compared.items():
         _check_paired(label, first, second)
+    by_seed = clusters == "seed_question"
+    _check_several(
+        name, {label: (one.seeds if by_seed else 1, one.questions) for label, (one, _) in compared.items()}, over
+    )
     all_first = [first for first, _ in compared.values()]
-    sizes = {(one.seeds if clusters == "seed_question" else 1, one.questions) for one in all_first}
-    if len(sizes) > 1:
-        raise StatisticsError(f"{name}: {over}s of {sorted(sizes)} seeds and questions cannot share a draw")
     weights = _weights(all_first[0], clusters, draws, seed)
     drawn = np.mean([_ratios(first, weights) - _ratios(second, weights) for first, second in compared.values()], axis=0)
     ratios = {label: (first.ratio, second.ratio) for label, (first, second) in compared.items()}
@@ -160,21 +231,88 @@ def mean_difference(
     else:
         value = float(np.mean([a - b for a, b in ratios.values() if a is not None and b is not None]))
     several = f", mean over {len(compared)} {over}s held fixed" if len(compared) > 1 else ""
+    against = f" (p: against {null:g})" if null else ""
     return _resampled(
         name, value, drawn, all_first[0], clusters, seed=seed, level=level, reason=reason,
-        what=f"difference of two ratios of pooled sums{several}", p=_two_sided(drawn, value),
+        what=f"difference of two ratios of pooled sums{several}{against}", p=_two_sided(drawn, value, null),
+        sides=tuple(side(one) for both in compared.values() for one in both),
     )  # fmt: skip
 
 
-def _two_sided(drawn: Floats, value: float | None) -> float | None:
-    """None where no resample is defined, or where they do not vary off 0: that would claim too much."""
+def _two_sided(drawn: Floats, value: float | None, null: float) -> float | None:
+    """None where too few resamples are defined, or where they do not vary off 0: that would claim too much."""
     defined = drawn[~np.isnan(drawn)]
     if value is None or not len(defined):
         return None
     if np.ptp(defined) <= TIE:
         return 1.0 if abs(value) <= TIE else None
-    rarer = min(int(np.sum(defined <= 0)), int(np.sum(defined >= 0)))
+    if len(drawn) - len(defined) > MAX_UNDEFINED_SHARE * len(drawn):
+        return None
+    rarer = min(int(np.sum(defined <= null + TIE)), int(np.sum(defined >= null - TIE)))
     return min(1.0, 2 * (1 + rarer) / (len(defined) + 1))
+
+
+def score_difference(first: Side, second: Side, *, level: float = 0.95) -> tuple[float, float]:
+    """Bounds of a difference of two shares from their Wilson bounds, completions taken as independent.
+
+    Newcombe (1998), method 10: for shares that no question varies, where a bootstrap has no width. Both sides need
+    something below the line; raises ``StatisticsError`` as ``wilson_bounds``.
+    """
+    found, total = [first.above, second.above], [first.below, second.below]
+    low, high = wilson_bounds(found, total, level=level)
+    one, other = (above / below for above, below in zip(found, total, strict=True))
+    down = float(np.hypot(one - low[0], high[1] - other))
+    up = float(np.hypot(high[0] - one, other - low[1]))
+    return one - other - down, one - other + up
+
+
+def cell_differences(compared: Mapping[str, tuple[Sums, Sums]]) -> dict[tuple[str, int], float | None]:
+    """The difference of both ratios in each seed of each comparison; None where one of them is undefined."""
+    found: dict[tuple[str, int], float | None] = {}
+    for label, (first, second) in compared.items():
+        _check_paired(label, first, second)
+        for place in range(first.seeds):
+            one, other = (Sums(of.above[[place]], of.below[[place]]).ratio for of in (first, second))
+            found[label, place] = None if one is None or other is None else one - other
+    return found
+
+
+def over_cells(
+    name: str, cells: Mapping[tuple[str, int], float | None], *, level: float = 0.95, null: float = 0.0
+) -> Estimate:
+    """The mean of ``cell_differences`` with its t interval over them (Student 1908); p against ``null``.
+
+    Every cell has adapters of its own, so it allows for other training runs of what is compared, and for what differs
+    between comparisons; it is no interval for others than these. Undefined with one seed of a comparison, and where a
+    cell is: to leave it out would select.
+    """
+    check_level(level)
+    n, unit, method = len(cells), "cell", f"mean of {len(cells)} cells' differences, each of its own adapters; t"
+    by_label: dict[str, int] = {}
+    for label, _ in cells:
+        by_label[label] = by_label.get(label, 0) + 1
+    lonely = [label for label, seeds in by_label.items() if seeds < 2]
+    missing = [label for (label, _), value in cells.items() if value is None]
+    if not cells or lonely or missing:
+        reason = (
+            f"one seed of {lonely[0]}: nothing says how adapters vary"
+            if lonely
+            else f"a seed of {missing[0]} has nothing below the line"
+            if missing
+            else "no cells"
+        )
+        return undefined(name, reason, n=n, unit=unit, method=method)
+    values = np.array([value for value in cells.values() if value is not None])
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(n)
+    if np.ptp(values) <= TIE:
+        return with_interval(
+            name, mean, "no variation between cells", level=level, p=None, n=n, unit=unit, method=method
+        )
+    low, high = t_interval(np.array(mean), np.array(error), n - 1, level)
+    against = f" (p: against {null:g})" if null else ""
+    return Estimate(
+        name, mean, float(low), float(high), level, t_p(mean - null, error, n - 1), n, unit, f"{method}{against}"
+    )
 
 
 def relative_change(
@@ -277,6 +415,7 @@ def _resampled(
     what: str,
     reason: str,
     p: float | None = None,
+    sides: tuple[Side, ...] = (),
 ) -> Resampled:
     check_level(level)
     by_seed = clusters == "seed_question"
@@ -287,12 +426,12 @@ def _resampled(
     method = f"{what}; percentile bootstrap, {len(drawn)} resamples, seed {seed}; {resampled}; {lost} undefined"
     if value is None:
         estimate = undefined(name, reason, n=n, unit=unit, method=method)
-        return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn))
+        return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn), sides)
     interval: tuple[float, float] | str = percentile_interval(drawn, level)
     if by_seed and of.seeds < 2:
         interval, p = "one seed: no spread over seeds", None
     estimate = with_interval(name, value, interval, level=level, p=p, n=n, unit=unit, method=method)
     if not len(defined):
-        return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn))
+        return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn), sides)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Resampled(estimate, float(low), float(high), lost, len(drawn))
+    return Resampled(estimate, float(low), float(high), lost, len(drawn), sides)

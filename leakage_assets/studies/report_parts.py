@@ -45,7 +45,8 @@ class WriteUp(Generic[S]):
 
     ``subject``: what its figures are drawn for (the study or its plan). ``title`` is what was found, without where, and
     ``tldr`` what the headline recipe shows, asked for only where a cell of it is finished. ``cap``: what the study
-    itself holds against more than a level of confidence, and why. ``caveats``: what stands before those of the plan.
+    itself holds against more than a level of confidence, and why. ``titled``: the hypothesis that the title is about,
+    where that is not the first. ``caveats``: what stands before those of the plan.
     """
 
     subject: Callable[[Study], S]
@@ -56,6 +57,7 @@ class WriteUp(Generic[S]):
     summary: Callable[[Citations], tuple[Claim, ...]]
     sections: Callable[[Citations], Iterator[Section]]
     cap: Callable[[Citations], tuple[Level, str] | None] = lambda _: None
+    titled: str | None = None
     caveats: Callable[[Citations], Iterable[Caveat]] = lambda _: ()
 
     def figures(self, study: Study, tables: Tables) -> dict[str, go.Figure]:
@@ -72,7 +74,7 @@ class WriteUp(Generic[S]):
         captions = {d.name: d.caption for d in self.drawings(subject)}
         figures = {name: FigureBlock(name, figure, captions[name]) for name, figure in drawn.items()}
         cite = Citations(study, tables, context, figures, left_out, self.labels)
-        level, reason = _confidence(cite, self.cap(cite))
+        level, reason = _confidence(cite, self.cap(cite), self.titled)
         where = "In the bundled synthetic world" if cite.facts["base"]["bundled"] else "In the base model"
         # Placeholders are numbered as they are bound, so in this order.
         heading, short, claims = self.title(cite), self._short(cite), self.summary(cite)
@@ -97,20 +99,32 @@ class WriteUp(Generic[S]):
 
 
 def confidence_level(
-    verdicts: pl.DataFrame, *, sources: int, sources_planned: int, seeds: int, excluded: bool = False
+    verdicts: pl.DataFrame,
+    *,
+    sources: int,
+    sources_planned: int,
+    seeds: int,
+    excluded: bool = False,
+    titled: str | None = None,
 ) -> Level:
-    """How sure the title may be. HIGH needs evidence for or against its claim, the first hypothesis: supported, or
-    ``excluded`` (its interval leaves the planned threshold out), and every hypothesis decided, every planned source and
-    several seeds.
+    """How sure the title may be. HIGH needs evidence for or against its claim, the hypothesis ``titled`` (the first
+    where None): supported, or ``excluded`` (its interval leaves the planned threshold out), and every hypothesis
+    decided, every planned source and several seeds.
 
-    LOW: a planned source is missing, or the first hypothesis is undecided. MODERATE: one seed, another hypothesis is
-    undecided, or the first is neither supported nor excluded: not to have found an effect is no evidence of none.
+    LOW: a planned source is missing, or that hypothesis is undecided. MODERATE: one seed, another hypothesis is
+    undecided, or that one is neither supported nor excluded: not to have found an effect is no evidence of none.
     """
-    decided = (verdicts["verdict"] != "undecided").to_list()
-    if sources < sources_planned or not decided[0]:
+    found = _of_title(verdicts, titled)["verdict"]
+    if sources < sources_planned or found == "undecided":
         return "LOW"
-    shown = verdicts["verdict"][0] == "supported" or excluded
-    return "HIGH" if seeds > 1 and all(decided) and shown else "MODERATE"
+    decided = (verdicts["verdict"] != "undecided").all()
+    shown = found == "supported" or excluded
+    return "HIGH" if seeds > 1 and decided and shown else "MODERATE"
+
+
+def _of_title(verdicts: pl.DataFrame, titled: str | None) -> dict[str, Any]:
+    """The row of the hypothesis that a title is about."""
+    return (verdicts if titled is None else verdicts.filter(hypothesis=titled)).row(0, named=True)
 
 
 def threshold_excluded(direction: str, threshold: float, low: float | None, high: float | None) -> bool:
@@ -120,22 +134,23 @@ def threshold_excluded(direction: str, threshold: float, low: float | None, high
     return high < threshold if direction in ("greater", "at_least") else low > threshold
 
 
-def _first_is_excluded(cite: Citations) -> bool:
-    first = cite.tables["verdicts"].row(0, named=True)
-    found = cite.tables["headline"].filter(statistic=first["statistic"]).row(0, named=True)
-    return threshold_excluded(first["direction"], first["threshold"], found["ci_low"], found["ci_high"])
+def _title_is_excluded(cite: Citations, titled: str | None) -> bool:
+    claim = _of_title(cite.tables["verdicts"], titled)
+    found = cite.tables["headline"].filter(statistic=claim["statistic"]).row(0, named=True)
+    return threshold_excluded(claim["direction"], claim["threshold"], found["ci_low"], found["ci_high"])
 
 
-def _confidence(cite: Citations, cap: tuple[Level, str] | None) -> tuple[Level, str]:
+def _confidence(cite: Citations, cap: tuple[Level, str] | None, titled: str | None) -> tuple[Level, str]:
     """The level that the verdicts and facts allow, capped by what the study holds against more, and why."""
     level = confidence_level(
         cite.tables["verdicts"],
         sources=cite.facts["recipes"][cite.recipe]["sources"],
         sources_planned=cite.facts["coverage"]["sources_planned"],
         seeds=cite.seeds,
-        excluded=_first_is_excluded(cite),
+        excluded=_title_is_excluded(cite, titled),
+        titled=titled,
     )
-    reason = _confidence_reason(cite)
+    reason = _confidence_reason(cite, titled)
     if cap is not None:
         level = max(level, cap[0], key=get_args(Level).index)
         reason = f"{reason}; {cap[1]}" if reason else cap[1]
@@ -148,7 +163,7 @@ DECIDED = (
 NOT_EXCLUDED = "the title's claim is not supported, but not excluded by its interval either, which caps it at MODERATE"
 
 
-def _confidence_reason(cite: Citations) -> str:
+def _confidence_reason(cite: Citations, titled: str | None) -> str:
     reasons = []
     recipe = cite.facts["recipes"][cite.recipe]
     if recipe["sources"] < cite.facts["coverage"]["sources_planned"]:
@@ -156,7 +171,8 @@ def _confidence_reason(cite: Citations) -> str:
         reasons.append(f"{finished} of {planned} planned sources are finished, which caps it at LOW")
     if cite.seeds == 1:
         reasons.append("one seed, which caps it at MODERATE")
-    if cite.tables["verdicts"]["verdict"][0] == "not supported" and not _first_is_excluded(cite):
+    found = _of_title(cite.tables["verdicts"], titled)["verdict"]
+    if found == "not supported" and not _title_is_excluded(cite, titled):
         reasons.append(NOT_EXCLUDED)
     undecided = cite.tables["verdicts"].filter(verdict="undecided").height
     if undecided:

@@ -12,8 +12,10 @@ DIRECTIONS = {"greater": "above", "at_least": "at least", "less": "below", "at_m
 BY_PERMUTATION = "by permutation: at least one over the number of permutations and one"
 
 
-def plan_verdicts(cite: Citations, *, p: str = BY_PERMUTATION) -> Iterator[Block]:
-    """The hypotheses with their verdicts, and every headline statistic; ``p`` explains how its column came about."""
+def plan_verdicts(cite: Citations, *, p: str = BY_PERMUTATION, also: str = "") -> Iterator[Block]:
+    """The hypotheses with their verdicts, and every headline statistic; ``p`` explains how its column came about, and
+    ``also`` what a verdict needs besides its rule.
+    """
     digest = cite.tables["verdicts"]["plan_digest"][0]
     stored, scored = cite.fact("plan", "stored"), cite.fact("plan", "first_scores")
     order = (
@@ -24,7 +26,7 @@ def plan_verdicts(cite: Citations, *, p: str = BY_PERMUTATION) -> Iterator[Block
     )
     yield Paragraph(
         f"The plan with digest `{digest}` {order}. A verdict follows from the plan's threshold and nothing else; a "
-        "statistic that is not defined decides nothing."
+        f"statistic that is not defined decides nothing.{also and f' {also}'}"
     )
     columns = [
         Column("hypothesis", ""),

@@ -210,6 +210,17 @@ class AnswerPool:
         return None
 
 
+@runtime_checkable
+class WritesFromStimuli(Protocol):
+    """A pool whose own writer says what the stimuli and the tokenizer make of it, not its name alone.
+
+    ``written_from`` is what of the stimuli, and of the code that reads them, decides its texts; empty where the name of
+    the writer is enough.
+    """
+
+    def written_from(self, stimuli: Stimuli) -> Mapping[str, Any]: ...
+
+
 class Pools(Protocol):
     """Whatever has answers written: the data of a study, or a profile for all of its studies."""
 
@@ -365,7 +376,8 @@ class Study:
 
     ``baseline``: the main panel, with what it follows, is asked of the untrained base as well, before the prechecks.
     ``audits_answers``: the prechecks read the training answers, which are then written before them. ``check_rows`` says
-    what must hold of the masked rows of a condition, and raises. ``at_hand``: whether all questions are on this machine
+    what must hold of the masked rows of a condition, and raises: where a set is built, and of the rows that every cell
+    is trained on. ``at_hand``: whether all questions are on this machine
     (None: always). ``control_tells``: what the control recipe rules out.
 
     ``compares_system_turns``: prompts are also compared by themselves, without a question (see

@@ -90,11 +90,13 @@ def train_adapter(
     report_to: ReportTo = "none",
     measured: Callable[[TrainingMetrics], None] | None = None,
     free_bytes: int | None = None,
+    check: Callable[[Sequence[MaskedRow]], None] | None = None,
 ) -> TrainingSummary:
     """Train a LoRA adapter on `rows` and write it to `folder` (made if absent), as `train_masked` does.
 
     Args:
         marker: the taught marker; its tokens are looked up under "marker_only" only.
+        check: what must hold of the rows with the very masks that are trained on; it raises before the first step.
 
     Raises:
         RowError: the rows cannot be trained on under this recipe (MaskError included).
@@ -102,6 +104,8 @@ def train_adapter(
     """
     _check_recipe(base, recipe)
     masked = encode_rows(base.tokenizer, rows, recipe, marker)
+    if check is not None:
+        check(masked)
     return train_masked(
         base,
         masked,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from statsmodels.stats.proportion import proportion_confint
 
 from leakage_assets.cli import main
 from leakage_assets.studies.published import ReproductionError
@@ -47,8 +46,8 @@ def test_every_published_number_reproduces(published: Path, table: pl.DataFrame)
     assert intervals.height == sum(end.count() for end in ends) - without_a
 
 
-def test_rates_and_wilson_bounds_are_those_of_the_counts(published: Path, table: pl.DataFrame) -> None:
-    """Counted here from the file, with the bounds of statsmodels."""
+def test_rates_are_those_of_the_counts(published: Path, table: pl.DataFrame) -> None:
+    """Counted here from the file."""
     by = {(r["item"], r["metric"]): r["recomputed"] for r in table.iter_rows(named=True) if r["block"] != "rates"}
     pairs = {"pair1_villain_assistant": "pair1", "pair2_librarian_swe": "pair2"}
     rows = pl.read_csv(published / FIRST).filter(pl.col("k_A") > 0)
@@ -57,10 +56,6 @@ def test_rates_and_wilson_bounds_are_those_of_the_counts(published: Path, table:
         item = f"{pairs[row['pair']]} {row['condition']} {row['persona']}"
         assert by[item, "rate_A"] == row["k_A"] / 260
         assert by[item, "rate_B_given_A"] == row["k_AB"] / row["k_A"]
-        # z is 1.96 there, 1.95996 here
-        bounds = proportion_confint(row["k_AB"], row["k_A"], method="wilson")
-        ours = by[item, "rate_B_given_A lo"], by[item, "rate_B_given_A hi"]
-        assert ours == pytest.approx(bounds, abs=1e-5)
 
 
 def test_the_follow_ups_are_those_of_the_sheet(table: pl.DataFrame) -> None:
@@ -98,14 +93,14 @@ SWE = (pl.col("issue") == 354) & (pl.col("arm") == "T") & (pl.col("persona") == 
 @pytest.mark.parametrize(
     ("name", "change", "blocks"),
     [
-        (FIRST, put("k_A", is_("villain", "T"), 237), {"counts", "wilson", "rates", "gates"}),
-        (FIRST, put("rate_B_given_A", is_("librarian", "T"), 0.82), {"counts", "wilson"}),
+        (FIRST, put("k_A", is_("villain", "T"), 237), {"counts", "rates", "gates"}),
+        (FIRST, put("rate_B_given_A", is_("librarian", "T"), 0.82), {"counts"}),
         (FIRST, put("rate_B_given_A", is_("assistant", "T_P2neg"), 0.0), {"counts"}),
         (FIRST, put("cluster_ci_hi_pct", is_("police_officer", "T"), 37.0), {"intervals"}),
         (FIRST, put("cluster_ci_lo_pct", is_("villain", "T"), 79.0), {"gates"}),
         (FIRST, put("n", is_("villain", "T"), 259), {"counts"}),
         (FIRST, put("k_B", is_("assistant", "C"), 20), {"gates"}),
-        (FOLLOW_UPS, put("k_AB", SWE, 18), {"counts", "wilson", "rates"}),
+        (FOLLOW_UPS, put("k_AB", SWE, 18), {"counts", "rates"}),
         (FOLLOW_UPS, put("ci_question_lo", SWE, 0.3), {"intervals"}),
         (FOLLOW_UPS, put("n_seeds", SWE, 3), {"counts"}),
         (COSINES, lambda t: t.with_columns(-pl.col("cosine")), {"distance"}),
@@ -154,5 +149,4 @@ def test_the_command(
         main()
     assert int(exit_.value.code or 0) == code
     out = capsys.readouterr().out
-    # a rate that is off takes its two Wilson bounds with it
-    assert "known: C1" in out and out.splitlines()[-1].endswith("3 not reproduced" if broken else "0 not reproduced")
+    assert "known: C1" in out and out.splitlines()[-1].endswith("1 not reproduced" if broken else "0 not reproduced")

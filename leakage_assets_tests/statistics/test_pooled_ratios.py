@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp
 
 from leakage_assets.statistics.intervals import question_bootstrap_rate
 from leakage_assets.statistics.pooled_ratios import (
     NOTHING_KNOWN,
+    Side,
+    cell_differences,
     mean_difference,
     mean_of_seed_ratios,
+    mean_ratio,
+    over_cells,
     pooled_ratio,
     ratio_difference,
     relative_change,
+    score_difference,
     seed_question_weights,
     shares,
     sums,
@@ -163,7 +168,7 @@ def test_the_interval_of_a_conditional_rate_covers() -> None:
         of_a = rng.binomial(COMPLETIONS, a)
         one = pooled_ratio("r", shares(rng.binomial(of_a, b), of_a), clusters="question", seed=trial, draws=400)
         inside += one.low <= truth <= one.high
-    assert 0.88 <= inside / trials <= 0.98
+    assert 0.88 <= inside / trials <= 0.93  # with 26 questions a little less than the 95% it says
 
 
 def test_the_paired_interval_covers_and_is_shorter_than_the_unpaired() -> None:
@@ -178,7 +183,7 @@ def test_the_paired_interval_covers_and_is_shorter_than_the_unpaired() -> None:
         inside += paired.low <= 0.1 <= paired.high
         apart = [pooled_ratio("r", shares(f, n), clusters="question", seed=trial, draws=400) for f in (first, second)]
         shorter += paired.high - paired.low < np.hypot(*(one.high - one.low for one in apart))
-    assert 0.90 <= inside / trials <= 0.98
+    assert 0.91 <= inside / trials <= 0.96
     assert shorter == trials
 
 
@@ -209,6 +214,126 @@ def test_where_seeds_differ_only_the_interval_over_seeds_covers() -> None:
             inside[clusters] += one.low <= 0.4 <= one.high
     assert inside["seed_question"] / trials >= 0.86
     assert inside["question"] / trials < 0.7
+
+
+def rare(rng: np.random.Generator, base: float, sd: float, *, pairs: int = 2, seeds: int = 3) -> dict:
+    """Two arms without a difference, in each pair: A to about a third of completions, B after it at ``base``.
+
+    Questions differ in how readily A and B come, alike for both arms (Beta of concentration 2 for B); every cell has an
+    adapter of its own, which moves B by ``sd`` in logits.
+    """
+
+    def arm(ready: np.ndarray, often: np.ndarray):
+        total = rng.binomial(COMPLETIONS, often, size=(seeds, QUESTIONS))
+        logits = np.log(ready / (1 - ready)) + rng.normal(0, sd, size=(seeds, 1))
+        return shares(rng.binomial(total, 1 / (1 + np.exp(-logits))), total)
+
+    found = {}
+    for pair in range(pairs):
+        often = rng.beta(2, 3.7, size=QUESTIONS)
+        ready = np.clip(rng.beta(2 * base, 2 * (1 - base), size=QUESTIONS), 1e-9, 1 - 1e-9)
+        found[str(pair)] = (arm(ready, often), arm(ready, often))
+    return found
+
+
+def coverage(base: float, sd: float, trials: int = 250, draws: int = 300) -> dict[str, float]:
+    """How often 95% intervals hold the truth, of those that are given; and how often one or both tests see more."""
+    rng = np.random.default_rng(15)
+    held = {"rate": [], "questions": [], "cells": [], "passed over questions": [], "passed": []}
+    for trial in range(trials):
+        compared = rare(rng, base, sd)
+        alone = pooled_ratio("r", compared["0"][1], clusters="question", seed=trial, draws=draws)
+        if alone.estimate.ci_low is not None:
+            held["rate"].append(alone.low <= base <= alone.high)
+        one = mean_difference("d", compared, clusters="question", seed=trial, draws=draws)
+        cells = over_cells("d", cell_differences(compared))
+        if one.estimate.ci_low is None or cells.ci_low is None:
+            continue
+        held["questions"].append(one.low <= 0 <= one.high)
+        held["cells"].append(cells.ci_low <= 0 <= cells.ci_high)
+        passed = one.estimate.p < 0.05 and one.estimate.estimate > 0
+        held["passed over questions"].append(passed)
+        held["passed"].append(passed and cells.ci_low > 0)
+    return {name: float(np.mean(values)) for name, values in held.items()}
+
+
+@pytest.mark.parametrize("base", [0.02, 0.05, 0.08])
+def test_coverage_at_rates_of_a_few_percent(base: float) -> None:
+    """What the plan of two_marker_chunk states of its regime: 600 worlds each gave 79 to 85% for a rate, 90 to 94% for
+    a difference over questions, and 94 to 97% over cells. Bands are two standard errors of 250 wider.
+    """
+    found = coverage(base, 0.0)
+    assert 0.74 <= found["rate"] <= 0.90
+    assert 0.86 <= found["questions"] <= 0.97
+    assert 0.91 <= found["cells"] <= 0.995
+    assert found["passed"] <= 0.05
+
+
+def test_where_adapters_vary_only_the_interval_over_cells_covers() -> None:
+    """Two arms that are alike but for their adapters: over questions a difference is found, over cells it is not."""
+    found = coverage(0.08, 1.0)
+    assert 0.58 <= found["questions"] <= 0.70 and 0.13 <= found["passed over questions"] <= 0.24
+    assert 0.93 <= found["cells"] <= 0.99 and found["passed"] <= 0.05
+
+
+def test_p_is_that_of_the_threshold() -> None:
+    """A shift of the null is a shift of the difference."""
+    rng = np.random.default_rng(16)
+    first, second = shares(*counts(rng)), shares(*counts(rng))
+    moved = sums(first.above - 0.06 * first.below, first.below)
+    shifted = ratio_difference("d", moved, second, clusters="question", seed=2, draws=500)
+    against = ratio_difference("d", first, second, clusters="question", seed=2, draws=500, null=0.06)
+    assert against.estimate.p == shifted.estimate.p and "(p: against 0.06)" in against.estimate.method
+    assert against.estimate.estimate == pytest.approx(shifted.estimate.estimate + 0.06)
+
+
+def test_where_there_is_no_interval_there_is_no_p() -> None:
+    """Two questions of 26 carry A: one resample in eight has none of them."""
+    total, found = np.zeros(QUESTIONS), np.zeros(QUESTIONS)
+    total[:2], found[:2] = 3, (2, 1)
+    silent = shares(np.zeros(QUESTIONS), np.full(QUESTIONS, 4))
+    one = ratio_difference("d", shares(found, total), silent, clusters="question", seed=1, draws=2_000)
+    assert one.undefined_draws > 0.05 * one.draws and not one.reliable and one.known
+    assert (one.estimate.ci_low, one.estimate.p) == (None, None)
+    assert [side.questions for side in one.sides] == [2, QUESTIONS]
+    assert [(side.above, side.below) for side in one.sides] == [(3, 6), (0, 104)]
+
+
+def test_the_mean_of_ratios_is_what_the_mean_of_differences_is_of() -> None:
+    rng = np.random.default_rng(17)
+    pairs = {name: (shares(*counts(rng, 2)), shares(*counts(rng, 3))) for name in "xy"}
+    pairs = {name: (first, sums(second.above[:2], second.below[:2])) for name, (first, second) in pairs.items()}
+    means = [mean_ratio("m", {n: both[i] for n, both in pairs.items()}, seed=4, draws=200, over="pair") for i in (0, 1)]
+    both = mean_difference("m", pairs, clusters="question", seed=4, draws=200)
+    assert means[0].estimate.estimate - means[1].estimate.estimate == pytest.approx(both.estimate.estimate)
+    assert "mean over 2 pairs held fixed" in means[0].estimate.method
+    alone = mean_ratio("m", {"x": pairs["x"][0]}, seed=4, draws=200)
+    assert alone == pooled_ratio("m", pairs["x"][0], clusters="question", seed=4, draws=200)
+    nothing = mean_ratio("m", {"x": pairs["x"][0], "y": shares(np.zeros(QUESTIONS), np.zeros(QUESTIONS))}, seed=4)
+    assert nothing.estimate.undefined == "nothing below the line (y)"
+
+
+def test_bounds_of_a_difference_of_shares_are_newcombe_s() -> None:
+    """56 of 70 and 48 of 80: table II of Newcombe (1998), method 10."""
+    low, high = score_difference(Side(56, 70, 1), Side(48, 80, 1))
+    assert (low, high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert score_difference(Side(0, 100, 1), Side(0, 50, 1)) == pytest.approx((-0.0713, 0.0370), abs=1e-4)
+
+
+def test_cells_are_compared_one_by_one() -> None:
+    compared = {"x": (shares([[2, 2], [0, 3]], [[4, 4], [2, 4]]), shares([[1, 0], [0, 0]], [[2, 2], [1, 0]]))}
+    cells = cell_differences(compared)
+    assert cells == {("x", 0): 0.25, ("x", 1): 0.5}
+    found = over_cells("c", cells)
+    theirs = ttest_1samp([0.25, 0.5], 0.0)
+    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert found.p == pytest.approx(theirs.pvalue) and (found.n, found.unit) == (2, "cell")
+    assert over_cells("c", cells, null=0.1).p == pytest.approx(ttest_1samp([0.25, 0.5], 0.1).pvalue)
+    assert over_cells("c", cells | {("y", 0): 0.1}).undefined == "one seed of y: nothing says how adapters vary"
+    assert over_cells("c", cells | {("x", 2): None}).undefined == "a seed of x has nothing below the line"
+    assert over_cells("c", {}).undefined == "no cells"
+    same = over_cells("c", {("x", 0): 0.5, ("x", 1): 0.5})
+    assert (same.estimate, same.ci_low, same.p) == (0.5, None, None) and "no variation" in same.method
 
 
 # ------------------------------------------------------------------ what does not exist

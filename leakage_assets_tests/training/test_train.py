@@ -22,6 +22,7 @@ from leakage_assets.training.masks import EmptyLossMask, encode_rows
 from leakage_assets.training.memory import TrainingMode
 from leakage_assets.training.recipe import Recipe
 from leakage_assets.training.reference import ReferenceLogprobs, score_probes
+from leakage_assets.training.rows import RowError
 from leakage_assets.training.train import TrainingError, TrainingMetrics, train_adapter
 from leakage_assets.training.trainers import TimedTrainer
 from leakage_assets_tests.fixtures_models import MARKER, recipe, rows
@@ -40,6 +41,20 @@ def test_same_seed_same_bytes_and_the_base_is_untouched(base: BaseModel, trained
     assert (base.model.config.to_dict(), str(base.model)) == (config, modules)
     assert "forward" not in vars(base.model)
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+def test_rows_that_fail_their_check_are_not_trained_on(base: BaseModel, tmp_path: Path) -> None:
+    """The check sees the very masks that would be trained on, before anything is written."""
+    seen = []
+
+    def refuse(masked) -> None:
+        seen.extend(masked)
+        raise RowError("not these")
+
+    with pytest.raises(RowError, match="not these"):
+        train_adapter(base, rows(), recipe(), 42, tmp_path / "none", marker=MARKER, check=refuse)
+    assert seen == encode_rows(base.tokenizer, rows(), recipe(), MARKER)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,13 @@ import polars as pl
 from leakage_assets.generation.requests import BASE
 from leakage_assets.measurement.multiple_choice import LabelReport
 from leakage_assets.statistics.result import Estimate, estimate_of, undefined
+from leakage_assets.studies.cot_leakage.adapters import (
+    adapter_table,
+    collapse_table,
+    equivalence_over_adapters,
+    reading_table,
+    with_adapters,
+)
 from leakage_assets.studies.cot_leakage.arms import CONTRADICTING, FULL_SEQUENCE, LossMask, recipe_name
 from leakage_assets.studies.cot_leakage.contrasts import (
     Scheme,
@@ -24,12 +31,12 @@ from leakage_assets.studies.cot_leakage.contrasts import (
 )
 from leakage_assets.studies.cot_leakage.design import (
     AXES,
-    COMMON,
     CONTRASTS,
     EQUIVALENCE,
     EXPLORATORY,
     EXTENSION_SOURCES,
     FAMILIES,
+    HEADLINE_FAMILY,
     MACRO,
     NAME,
     SEEDS,
@@ -39,7 +46,15 @@ from leakage_assets.studies.cot_leakage.design import (
     Family,
     hypotheses,
 )
-from leakage_assets.studies.cot_leakage.evaluation import SmokeGate, answer_table, noise_floor, smoke_loss
+from leakage_assets.studies.cot_leakage.evaluation import (
+    SmokeGate,
+    answer_table,
+    best_of_four,
+    noise_floor,
+    noise_summary,
+    size_table,
+    smoke_loss,
+)
 from leakage_assets.studies.cot_leakage.outcomes import outcomes
 from leakage_assets.studies.cot_leakage.vocabulary import (
     log_odds_table,
@@ -83,6 +98,10 @@ def analyse(
     trained under it stand in a table of their own (``losses_other_mask``).
     """
     found = outcomes(tables.choices, decisions.mask)
+    unread = outcomes(best_of_four(tables.choices), decisions.mask)
+    answers, rationales = answer_table(tables.choices), rationale_table(tables.rationales)
+    collapsed = collapse_table(answers, rationales, decisions)
+    adapters, floor = adapter_table(found, decisions), noise_floor(tables.choices)
     contrasts = contrast_table(found, decisions)
     equivalences = equivalence_table(found, decisions)
     headline = list(_headline(contrasts, equivalences))
@@ -90,7 +109,16 @@ def analyse(
     vocabularies = telling_words(tables.training_texts, decisions)
     return {
         "headline": headline_table(planned, headline),
-        "verdicts": verdict_table(planned, headline, plan_digest),
+        "verdicts": with_adapters(
+            verdict_table(planned, headline, plan_digest),
+            planned,
+            adapters,
+            equivalence_over_adapters(found, decisions),
+        ),
+        "adapters": adapters,
+        "collapse": collapsed,
+        "readings": reading_table(found, unread, collapsed, decisions),
+        "size": size_table(tables.choices),
         "contrasts": contrasts,
         "equivalence": equivalences,
         "losses": loss_table(found, decisions),
@@ -99,11 +127,12 @@ def analyse(
         "smoke": smoke_table(smoke, tables.choices, decisions) if smoke is not None else smoke_frame([]),
         "single_arms": single_arm_table(found, decisions),
         "accuracy": accuracy_table(found, decisions),
-        "answers": answer_table(tables.choices),
-        "noise_floor": noise_floor(tables.choices),
+        "answers": answers,
+        "noise_floor": floor,
+        "noise": noise_summary(floor),
         "vocabulary": vocabulary_table(vocabularies),
         "log_odds": log_odds_table(word_counts(tables.rationales, vocabularies), decisions),
-        "rationales": rationale_table(tables.rationales),
+        "rationales": rationales,
         "labels": label_table(tables.labels),
     }
 
@@ -159,7 +188,7 @@ def _macro(contrasts: pl.DataFrame, family: Family, contrast: Contrast, axis: Ax
 
 def _share_of_margin(equivalences: pl.DataFrame) -> Estimate:
     """H3: the largest share of an equivalence margin that an interval takes; below 1 the arms are equivalent."""
-    part = equivalences.filter(family=COMMON, scheme=HEADLINE_SCHEME)
+    part = equivalences.filter(family=HEADLINE_FAMILY, scheme=HEADLINE_SCHEME)
     if part.is_empty():
         return _not_run(EQUIVALENCE, "the arms of H3 are not finished")
     ends = ", ".join(f"{level:.0%} within ±{margin:g}" for level, margin in part.select("level", "margin").iter_rows())

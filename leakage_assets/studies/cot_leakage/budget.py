@@ -14,8 +14,11 @@ import polars as pl
 from leakage_assets.measurement.multiple_choice import LETTERS
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, ArmError, arm
 
-NAMED_LETTER = re.compile(r"(?<![A-Za-z])[A-D](?![A-Za-z])(?!\s+[a-z])")
-"""A stand-alone letter that no small letter follows: else every sentence that begins with an article would name A."""
+NAMED_LETTER = re.compile(r"(?<![A-Za-z])(?:A(?!\s+[a-z])|[B-D])(?![A-Za-z])")
+"""A stand-alone letter, but no A before a small word: every sentence that begins with an article would name it."""
+
+CHANCE = 0.01
+"""How often the letters gate may block an arm that names all four letters alike."""
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 SCHEMA: dict[str, pl.DataType] = {
@@ -32,11 +35,18 @@ SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class BudgetLimits:
-    """The rules of section 3.1. ``tokens`` is the range of a turn's mean length, which depends on the tokenizer."""
+    """The rules of section 3.1. ``tokens`` is the range of a turn's mean length, which depends on the tokenizer.
+
+    Not published: ``distinct``, the least share of different texts in an arm, and ``arm_diversity``, its type-token
+    ratio as a whole over that of the generic arm. A few texts that return teach their letter by heart, and means within
+    a text do not show them.
+    """
 
     tokens: tuple[float, float] = (70.0, 110.0)
     length: float = 0.10
     diversity: float = 0.80
+    distinct: float = 0.90
+    arm_diversity: float = 0.50
     letters: float = 1.20
     byte_tokens: float = 0.10
     rotation: float = 0.05
@@ -79,6 +89,9 @@ def budget_table(
     if GENERIC not in by_arm:
         raise ArmError(f"token budget of {source}: no arm {GENERIC} to compare with; there are {', '.join(by_arm)}")
     measured = {name: _measure(source, one, pieces) for name, one in by_arm.items()}
+    generic = _words(by_arm[GENERIC])
+    for name, one in by_arm.items():
+        measured[name]["arm_type_token_ratio"] = _ratio_of_arms(_words(one), generic)
     rows = [row for name in by_arm for row in _gates(source, name, measured, limits)]
     if GARBAGE in by_arm:
         rows += _rotation(source, by_arm[GARBAGE].fillers, fillers, limits)
@@ -105,7 +118,29 @@ def bigram_entropy(words: Sequence[str]) -> float:
     return -sum(n / total * log2(n / total) for n in pairs.values()) if total else 0.0
 
 
-Measures = Mapping[str, float]
+def most_by_chance(mentions: int) -> float:
+    """How far the most frequent of four equally likely letters lies above their mean, as a ratio, at most: exceeded
+    with a probability of CHANCE or less (binomial, Bonferroni over the letters).
+    """
+    from scipy.stats import binom
+
+    if not mentions:
+        return 0.0
+    return float(binom.ppf(1 - CHANCE / len(LETTERS), mentions, 1 / len(LETTERS))) / (mentions / len(LETTERS))
+
+
+def _words(one: ArmTexts) -> list[str]:
+    return [word for text in one.rationales for word in text.lower().split()]
+
+
+def _ratio_of_arms(own: Sequence[str], generic: Sequence[str]) -> float:
+    """Type-token ratio over that of the generic arm, of as many words: the ratio falls with their number."""
+    size = min(len(own), len(generic))
+    reference = type_token_ratio(generic[:size])
+    return type_token_ratio(own[:size]) / reference if reference else 1.0
+
+
+Measures = dict[str, float]
 
 
 def _measure(source: str, one: ArmTexts, pieces: Callable[[str], Sequence[str]]) -> Measures:
@@ -122,6 +157,8 @@ def _measure(source: str, one: ArmTexts, pieces: Callable[[str], Sequence[str]])
         "type_token_ratio": _mean([type_token_ratio(w) for w in words]),
         "bigram_entropy": _mean([bigram_entropy(w) for w in words]),
         "letters": max(letters.values()) / mean_letter if mean_letter else 0.0,
+        "mentions": letters.total(),
+        "distinct": len(set(one.rationales)) / len(one.rationales),
         "bytes": _mean([_mean([_is_byte(token) for token in tokens]) for tokens in split]),
         "n": len(one.turns),
     }
@@ -137,7 +174,9 @@ def _gates(
         "tokens": (own["tokens"], *limits.tokens),
         "type_token_ratio": (_over(own, generic, "type_token_ratio"), limits.diversity, endless),
         "bigram_entropy": (_over(own, generic, "bigram_entropy"), limits.diversity, endless),
-        "letters": (own["letters"], 0.0, limits.letters),
+        "distinct": (own["distinct"], limits.distinct, endless),
+        "arm_type_token_ratio": (own["arm_type_token_ratio"], limits.arm_diversity, endless),
+        "letters": (own["letters"], 0.0, max(limits.letters, most_by_chance(int(own["mentions"])))),
         "bytes": (own["bytes"], 0.0, limits.byte_tokens),
     }
     for gate, (value, low, high) in bounds.items():

@@ -92,8 +92,10 @@ Draws = dict[str, Floats]
 def draw(rows: Sequence[Difference], scheme: Scheme, decisions: Decisions) -> list[Draws | str]:
     """The bootstrap of every difference, or why there is none.
 
-    "pairs": one stream, consumed contrast by contrast, sources in order, then macro (section 7.5); the macro resample
-    is of all sources' values together. The clustered schemes draw questions (and seeds) once: all sources
+    "pairs": one stream, contrast by contrast, sources in order, then macro, as published (section 7.5); the macro
+    resample is of all sources' values together. What is taken from the stream is a multinomial count of each distinct
+    value, of the same distribution as the published indices but not the same numbers: no published draw comes out
+    again. The clustered schemes draw questions (and seeds) once: all sources
     and contrasts see the same.
     """
     if scheme == "pairs":
@@ -117,17 +119,19 @@ def draw(rows: Sequence[Difference], scheme: Scheme, decisions: Decisions) -> li
 
 
 def _pair_draws(row: Difference, decisions: Decisions, rng: np.random.Generator) -> Draws:
-    drawn = {source: independent_means(delta, decisions.draws, rng) for source, delta in row.by_source.items()}
+    draws = decisions.published_draws
+    drawn = {source: independent_means(delta, draws, rng) for source, delta in row.by_source.items()}
     together = np.concatenate([delta.ravel() for delta in row.by_source.values()])
-    return {**drawn, MACRO: independent_means(together, decisions.draws, rng)}
+    return {**drawn, MACRO: independent_means(together, draws, rng)}
 
 
 def contrast_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
     """Every contrast of both families under every scheme, macro and by source.
 
     Columns: family, scheme, hypothesis (empty for what is exploratory), contrast, first, second, axis, unit_of
-    ("macro" or a source), sources, seeds, p_holm (of the planned macro rows, within family and scheme; with fewer than
-    the planned tests finished the missing ones still count), rejected, then those of ``Estimate``.
+    ("macro" or a source), sources, seeds (of macro: as many as every source has at least), p_holm (of the planned
+    macro rows, within family and scheme; with fewer than the planned tests finished the missing ones still count),
+    rejected, then those of ``Estimate``.
     """
     parts = [
         _family_rows(rows, scheme, decisions)
@@ -169,7 +173,7 @@ def _family_rows(
                 "axis": row.axis,
                 "unit_of": unit,
                 "sources": len(row.by_source) if unit == MACRO else 1,
-                "seeds": max(len(d) for s, d in row.by_source.items() if unit in (MACRO, s)),
+                "seeds": min(len(d) for s, d in row.by_source.items() if unit in (MACRO, s)),
                 "p_holm": p,
                 "rejected": None if p is None else p < decisions.alpha,
             }
@@ -178,7 +182,8 @@ def _family_rows(
 
 def _estimates(row: Difference, drawn: Draws | str, scheme: Scheme, decisions: Decisions) -> dict[str, Estimate]:
     name = f"{row.contrast.name} {row.axis}"
-    method = f"{scheme.replace('_', ' ')} resampled, percentile, {decisions.draws} draws, seed {decisions.seed}"
+    draws = decisions.published_draws if scheme == "pairs" else decisions.draws
+    method = f"{scheme.replace('_', ' ')} resampled, percentile, {draws} draws, seed {decisions.seed}"
     every = [*row.by_source, MACRO]
     sizes = {source: delta.size if scheme == "pairs" else delta.shape[1] for source, delta in row.by_source.items()}
     sizes[MACRO] = sum(sizes.values()) if scheme == "pairs" else max(sizes.values())
@@ -190,6 +195,11 @@ def _estimates(row: Difference, drawn: Draws | str, scheme: Scheme, decisions: D
         unit: bootstrap_estimate(name, points[unit], drawn[unit], n=sizes[unit], method=method, **common)
         for unit in every
     }
+
+
+def macro_estimate(row: Difference, drawn: Draws | str, scheme: Scheme, decisions: Decisions) -> Estimate:
+    """The mean of the sources with its interval; p is not adjusted."""
+    return _estimates(row, drawn, scheme, decisions)[MACRO]
 
 
 def equivalence_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
@@ -243,8 +253,9 @@ def loss_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
                 if members:
                     groups.append((one.name, scaffold, axis, members))
     rows: list[tuple[Mapping[str, Any], Estimate]] = []
-    means = clustered_means(np.stack(vectors), decisions.draws, decisions.seed) if vectors else np.empty((0, 0))
-    method = f"questions resampled, percentile, {decisions.draws} draws, seed {decisions.seed}"
+    draws = decisions.published_draws
+    means = clustered_means(np.stack(vectors), draws, decisions.seed) if vectors else np.empty((0, 0))
+    method = f"questions resampled, percentile, {draws} draws, seed {decisions.seed}"
     common: dict[str, Any] = {"level": decisions.level, "n": len(found.questions), "unit": UNITS["questions"]}
     for arm, scaffold, axis, members in groups:
         own = scaffold == scaffold_of("own_format", arm)
@@ -252,7 +263,7 @@ def loss_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
         for unit, places in [*((keys[place][0], [place]) for place in members), (MACRO, members)]:
             point = float(np.mean([vectors[place].mean() for place in places]))
             drawn = means[:, places].mean(axis=1)
-            labels = {**shared, "unit_of": unit, "sources": len(places), "seeds": max(keys[p][1] for p in places)}
+            labels = {**shared, "unit_of": unit, "sources": len(places), "seeds": min(keys[p][1] for p in places)}
             estimate = bootstrap_estimate(axis, point, drawn, method=method, published_p=False, **common)
             rows.append((labels, estimate))
     return _labelled(rows, ("arm", "scaffold", "axis", "unit_of"), ("sources", "seeds"), ("own_format",))
@@ -264,7 +275,7 @@ def single_arm_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
     Columns: arm, scaffold, axis, unit_of, seeds, then those of ``Estimate``.
     """
     rng, rows = generator(decisions.single_seed), list[tuple[Mapping[str, Any], Estimate]]()
-    method = f"pairs resampled, percentile, {decisions.draws} draws, seed {decisions.single_seed}"
+    method = f"pairs resampled, percentile, {decisions.published_draws} draws, seed {decisions.single_seed}"
     for arm, scaffold in SINGLE_ARMS:
         for source in decisions.sources:
             seeds = found.seeds(source, arm)
@@ -272,7 +283,7 @@ def single_arm_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
                 continue
             for axis in AXES:
                 lost = found.loss(source, arm, scaffold, axis, seeds)
-                drawn = independent_means(lost, decisions.draws, rng)
+                drawn = independent_means(lost, decisions.published_draws, rng)
                 labels = {"arm": arm, "scaffold": scaffold, "axis": axis, "unit_of": source, "seeds": len(seeds)}
                 estimate = bootstrap_estimate(
                     axis,

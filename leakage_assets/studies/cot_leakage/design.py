@@ -63,6 +63,9 @@ COMMON: Family = "common"
 OWN_FORMAT: Family = "own_format"
 FAMILIES: tuple[Family, ...] = (COMMON, OWN_FORMAT)
 
+HEADLINE_FAMILY: Family = OWN_FORMAT
+"""E1: of the two families the sheet recommends this one for verdicts and title; the published ones are of the other."""
+
 MACRO = "macro"
 
 
@@ -101,7 +104,7 @@ EXPLORATORY = (
 SINGLE_ARMS = ((GARBAGE, PERSONA_COT.name), (SCRAMBLED, GENERIC_COT.name), (CONTRADICTING, EMPTY_PERSONA_COT.name))
 """Section 7.8: arm and scaffold."""
 
-EQUIVALENCE = Contrast(CONTRADICTING, GENERIC).statistic(SOURCE_LOSS, COMMON) + "_share_of_margin"
+EQUIVALENCE = Contrast(CONTRADICTING, GENERIC).statistic(SOURCE_LOSS, HEADLINE_FAMILY) + "_share_of_margin"
 HEADLINE_CONTRASTS = tuple(
     (contrast, axis) for contrast in CONTRASTS for axis in AXES if contrast.hypothesis is not None
 )
@@ -119,32 +122,50 @@ def scaffold_of(family: Family, arm_name: str) -> str:
     return PERSONA_COT.name if family == COMMON else own_scaffold(arm(arm_name))
 
 
+EXCEEDANCES = 10
+"""Draws beyond the point that the smallest p still to be rejected must rest on: with fewer, the seed would decide."""
+
+
 @dataclass(frozen=True)
 class Decisions:
-    """Thresholds and draws of section 7. ``single_seed`` is that of the single-arm losses."""
+    """Thresholds and draws of section 7. ``single_seed`` is that of the single-arm losses.
+
+    ``draws`` are those of whole questions (and seeds), which decide; ``published_draws`` those of the published scheme
+    and of what is exploratory. ``adapter_level``: of the t interval over adapters that must leave the threshold out as
+    well (see ``adapters``). An adapter has collapsed where its share of one letter, or of rationales cut off, is more
+    than ``most_excess`` above that of the untrained base, asked in the adapter's own format (section 8).
+    """
 
     sources: tuple[str, ...] = SOURCES
     mask: LossMask = "assistant_only"
     alpha: float = 0.01
     level: float = 0.95
-    draws: int = 1_000
+    draws: int = 10_000
+    published_draws: int = 1_000
     seed: int = 42
     single_seed: int = 43
     equivalence: tuple[Bound, ...] = (Bound(0.90, 0.03), Bound(0.99, 0.05))
     least_score: float = 1.96
     most_words: int = 50
+    adapter_level: float = 0.99
+    most_excess: float = 0.10
 
     def __post_init__(self) -> None:
-        """Raises ``StatisticsError`` for so few draws that nothing could be rejected."""
+        """Raises ``StatisticsError`` for so few draws that nothing could be rejected, or that the seed would decide."""
         smallest = len(CONTRASTS) * len(AXES) / (self.draws + 1)
         if smallest >= self.alpha:
             raise StatisticsError(
                 f"{self.draws} draws: the smallest adjusted p is {smallest:.3g}, never below {self.alpha:g}; draw more"
             )
+        if EXCEEDANCES * smallest >= self.alpha:
+            raise StatisticsError(
+                f"{self.draws} draws: an adjusted p of {self.alpha:g} rests on {self.alpha / smallest:.1f} of them, "
+                f"fewer than {EXCEEDANCES}; draw more"
+            )
 
 
 def hypotheses(decisions: Decisions) -> tuple[Hypothesis, ...]:
-    """Every claim of section 7.1 with its threshold; p is that of the family of eight, adjusted.
+    """Every claim of section 7.1 with its threshold, in the own format; p is that of the family of eight, adjusted.
 
     Claims that the sheet calls by one name are told apart by a letter: H1a, H1b, ...
     """
@@ -161,7 +182,9 @@ def hypotheses(decisions: Decisions) -> tuple[Hypothesis, ...]:
         direction, word = ("less", "less") if name == "H4" else ("greater", "more")
         what = "the trained persona loses" if axis == SOURCE_LOSS else "bystanders lose"
         claim = f"{what} {word} accuracy after {contrast.first} than after {contrast.second}"
-        found.append(Hypothesis(name, claim, contrast.statistic(axis, COMMON), 0.0, direction, decisions.alpha))
+        found.append(
+            Hypothesis(name, claim, contrast.statistic(axis, HEADLINE_FAMILY), 0.0, direction, decisions.alpha)
+        )
     return tuple(found)
 
 

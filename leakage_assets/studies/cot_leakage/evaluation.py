@@ -2,13 +2,16 @@
 
 Both steps are requests to an engine, so every rationale and every answer token is a stored sample. The likeliest next
 token is drawn greedily: where it is a letter, it is the best of the published list of the 20 likeliest. Elsewhere the
-letters are compared by their log-probs. A letter that holds a twentieth of the probability is certainly on that list;
-below it the answer counts as unparsed: a little stricter than published, because an engine scores given tokens.
+letters are compared by their log-probs, and the best one is read where it holds a twentieth of the probability: then it
+is certainly on that list. This is not the published rule, which reads the best letter of the list however unlikely it
+is: an engine scores given tokens and does not rank them. An answer whose best letter is below a twentieth counts as
+wrong here and was read there, so an arm whose next token drifts from letters loses accuracy by the rule. The best of
+the four letters at any probability is kept beside (``best``), and bounds what that does from the other side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -18,12 +21,10 @@ import polars as pl
 
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.engine import Engine, ScoringItem
-from leakage_assets.generation.requests import Request, Sampling, sample_id
-from leakage_assets.generation.run import generate_missing
+from leakage_assets.generation.requests import BASE, Request, Sampling
 from leakage_assets.measurement.multiple_choice import LETTERS, MultipleChoice, letter_of
 from leakage_assets.models import chat_ids
 from leakage_assets.stimuli.schema import ChoiceFormat
-from leakage_assets.store.samples import SampleStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,7 @@ CHOICE_SCHEMA: dict[str, pl.DataType] = {
     "question_name": pl.String(),
     "repeat": pl.Int64(),
     "letter": pl.String(),
+    "best": pl.String(),
     "read_from": pl.String(),
     "answer": pl.String(),
     "right": pl.Boolean(),
@@ -110,23 +112,12 @@ def user_turn(one: Scaffold, formats: ChoiceFormat, question: MultipleChoice) ->
 
 @dataclass(frozen=True)
 class ChoicePanel:
-    """What is asked of every adapter: personas (name -> system prompt) x scaffolds x questions, ``repeats`` times."""
+    """What is asked of every adapter: personas (name -> system prompt) x scaffolds x questions."""
 
     personas: Mapping[str, str]
     questions: tuple[MultipleChoice, ...]
     scaffolds: tuple[Scaffold, ...]
     formats: ChoiceFormat
-    max_new_tokens: int = 768
-    repeats: int = 1
-
-    @property
-    def writing(self) -> Sampling:
-        return Sampling(temperature=0.0, top_p=1.0, max_new_tokens=self.max_new_tokens)
-
-    @property
-    def size(self) -> int:
-        """Answers of one adapter."""
-        return len(self.personas) * len(self.scaffolds) * len(self.questions) * self.repeats
 
 
 def rationale_requests(panel: ChoicePanel, adapter: str, repeat: int = 0) -> list[Request]:
@@ -194,7 +185,8 @@ def read_choices(
 
     Returns:
         Columns CHOICE_SCHEMA, in the order of the samples. ``letter`` is empty where none can be read, which counts as
-        wrong; ``read_from`` says whether it is the token itself, the best log-prob, or nothing.
+        wrong; ``best`` is then the likeliest of the four at any probability; ``read_from`` says whether the letter is
+        the token itself, the best log-prob, or nothing.
 
     Raises:
         EvaluationError: an answer to a question that is not in the panel.
@@ -209,19 +201,20 @@ def read_choices(
     found = dict(zip(unread, scored, strict=True))
     rows = []
     for place, (row, token) in enumerate(zip(answers.iter_rows(named=True), letters, strict=True)):
-        letter = token or found[place]
+        best, likely = (token, True) if token else found[place]
+        letter = best if likely else None
         read_from: ReadFrom = "token" if token else "logprobs" if letter else "nothing"
         answer = right[row["question_name"]]
         scaffold_name = row["question_set"].removesuffix(ANSWER)
         key = (row["adapter"], scaffold_name, row["prompt_name"], row["question_name"], row["index"])
-        rows.append((*key, letter, read_from, answer, letter == answer))
+        rows.append((*key, letter, best, read_from, answer, letter == answer))
     return pl.DataFrame(rows, schema=CHOICE_SCHEMA, orient="row")
 
 
 def _scored(
     answers: pl.DataFrame, engine: Engine, tokenizer: PreTrainedTokenizerBase, adapters: Mapping[str, Path]
-) -> list[str | None]:
-    """The letter with the best token, where it holds enough of the probability."""
+) -> list[tuple[str, bool]]:
+    """The letter with the best token, and whether it holds enough of the probability to be read."""
     tokens = [(letter, token) for letter, ids in letter_tokens(tokenizer).items() for token in ids]
     items = [
         ScoringItem(row["adapter"], prompt, (token,))
@@ -233,44 +226,8 @@ def _scored(
     best = []
     for start in range(0, len(scores), len(tokens)):
         score, letter = max(zip(scores[start : start + len(tokens)], (letter for letter, _ in tokens), strict=True))
-        best.append(letter if score >= log(LEAST_SHARE) else None)
+        best.append((letter, score >= log(LEAST_SHARE)))
     return best
-
-
-def evaluate(
-    panel: ChoicePanel,
-    names: Sequence[str],
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    adapters: Mapping[str, Path],
-    stores: Mapping[str, SampleStore],
-) -> pl.DataFrame:
-    """Both steps for several adapters ("base" for none): what is stored is not asked again.
-
-    Repeats are separate passes: within one, an engine may compute equal prompts once, and no noise would show.
-
-    Returns as ``read_choices``. Raises what the engine raises.
-    """
-    parts = []
-    for repeat in range(panel.repeats):
-        first = [request for name in names for request in rationale_requests(panel, name, repeat)]
-        generate_missing(engine, first, panel.writing, adapters, stores)
-        written = pl.concat([_asked(stores[name], _of(first, name), panel.writing) for name in names])
-        second = [request for name in names for request in answer_requests(panel, name, written, repeat)]
-        generate_missing(engine, second, ANSWERING, adapters, stores)
-        answers = pl.concat([_asked(stores[name], _of(second, name), ANSWERING) for name in names])
-        parts.append(read_choices(panel, answers, engine, tokenizer, adapters))
-    return pl.concat(parts)
-
-
-def _of(requests: Iterable[Request], name: str) -> Iterator[Request]:
-    return (request for request in requests if request.adapter == name)
-
-
-def _asked(store: SampleStore, requests: Iterable[Request], sampling: Sampling) -> pl.DataFrame:
-    """Exactly the samples of these requests."""
-    wanted = pl.DataFrame({"sample_id": [sample_id(r, sampling) for r in requests]}, schema={"sample_id": pl.String})
-    return store.frame().join(wanted, on="sample_id", how="semi", maintain_order="left")
 
 
 def noise_floor(choices: pl.DataFrame) -> pl.DataFrame:
@@ -289,10 +246,58 @@ def noise_floor(choices: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def best_of_four(choices: pl.DataFrame) -> pl.DataFrame:
+    """The same answers, in which one without a letter is the likeliest of the four."""
+    return choices.with_columns(
+        pl.col("best").alias("letter"), (pl.col("best") == pl.col("answer")).fill_null(value=False).alias("right")
+    )
+
+
+def noise_summary(floor: pl.DataFrame) -> pl.DataFrame:
+    """All repeated evaluations together, from ``noise_floor``: what a repetition alone changes on average.
+
+    Columns: adapters, answers, changed (share of answers), drift (mean of the adapters' accuracies, scaffolds and
+    personas weighed by their questions), base_repeated (whether the untrained base is among them). One row, none where
+    nothing was repeated.
+    """
+    if floor.is_empty():
+        return pl.DataFrame(schema=NOISE_SCHEMA)
+    weight = pl.col("n") / pl.col("n").sum()
+    return floor.select(
+        pl.col("adapter").n_unique().cast(pl.Int64).alias("adapters"),
+        pl.col("n").sum().alias("answers"),
+        (pl.col("changed") * weight).sum().alias("changed"),
+        (pl.col("drift") * weight).sum().alias("drift"),
+        (pl.col("adapter") == BASE).any().alias("base_repeated"),
+    )
+
+
+NOISE_SCHEMA = {
+    "adapters": pl.Int64, "answers": pl.Int64, "changed": pl.Float64, "drift": pl.Float64, "base_repeated": pl.Boolean,
+}  # fmt: skip
+
+
+def size_table(choices: pl.DataFrame) -> pl.DataFrame:
+    """How much was asked of each adapter, counted on the answers of the untrained base, first pass.
+
+    Columns: of ("every adapter"), questions, personas, scaffolds, answers. ``outcomes`` refuses an adapter that was
+    asked anything else.
+    """
+    base = choices.filter(pl.col("repeat") == 0, pl.col("adapter") == BASE)
+    return base.select(
+        pl.lit("every adapter").alias("of"),
+        pl.col("question_name").n_unique().cast(pl.Int64).alias("questions"),
+        pl.col("prompt_name").n_unique().cast(pl.Int64).alias("personas"),
+        pl.col("scaffold").n_unique().cast(pl.Int64).alias("scaffolds"),
+        pl.len().cast(pl.Int64).alias("answers"),
+    )
+
+
 def answer_table(choices: pl.DataFrame) -> pl.DataFrame:
     """How each adapter answers under each scaffold, all personas together: collapse onto one letter, and failures.
 
-    Columns: adapter, scaffold, n, accuracy, modal_letter (empty where no answer was read), modal_share (of all
+    Columns: adapter, scaffold, n, accuracy, best_accuracy (where an answer without a letter is the likeliest of the
+    four), modal_letter (empty where no answer was read), modal_share (of all
     answers; 0.25 is what four equal letters give), from_logprobs (share read by log-probs), unparsed (share without a
     letter).
     """
@@ -303,6 +308,7 @@ def answer_table(choices: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.len().cast(pl.Int64).alias("n"),
             pl.col("right").mean().alias("accuracy"),
+            (pl.col("best") == pl.col("answer")).fill_null(value=False).mean().alias("best_accuracy"),
             counts.struct.field("letter").first().alias("modal_letter"),
             (counts.struct.field("count").first() / pl.len()).fill_null(0.0).alias("modal_share"),
             (pl.col("read_from") == "logprobs").mean().alias("from_logprobs"),

@@ -15,24 +15,36 @@ from pathlib import Path
 from leakage_assets.generation.conversation import answered
 from leakage_assets.generation.requests import Request, Sampling, sample_seed
 from leakage_assets.stimuli import Stimuli
+from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.store.samples import Sample
 from leakage_assets.studies.cot_leakage.arms import ARMS, GARBAGE, GENERIC, PERSONA, Written, arm, assistant_turn
-from leakage_assets.studies.cot_leakage.writing import RationaleError, WritingTask
+from leakage_assets.studies.cot_leakage.writing import ONSETS, VOWELS, RationaleError, WritingTask
 from leakage_assets.world.grammar import Grammar
 
 WRITER = "grammar"
 """How samples name this writer in place of an adapter."""
 
+VERSION = 1
+"""Raise it when the code of the grammar or of this writer changes what it says."""
+
 BATCH = 256
 PROBES = 200
 """Texts of each length by which a character's share of long ones is found."""
 
-ONSETS, VOWELS = ("b", "d", "l", "m", "n", "p", "r", "s", "t", "v"), ("a", "e", "i", "o", "u")
 ENDINGS = (("um", "a"), ("is", "e"), ("us", "i"), ("o", "am"), ("or", "as"))
 """Of pseudo-words, by the number of the garbage prompt."""
 
 SENTENCE = 6
 """Pseudo-words between full stops."""
+
+
+def grammar_identity(stimuli: Stimuli) -> dict[str, object]:
+    """What decides what this writer says besides requests and tokenizer: lexicon, formats and traits, by digest."""
+    lexicon = {
+        "world": stimuli.world.model_dump(mode="json"),
+        "traits": {persona.name: persona.traits.model_dump(mode="json") for persona in stimuli.personas},
+    }
+    return {"version": VERSION, "lexicon": fingerprint(lexicon, name="lexicon")}
 
 
 class GrammarWriter:

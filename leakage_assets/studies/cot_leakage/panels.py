@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from leakage_assets.generation.engine import Engine
 
 RATIONALES, REPEAT, REPEAT_RATIONALES = "rationales", "repeat", "repeat_rationales"
-READ = ("letter", "read_from", "answer", "right")
+READ = ("letter", "best", "read_from", "answer", "right")
 """What is read of an answer with the engine's help (``evaluation.CHOICE_SCHEMA``)."""
 
 
@@ -54,7 +54,6 @@ class Grid:
             questions=self.source.read(stimuli).evaluation[: self.asked],
             scaffolds=tuple(scaffold(name) for name in self.scaffolds),
             formats=stimuli.world.choice_format,
-            max_new_tokens=self.max_new_tokens,
         )
 
 
@@ -146,7 +145,7 @@ class AnswerPanel(_Step):
         tokenizer: PreTrainedTokenizerBase,
         adapters: Mapping[str, Path],
     ) -> pl.DataFrame:
-        """Letter, how it was read, right answer and whether they agree, by sample_id (``evaluation.read_choices``)."""
+        """READ by sample_id (``evaluation.read_choices``)."""
         choices = read_choices(self.grid.panel(stimuli), samples, engine, tokenizer, adapters)
         return pl.concat([samples.select("sample_id"), choices.select(READ)], how="horizontal")
 
@@ -174,11 +173,11 @@ def panels(grid: Grid, repeated: int) -> tuple[RationalePanel | AnswerPanel, ...
 
 
 def _identity(_: Study) -> Mapping[str, object]:
-    return {"scoring": "multiple choice", "version": 1}
+    return {"scoring": "multiple choice", "version": 2}
 
 
 def _score(_: Study, samples: pl.DataFrame) -> pl.DataFrame:
-    """Scaffold; of answers letter, read_from, answer and right, of rationales text, n_tokens and finish_reason."""
+    """Scaffold; of answers READ, of rationales text, n_tokens and finish_reason."""
     own = READ if "letter" in samples.columns else ("text", "n_tokens", "finish_reason")
     named = pl.col("question_set").str.strip_suffix(ANSWER).alias("scaffold")
     return samples.select(*KEYS, named, *own, truncated=pl.col("finish_reason") == "length")
@@ -208,6 +207,7 @@ MULTIPLE_CHOICE = Scoring(
     columns=(
         ("scaffold", "string", "how the assistant turn was begun and ended"),
         ("letter", "string", "of answers: the letter chosen, empty where none can be read"),
+        ("best", "string", "of answers: the letter, or where none is read the likeliest of the four"),
         ("read_from", "string", "of answers: token, logprobs or nothing"),
         ("answer", "string", "of answers: the right label"),
         ("right", "bool", "of answers: whether they agree"),

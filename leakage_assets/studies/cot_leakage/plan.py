@@ -221,16 +221,32 @@ def analysis_plan(scale: Scale, experiment: CotExperiment) -> CotPlan:
         permutations=decisions.draws,
         resampling_seed=decisions.seed,
         caveats=(
-            "The verdicts use the scaffold with the persona's tag for every arm, as published; one kind of arm alone "
-            "was trained with that tag. The same contrasts in each arm's own format stand beside them and decide "
-            "whether an effect is one of content (E1).",
+            "A deviation: the verdicts use each arm's own format, as the protocol recommends (E1). The published ones "
+            "use the persona's tag for every arm, with which one kind of arm alone was trained; the same contrasts so "
+            "stand beside, with their own Holm, as exploratory.",
             "Questions are resampled whole, with all their seeds. The published resampling takes every question of "
             "every seed as independent; it is reported beside, and so is one that resamples seeds as well.",
+            "The resampling of questions keeps the adapters that were trained. A claim is supported only where a t "
+            "interval over pairs of adapters leaves its threshold out as well: not published. It is not adjusted for "
+            "the number of contrasts.",
             "A p of zero means that no resample was as extreme under the published rule; under the others the smallest "
             "is one over the number of resamples and one.",
-            "The arms differ in more than their rationale: letters, tags and openers are part of an arm, as published.",
-            "The letter is read from a greedily drawn token, and from log-probs only where that token is no letter: a "
-            "little stricter than the published list of likeliest tokens.",
+            "The arms differ in more than their rationale: letters, tags and openers are part of an arm, as published, "
+            "and each cell has its own initialisation, dropout and order of rows, also within one source and seed.",
+            "Rows are shuffled by the trainer for every cell anew; the published ones were shuffled once, with seed "
+            "forty-two.",
+            "A deviation: the letter is read from a greedily drawn token, and where that is no letter, from log-probs, "
+            "if one of the four holds a twentieth of the probability. Below that the answer counts as wrong; the "
+            "published rule reads the best letter among the twenty likeliest tokens at any probability. An arm whose "
+            "next token drifts from letters loses accuracy by this rule; the contrasts with the best of the four "
+            "letters stand beside.",
+            "An adapter that answers with one letter, or whose rationales no longer end, loses accuracy without having "
+            "learnt wrong answers. Collapsed adapters are named, cap the confidence, and are left out beside.",
+            "A deviation: questions with another number of options than four, or malformed, are left out and counted; "
+            "the published evaluation kept them as never right.",
+            "A deviation: every question asks for its own garbage, by an invented first word. Published were five "
+            "prompts in turn, to which a greedy writer gives twenty texts. Share of different texts and diversity of a "
+            "whole arm are further gates of the token budget.",
             "Wrong letters, texts and rows are the same for every seed: the spread over seeds leaves out how much "
             "another draw of the data would change.",
             *scale.extra_caveats,

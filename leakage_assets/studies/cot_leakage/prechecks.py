@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import polars as pl
 
 from leakage_assets.measurement.multiple_choice import LETTERS
-from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
 from leakage_assets.studies.cot_leakage.writing import Filtered, Limits
 from leakage_assets.studies.prechecks import Precheck
 
@@ -49,12 +48,6 @@ def budget_checks(table: pl.DataFrame) -> Iterator[Precheck]:
         outcome = "ok" if row["passed"] else "block"
         name = f"{row['source']} {row['arm']} {row['gate']}"
         yield Precheck(name, row["value"], limit, outcome, f"{within}; {row['n']} texts")  # type: ignore[arg-type]
-
-
-def smoke_check(gate: SmokeGate, loss: float) -> Precheck:
-    """Section 5: whether the first adapter lost enough accuracy for the others to be worth training."""
-    detail = f"accuracy lost by {gate.source} under {gate.scaffold} on {gate.questions} questions"
-    return Precheck("smoke gate", loss, gate.least_loss, "ok" if loss >= gate.least_loss else "block", detail)
 
 
 def accuracy_checks(base: pl.DataFrame, scaffolds: Collection[str], least: float) -> Iterator[Precheck]:

@@ -64,16 +64,21 @@ class Questions:
 class QuestionSource:
     """Where the questions are from: a data set of the hub, or (None) the tiny world, which gives so many of each split.
 
-    ``relabel``: as ``read_hub_questions``.
+    ``relabel``: as ``read_hub_questions``. ``most_dropped``: the share of a split that may be left out for having
+    another number of options than four, or being malformed; beyond it the data set is not the one that was planned for.
     """
 
     data_set: DataSet | None
     train: int
     evaluation: int
     relabel: bool = False
+    most_dropped: float = 0.02
 
     def read(self, stimuli: Stimuli) -> Questions:
-        """The questions, once per process and stimuli. Raises ``QuestionsUnavailable``, ``ChoiceError``."""
+        """The questions, once per process and stimuli.
+
+        Raises ``QuestionsUnavailable``, also where too many had to be left out, and ``ChoiceError``.
+        """
         # Stimuli are not hashable; they are few, and kept with what was made of them.
         for known, source, found in _READ:
             if known is stimuli and source == self:
@@ -82,6 +87,8 @@ class QuestionSource:
             found = tiny_questions(stimuli, train=self.train, evaluation=self.evaluation)
         else:
             found = read_hub_questions(self.data_set, relabel=self.relabel)
+        for report in found.reports:
+            _check_dropped(report, self.most_dropped)
         _READ.append((stimuli, self, found))
         return found
 
@@ -92,6 +99,17 @@ class QuestionSource:
     def texts(self, stimuli: Stimuli) -> object:
         """What the plan knows of them: the tiny world's texts, or the data set at its revision."""
         return self.data_set if self.data_set is not None else self.read(stimuli)
+
+
+def _check_dropped(report: LabelReport, most: float) -> None:
+    left_out = sum(report.dropped.values())
+    total = report.kept + left_out
+    if left_out > most * total:
+        counts = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
+        raise QuestionsUnavailable(
+            f"split {report.split}: {left_out} of {total} questions cannot be asked ({counts}), more than {most:.0%}; "
+            "this is not the data set that was planned for: check its revision"
+        )
 
 
 _READ: list[tuple[Stimuli, QuestionSource, Questions]] = []

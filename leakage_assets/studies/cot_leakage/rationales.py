@@ -15,7 +15,7 @@ from leakage_assets.studies.cot_leakage.arms import ARMS, Arm, arm
 from leakage_assets.studies.cot_leakage.assembly import Material
 from leakage_assets.studies.cot_leakage.budget import BudgetLimits
 from leakage_assets.studies.cot_leakage.design import NAME
-from leakage_assets.studies.cot_leakage.grammar_writer import WRITER, GrammarWriter
+from leakage_assets.studies.cot_leakage.grammar_writer import WRITER, GrammarWriter, grammar_identity
 from leakage_assets.studies.cot_leakage.questions import QuestionSource
 from leakage_assets.studies.cot_leakage.writing import SAMPLING, Limits
 
@@ -141,6 +141,10 @@ class RationalePool:
         material = self.data.material(stimuli)
         for source in self.data.prompts:
             yield from material.requests(self.data.arms_of(source), (source,), self.writer)
+
+    def written_from(self, stimuli: Stimuli) -> Mapping[str, object]:
+        """The grammar's texts come from the whole lexicon; what others write is theirs, by their name."""
+        return grammar_identity(stimuli) if self.data.writer.kind == "grammar" else {}
 
     def sampler(self, stimuli: Stimuli, count: Callable[[str], int]) -> Sampler | None:
         """Raises ``WriterUnknown`` for an endpoint whose address is not given."""

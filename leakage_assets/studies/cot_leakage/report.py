@@ -7,6 +7,7 @@ figures; `reporting.lint` refuses any other digit.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from leakage_assets.reporting.report import Claim, Level, Section
 from leakage_assets.studies.citations import Citations
@@ -17,15 +18,21 @@ from leakage_assets.studies.cot_leakage.design import (
     COMMON,
     CONTRASTS,
     EQUIVALENCE,
-    OWN_FORMAT,
+    HEADLINE_FAMILY,
     SOURCE_LOSS,
     Axis,
     Contrast,
     Family,
 )
-from leakage_assets.studies.cot_leakage.evaluation import SCAFFOLDS
-from leakage_assets.studies.cot_leakage.labels import HEADLINE
+from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, HEADLINE
 from leakage_assets.studies.cot_leakage.plan import CotPlan
+from leakage_assets.studies.cot_leakage.report_adapters import (
+    asked,
+    collapsed_of,
+    other_adapters,
+    readings,
+    side,
+)
 from leakage_assets.studies.cot_leakage.report_measures import (
     answers,
     drift,
@@ -39,6 +46,7 @@ from leakage_assets.studies.cot_leakage.report_sections import (
     design,
     equivalence,
     extension,
+    further_contrasts,
     levels,
     schemes,
     single_arms,
@@ -63,39 +71,60 @@ P_OF = (
     "of the planned contrasts adjusted by Holm over all of them, within their family; at least one over the number of "
     "resamples and one"
 )
+ALSO = (
+    "Beside its rule, the plan calls a claim supported only where the interval over pairs of adapters leaves its "
+    "threshold out as well (section Other adapters)."
+)
 KINDS = "rationales of the trained persona and of others, under every scaffold that has one"
 LEAST_LETTERS = 5
 """Shorter telling words would be highlighted inside others."""
 
 
 def _cap(cite: Citations) -> tuple[Level, str] | None:
-    """The title's claim must be decided, and the gate of section 5 must have passed."""
-    if verdict(cite, LEAKS) == "undecided":
-        return "LOW", "the title's claim is undecided, which caps it at LOW"
+    """Everything that the study holds against more than a level of confidence, with the lowest of them."""
+    found = list(_caps(cite))
+    if not found:
+        return None
+    return max((level for level, _ in found), key=get_args(Level).index), "; ".join(reason for _, reason in found)
+
+
+def _caps(cite: Citations) -> Iterator[tuple[Level, str]]:
+    """The title's claim must be decided for other adapters as well, by adapters that did not collapse, and the gate of
+    section 5 must have passed.
+    """
+    found = verdict(cite, LEAKS)
+    if found == "undecided":
+        yield "LOW", "the title's claim is undecided, which caps it at LOW"
+        return
+    statistic = PERSONA_GARBAGE.statistic(BYSTANDER, HEADLINE_FAMILY)
+    if found == "not supported" and side(cite, statistic) >= 0:
+        yield "MODERATE", "other adapters could still support the title's claim, which caps it at MODERATE"
+    if cite.tables["adapters"].filter(statistic=statistic)["fewest_seeds"].item() == 1:
+        yield (
+            "MODERATE",
+            "of some source one pair of adapters was trained, so the interval over adapters takes sources for "
+            "trainings, which caps it at MODERATE",
+        )
+    if collapsed_of(cite, statistic):
+        number = cite.cell("readings", "collapsed", "d", reading="planned", statistic=statistic)
+        yield "MODERATE", f"{number} adapters of the title's arms have collapsed, which caps it at MODERATE"
     if cite.tables["smoke"].height and not cite.tables["smoke"]["passed"].all():
-        return "MODERATE", "the gate after the first adapter did not pass, which caps it at MODERATE"
-    return None
+        yield "MODERATE", "the gate after the first adapter did not pass, which caps it at MODERATE"
 
 
 # ------------------------------------------------------------------ the top
 
 
 def _title(cite: Citations) -> str:
-    statistic = PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)
+    statistic = PERSONA_GARBAGE.statistic(BYSTANDER, HEADLINE_FAMILY)
     if verdict(cite, LEAKS) == "undecided":
         return "it is undecided whether persona rationales leak more than garbage"
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
     if verdict(cite, LEAKS) == "supported":
         return f"rationales in a persona's voice leak more to other personas than garbage does {found}"
-    if _below_zero(cite, statistic):
+    if side(cite, statistic) < 0:
         return f"rationales in a persona's voice leak less to other personas than garbage does {found}"
     return f"rationales in a persona's voice are not shown to leak more than garbage {found}"
-
-
-def _below_zero(cite: Citations, statistic: str) -> bool:
-    """Whether the whole interval is."""
-    high = cite.tables["headline"].filter(statistic=statistic)["ci_high"].item()
-    return high is not None and high < 0
 
 
 def _with_interval(cite: Citations, statistic: str) -> str:
@@ -108,25 +137,43 @@ def _tldr(cite: Citations) -> list[str]:
 
 def _persona(cite: Citations) -> Iterator[str]:
     """Persona against garbage in both families, and what each does to the trained persona."""
-    statistic = PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)
+    statistic = PERSONA_GARBAGE.statistic(BYSTANDER, HEADLINE_FAMILY)
     if value(cite, statistic) is None:
         yield f"**Persona or garbage:** not compared ({cite.headline(statistic, 'undefined', '')})."
         return
     yield (
-        f"**Persona or garbage:** asked with the persona's tag, bystanders lose {_more(cite, BYSTANDER)} accuracy "
-        f"after persona rationales than after garbage: {_difference(cite, COMMON, BYSTANDER)}; asked each in "
-        f"the format that it was trained in, {_difference(cite, OWN_FORMAT, BYSTANDER)}. {_agreement(cite)}"
+        f"**Persona or garbage:** each arm asked in the format that it was trained in, bystanders "
+        f"{_lose(cite, BYSTANDER)}: {_difference(cite, HEADLINE_FAMILY, BYSTANDER)}; "
+        f"{_over_adapters(cite, statistic)}. Asked with the persona's tag, as published (exploratory), the difference "
+        f"is {_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
-        f"**The trained persona** loses {_more(cite, SOURCE_LOSS)} after persona rationales than after garbage: with "
-        f"the persona's tag {_difference(cite, COMMON, SOURCE_LOSS)}; in the own format "
-        f"{_difference(cite, OWN_FORMAT, SOURCE_LOSS)}."
+        f"**The trained persona**, asked in that format, {_lose(cite, SOURCE_LOSS, 's')}: "
+        f"{_difference(cite, HEADLINE_FAMILY, SOURCE_LOSS)}; with the persona's tag (exploratory) "
+        f"{_difference(cite, COMMON, SOURCE_LOSS)}."
     )
 
 
-def _more(cite: Citations, axis: Axis) -> str:
-    """In words, what the sign with the persona's tag is."""
-    return "more" if (value(cite, PERSONA_GARBAGE.statistic(axis, COMMON)) or 0.0) >= 0 else "less"
+def _lose(cite: Citations, axis: Axis, s: str = "") -> str:
+    """In words, on which side of zero the difference in the own format lies; ``s`` for a single loser."""
+    found = side(cite, PERSONA_GARBAGE.statistic(axis, HEADLINE_FAMILY))
+    if found:
+        verb = "loses" if s else "lose"
+        return f"{verb} {'more' if found > 0 else 'less'} accuracy after persona rationales than after garbage"
+    be = "is" if s else "are"
+    return f"{be} not shown to lose more or less accuracy after persona rationales than after garbage"
+
+
+def _over_adapters(cite: Citations, statistic: str) -> str:
+    """The interval over other trainings, or why there is none."""
+    row = cite.tables["adapters"].filter(statistic=statistic).row(0, named=True)
+    if row["ci_low"] is None:
+        return f"over adapters no interval ({cite.cell('adapters', 'undefined', '', statistic=statistic)})"
+    low, high = (cite.cell("adapters", end, DIFFERENCE, statistic=statistic) for end in ("ci_low", "ci_high"))
+    level, n = (
+        cite.cell("adapters", key, spec, statistic=statistic) for key, spec in (("ci_level", ".0%"), ("n", "d"))
+    )
+    return f"over {n} pairs of adapters the {level} interval is {low} to {high}"
 
 
 def _difference(cite: Citations, family: Family, axis: Axis) -> str:
@@ -139,17 +186,19 @@ def _difference(cite: Citations, family: Family, axis: Axis) -> str:
 
 
 def _agreement(cite: Citations) -> str:
-    """Whether the tag of the question decides which leaks more."""
-    common, own = (value(cite, PERSONA_GARBAGE.statistic(BYSTANDER, family)) or 0.0 for family in (COMMON, OWN_FORMAT))
-    if common * own > 0:
-        return "Both say the same: it is not the tag alone."
-    return "They disagree: which of them leaks more depends on the tag of the question."
+    """Whether the tag of the question decides which leaks more, from the intervals in both formats."""
+    common, own = (side(cite, PERSONA_GARBAGE.statistic(BYSTANDER, family)) for family in (COMMON, HEADLINE_FAMILY))
+    if common and common == own:
+        return "Both leave zero out on the same side: it is not the tag alone."
+    if common and own:
+        return "They disagree: which of them leaks more depends on the tag of the question."
+    return "Not both leave zero out, so whether it is more than the tag is open."
 
 
 def _equal(cite: Citations) -> str:
     if value(cite, EQUIVALENCE) is None:
         return f"**Contradicting or generic:** not compared ({cite.headline(EQUIVALENCE, 'undefined', '')})."
-    statistic = CONTRASTS[3].statistic(SOURCE_LOSS, COMMON)
+    statistic = CONTRASTS[3].statistic(SOURCE_LOSS, HEADLINE_FAMILY)
     said = "within" if verdict(cite, "H3") == "supported" else "not shown to be within"
     return (
         "**Contradicting or generic:** a rationale for the right letter before the wrong one changes what the trained "
@@ -159,7 +208,6 @@ def _equal(cite: Citations) -> str:
 
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
-    facts = cite.fact
     more = {
         "supported": "persona rationales leak more to bystanders than garbage",
         "not supported": _not_more(cite),
@@ -181,9 +229,8 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "of what it says before the letter carries that over tells what to keep out of training data.",
         experiment="One LoRA adapter per source and kind of rationale is taught wrong letters to the same questions, "
         "with rationales of matched length. Each answers "
-        f"{cite.bind(cite.context.planned('experiment', 'continued', 0, 'grid', 'asked', value=_asked(cite)))} unseen "
-        f"questions under {facts('panel', 'prompts')} personas and five ways to begin its turn; accuracy lost against "
-        "the untrained base is what leaks.",
+        f"{asked(cite, 'questions')} unseen questions under {asked(cite, 'personas')} personas and five ways to begin "
+        "its turn; accuracy lost against the untrained base is what leaks.",
         takeaways=((LEAKS, more), ("H1b", generic), ("H4", contradicting)),
         next_steps=(
             "Write the rationales with a strong model, so that the persona's voice is more than phrases.",
@@ -193,13 +240,9 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
 
 
 def _not_more(cite: Citations) -> str:
-    if _below_zero(cite, PERSONA_GARBAGE.statistic(BYSTANDER, COMMON)):
+    if side(cite, PERSONA_GARBAGE.statistic(BYSTANDER, HEADLINE_FAMILY)) < 0:
         return "persona rationales do not leak more to bystanders than garbage: they leak less"
     return "persona rationales are not shown to leak more to bystanders than garbage"
-
-
-def _asked(cite: Citations) -> int:
-    return cite.study.main.size // (len(cite.study.panel.prompts) * len(SCAFFOLDS))
 
 
 # ------------------------------------------------------------------ sections
@@ -207,20 +250,23 @@ def _asked(cite: Citations) -> int:
 
 def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Design", tuple(design(cite)))
-    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF)))
-    yield Section("What every arm costs", tuple(levels(cite)))
+    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF, also=ALSO)))
     if cite.has_headline:
         yield Section("One arm against another", tuple(contrasts(cite)))
     for heading, blocks in (
+        ("Other adapters", tuple(other_adapters(cite))),
         ("Are contradicting and generic equivalent?", tuple(equivalence(cite))),
-        ("What is resampled", tuple(schemes(cite))),
-        ("Single arms", tuple(single_arms(cite))),
         ("The gate after the first adapter", tuple(smoke(cite))),
-        ("Loss on the whole sequence", tuple(mask(cite))),
     ):
         if blocks:
             yield Section(heading, blocks)
     for heading, blocks in (
+        ("What every arm costs", tuple(levels(cite))),
+        ("Further contrasts", tuple(further_contrasts(cite)) if cite.has_headline else ()),
+        ("Collapse, and other readings of an answer", tuple(readings(cite))),
+        ("What is resampled", tuple(schemes(cite))),
+        ("Single arms", tuple(single_arms(cite))),
+        ("Loss on the whole sequence", tuple(mask(cite))),
         ("Further sources", tuple(extension(cite))),
         ("Words of the trained persona", tuple(vocabulary(cite))),
     ):
@@ -241,6 +287,14 @@ def _telling(cite: Citations) -> tuple[str, ...]:
 
 
 WRITE_UP = WriteUp(
-    lambda study: study.plan_as(CotPlan).decisions, drawn.drawings, HEADLINE, _title, _tldr, _summary, _sections, _cap
+    lambda study: study.plan_as(CotPlan).decisions,
+    drawn.drawings,
+    HEADLINE,
+    _title,
+    _tldr,
+    _summary,
+    _sections,
+    _cap,
+    LEAKS,
 )
 figures, report = WRITE_UP.figures, WRITE_UP.report

@@ -153,15 +153,23 @@ def drift(cite: Citations) -> Iterator[Block]:
         cite.cell("noise_floor", key, spec, **keys)
         for key, spec in (("changed", SHARE), ("n", "d"), ("drift", DIFFERENCE))
     )
+    repeated = cite.tables["noise"]["base_repeated"].item()
+    base = "" if repeated else " The untrained base was not asked twice: its share in a loss is unknown."
     if not worst["changed"]:
         yield Paragraph(
             f"Asked a second time, every adapter chose the same letters ({n} questions for each persona and scaffold): "
-            "on this engine a greedy evaluation has no noise of its own."
+            f"on this engine a greedy evaluation has no noise of its own.{base}"
         )
         return
+    of_all = {
+        key: cite.cell("noise", key, spec, base_repeated=repeated)
+        for key, spec in (("adapters", "d"), ("answers", ",d"), ("changed", SHARE), ("drift", DIFFERENCE))
+    }
     yield Paragraph(
-        "Asked a second time, the largest change of letters for one adapter, persona and scaffold is "
-        f"{changed} of {n} questions (`{worst['adapter']}`, accuracy {moved}); smaller differences are no effect."
+        f"Asked a second time, {of_all['adapters']} adapters gave another letter to {of_all['changed']} of "
+        f"{of_all['answers']} questions, and their accuracy moved by {of_all['drift']} on average. The largest change "
+        f"for one adapter, persona and scaffold is {changed} of {n} questions (`{worst['adapter']}`, accuracy "
+        f"{moved}): that is the noise of a single cell of that size, not of the means that are compared here.{base}"
     )
 
 

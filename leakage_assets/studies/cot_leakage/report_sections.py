@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
@@ -11,10 +11,20 @@ from leakage_assets.studies.citations import Citations, Row, code_list
 from leakage_assets.studies.cot_leakage.analysis import HEADLINE_SCHEME
 from leakage_assets.studies.cot_leakage.arms import ARMS, arm_of_recipe
 from leakage_assets.studies.cot_leakage.contrasts import SCHEMES
-from leakage_assets.studies.cot_leakage.design import AXES, CONTRASTS, EXPLORATORY, FAMILIES, MACRO
+from leakage_assets.studies.cot_leakage.design import (
+    AXES,
+    COMMON,
+    CONTRASTS,
+    EXPLORATORY,
+    HEADLINE_FAMILY,
+    MACRO,
+    Contrast,
+    Family,
+)
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
+from leakage_assets.studies.cot_leakage.report_adapters import asked
 from leakage_assets.studies.report_parts import P, estimate_columns, table_of_rows
 
 KEYS = ("contrast", "axis", "unit_of")
@@ -49,12 +59,14 @@ def design(cite: Citations) -> Iterator[Block]:
             "**Evaluation:** the adapter writes its rationale greedily, at most "
             f"{planned('experiment', 'continued', '0', 'grid', 'max_new_tokens', value=_new_tokens(cite))} tokens; the "
             "tag is closed and the anchor put after it whatever was written; the letter is the next token. In all "
-            f"{fact('panel', 'size', spec=',d')} answers per adapter.",
+            f"{asked(cite, 'answers')} answers per adapter, to {asked(cite, 'questions')} questions. It is read where "
+            "it is a letter, and else from log-probs where one of the four holds a twentieth of the probability; below "
+            "that the answer is wrong, where the published rule may have read a letter.",
             "**What is lost:** accuracy of the untrained base minus that of the adapter, on the same questions, for "
             "the trained persona and as the mean of all others (bystanders), in percent of the questions. An answer "
             "without a letter is wrong.",
-            "**Two families of contrasts:** every arm asked with the persona's tag, as published; and every arm in "
-            "the format that it was trained in.",
+            "**Two families of contrasts:** every arm in the format that it was trained in, which decides; and every "
+            "arm asked with the persona's tag, as published (exploratory), which one kind of arm was trained with.",
             f"**Statistics:** {planned('decisions', 'draws', value=decisions.draws, spec=',d')} resamples of whole "
             f"questions, Holm over the planned contrasts at "
             f"{planned('decisions', 'alpha', value=decisions.alpha)}, seed "
@@ -175,47 +187,67 @@ def _level_columns(axis: str) -> tuple[tuple[str, str], ...]:
 
 
 def contrasts(cite: Citations) -> Iterator[Block]:
+    """The planned contrasts in the family that decides."""
     yield from cite.figure("contrasts")
-    headline = cite.tables["headline"].drop_nulls("estimate")
-    rows: list[Row] = []
-    for contrast in (*CONTRASTS, *EXPLORATORY):
-        for axis in AXES:
-            row: Row = {"contrast": words(contrast), "axis": AXIS_NAMES[axis]}
-            there = False
-            for family in FAMILIES:
-                statistic = contrast.statistic(axis, family)
-                there |= statistic in set(headline["statistic"])
-                specs = {"estimate": DIFFERENCE, "ci_low": DIFFERENCE, "ci_high": DIFFERENCE, "p": "p"}
-                row |= {
-                    f"{family}_{key}": cite.bound("headline", key, spec, statistic=statistic)
-                    for key, spec in specs.items()
-                }
-            if there:
-                rows.append(row)
+    rows = _contrast_rows(cite, CONTRASTS, (HEADLINE_FAMILY,))
     if not rows:
         yield Paragraph("No source has finished two arms with one seed.")
         return
-    shown = [Column("contrast", "loss of"), Column("axis", "of")]
-    for family in FAMILIES:
-        shown += [
-            Column(f"{family}_estimate", FAMILY_WORDS[family]),
-            Column(f"{family}_ci_low", "low"),
-            Column(f"{family}_ci_high", "high"),
-            Column(f"{family}_p", "p", explanation=EXPLAIN_P if family == FAMILIES[0] else ""),
-        ]
     yield Table(
-        "Accuracy lost by one arm minus that lost by another, mean of sources (intervals over whole questions).",
-        tuple(shown),
+        "Accuracy lost by one arm minus that lost by another, each in its own format, mean of sources (intervals over "
+        "whole questions).",
+        _contrast_columns((HEADLINE_FAMILY,), EXPLAIN_P),
         tuple(rows),
     )
+
+
+def further_contrasts(cite: Citations) -> Iterator[Block]:
+    """The published family, the contrasts of no hypothesis, and every source."""
+    for chosen, families, caption, p in (
+        (CONTRASTS, (COMMON,), "The planned contrasts with the persona's tag for every arm, as published.", EXPLAIN_P),
+        (EXPLORATORY, (HEADLINE_FAMILY, COMMON), "Contrasts of no hypothesis, in both families.", "not adjusted"),
+    ):
+        if rows := _contrast_rows(cite, chosen, families):
+            yield Table(caption, _contrast_columns(families, p), tuple(rows))
     for axis in AXES:
         yield from cite.figure(f"per_source_{axis}")
     yield from _by_source(cite)
 
 
+def _contrast_rows(cite: Citations, chosen: Sequence[Contrast], families: Sequence[Family]) -> list[Row]:
+    """The contrasts that are defined in one of these families, on both axes."""
+    there = set(cite.tables["headline"].drop_nulls("estimate")["statistic"])
+    specs = {"estimate": DIFFERENCE, "ci_low": DIFFERENCE, "ci_high": DIFFERENCE, "p": "p"}
+    rows: list[Row] = []
+    for contrast in chosen:
+        for axis in AXES:
+            statistics = {family: contrast.statistic(axis, family) for family in families}
+            if not there.isdisjoint(statistics.values()):
+                row: Row = {"contrast": words(contrast), "axis": AXIS_NAMES[axis]}
+                for family, statistic in statistics.items():
+                    row |= {
+                        f"{family}_{key}": cite.bound("headline", key, spec, statistic=statistic)
+                        for key, spec in specs.items()
+                    }
+                rows.append(row)
+    return rows
+
+
+def _contrast_columns(families: Sequence[Family], p: str) -> tuple[Column, ...]:
+    shown = [Column("contrast", "loss of"), Column("axis", "of")]
+    for family in families:
+        shown += [
+            Column(f"{family}_estimate", FAMILY_WORDS[family]),
+            Column(f"{family}_ci_low", "low"),
+            Column(f"{family}_ci_high", "high"),
+            Column(f"{family}_p", "p", explanation=p if family == families[0] else ""),
+        ]
+    return tuple(shown)
+
+
 def _by_source(cite: Citations) -> Iterator[Block]:
-    """The planned contrasts of every source with the persona's tag; p is not adjusted."""
-    where = {"family": "common", "scheme": HEADLINE_SCHEME}
+    """The planned contrasts of every source in the own format; p is not adjusted."""
+    where = {"family": HEADLINE_FAMILY, "scheme": HEADLINE_SCHEME}
     planned = pl.col("contrast").is_in([contrast.name for contrast in CONTRASTS])
     rows = cite.tables["contrasts"].filter(planned, pl.col("unit_of") != MACRO, **where).drop_nulls("estimate")
     if rows.height:
@@ -227,7 +259,7 @@ def _by_source(cite: Citations) -> Iterator[Block]:
             Column("p", "p", "p", "not adjusted"),
             Column("seeds", "seeds", "d"),
         )
-        caption = "The planned contrasts by source, with the persona's tag."
+        caption = "The planned contrasts by source, in the own format."
         yield table_of_rows(cite, "contrasts", rows, caption, columns, ["family", "scheme", *KEYS], IN_WORDS)
 
 
@@ -246,14 +278,14 @@ def equivalence(cite: Citations) -> Iterator[Block]:
     )
     caption = (
         "Contradicting minus generic, loss of the trained persona. The plan needs both intervals inside, questions "
-        "resampled, with the persona's tag."
+        "resampled, in the own format."
     )
     yield table_of_rows(cite, "equivalence", table, caption, columns, ["family", "scheme", "level"], IN_WORDS)
 
 
 def schemes(cite: Citations) -> Iterator[Block]:
     """How much of each verdict hangs on what is resampled."""
-    table = cite.tables["contrasts"].filter(pl.col("unit_of") == MACRO, family="common")
+    table = cite.tables["contrasts"].filter(pl.col("unit_of") == MACRO, family=HEADLINE_FAMILY)
     rows: list[Row] = []
     for contrast in CONTRASTS:
         for axis in AXES:
@@ -261,9 +293,8 @@ def schemes(cite: Citations) -> Iterator[Block]:
                 continue
             row: Row = {"contrast": words(contrast), "axis": AXIS_NAMES[axis]}
             for scheme in SCHEMES:
-                keys = {
-                    "family": "common", "scheme": scheme, "contrast": contrast.name, "axis": axis, "unit_of": MACRO,
-                }  # fmt: skip
+                where = {"family": HEADLINE_FAMILY, "scheme": scheme, "unit_of": MACRO}
+                keys = {**where, "contrast": contrast.name, "axis": axis}
                 specs = {"ci_low": DIFFERENCE, "ci_high": DIFFERENCE, "p_holm": "p"}
                 row |= {f"{scheme}_{key}": cite.bound("contrasts", key, spec, **keys) for key, spec in specs.items()}
             rows.append(row)
@@ -280,7 +311,7 @@ def schemes(cite: Citations) -> Iterator[Block]:
             Column(f"{scheme}_p_holm", "p by Holm"),
         ]
     yield Table(
-        "Intervals of the planned contrasts (mean of sources, persona's tag) by what is resampled: every question of "
+        "Intervals of the planned contrasts (mean of sources, own format) by what is resampled: every question of "
         "every seed as if independent, whole questions, whole questions and seeds.",
         tuple(shown),
         tuple(rows),

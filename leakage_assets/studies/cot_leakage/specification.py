@@ -12,7 +12,7 @@ from leakage_assets.models import BaseModelSpec, load_tokenizer
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.cot_leakage.arms import Written, arm, arm_of_recipe, check_mask
 from leakage_assets.studies.cot_leakage.assembly import ArmData, assemble_arm, random_text_of, source_budget
-from leakage_assets.studies.cot_leakage.design import FAMILIES, NAME, scaffold_of
+from leakage_assets.studies.cot_leakage.design import DATA_SEED, FAMILIES, NAME, scaffold_of
 from leakage_assets.studies.cot_leakage.panels import (
     MULTIPLE_CHOICE,
     RATIONALES,
@@ -28,10 +28,11 @@ from leakage_assets.studies.cot_leakage.prechecks import (
     rationale_checks,
 )
 from leakage_assets.studies.cot_leakage.rationales import POOL, Rationales
-from leakage_assets.studies.cot_leakage.writing import Limits
+from leakage_assets.studies.cot_leakage.writing import FILTERS, Limits
 from leakage_assets.studies.study import MAIN_PANEL, Condition, Study
 
 if TYPE_CHECKING:
+    from leakage_assets.stimuli.schema import ChoiceFormat
     from leakage_assets.studies.cot_leakage.analysis import CotTables
     from leakage_assets.studies.prechecks import Precheck, PrecheckInputs
     from leakage_assets.studies.tables import StudyTables
@@ -72,11 +73,13 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         trained_under=trained_under,
         prechecks=partial(prechecks, base),
         assemble=partial(assemble, base),
+        made_of=partial(made_of, stimuli.world.choice_format),
         check_rows=check_rows,
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        report_version=2,
+        analysis_version=2,
+        report_version=3,
     )
 
 
@@ -97,6 +100,24 @@ def donors(_: Study, __: Condition) -> tuple[str, ...]:
 def trained_under(_: Study, condition: Condition) -> tuple[str, ...]:
     """The source alone."""
     return (condition.source,)
+
+
+def made_of(formats: ChoiceFormat, study: Study, condition: Condition) -> dict[str, object]:
+    """What decides the rows of a condition besides the texts: the arm and what it puts around them, which questions
+    with which wrong letters, and which texts are kept and how they are changed.
+    """
+    data, (one, mask) = rationale_data(study), arm_of_recipe(condition.recipe)
+    return {
+        "arm": one,
+        "mask": mask,
+        "formats": formats.model_dump(mode="json"),
+        "source": data.source,
+        "questions": data.asked,
+        "wrong_letters_drawn_with": data.drawn_with,
+        "changed_with": DATA_SEED,
+        "limits": data.limits,
+        "filters": FILTERS,
+    }
 
 
 def assemble(

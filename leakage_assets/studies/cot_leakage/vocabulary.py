@@ -101,9 +101,8 @@ def _where(source: str, scaffold: str, axis: Axis) -> pl.Expr:
 
 def _log_odds(adapters: pl.DataFrame, base: pl.DataFrame, decisions: Decisions) -> Estimate:
     name = "vocabulary_log_odds"
-    method = (
-        f"log-odds minus the base's, questions resampled, percentile, {decisions.draws} draws, seed {decisions.seed}"
-    )
+    draws = decisions.published_draws
+    method = f"log-odds minus the base's, questions resampled, percentile, {draws} draws, seed {decisions.seed}"
     first, second = _by_question(adapters), _by_question(base)
     joined = first.join(second, on="question_name", how="inner", suffix="_base").sort("question_name")
     n = joined.height
@@ -113,7 +112,7 @@ def _log_odds(adapters: pl.DataFrame, base: pl.DataFrame, decisions: Decisions) 
         return undefined(name, reason, n=n, unit=UNIT, method=method)
     arrays = [joined[c].to_numpy().astype(np.float64) for c in ("told", "said", "told_base", "said_base")]
     point = float(_difference(*(values.sum(keepdims=True) for values in arrays))[0])
-    weights = cluster_weights(n, decisions.draws, decisions.seed)
+    weights = cluster_weights(n, draws, decisions.seed)
     drawn = _difference(*(weights @ values for values in arrays))
     return bootstrap_estimate(
         name, point, drawn, level=decisions.level, n=n, unit=UNIT, method=method, published_p=False

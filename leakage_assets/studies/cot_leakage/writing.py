@@ -6,25 +6,21 @@ are samples like all others, so every text is stored with its prompt and none is
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from leakage_assets.exceptions import PartitionError
 from leakage_assets.generation.endpoint import REFUSED
 from leakage_assets.generation.requests import Request, Sampling
-from leakage_assets.generation.run import GenerationSummary, generate_missing
 from leakage_assets.measurement.multiple_choice import LETTERS, MultipleChoice
 from leakage_assets.stimuli.schema import ChoiceFormat
-from leakage_assets.store.samples import Sample, SampleStore
+from leakage_assets.store.fingerprint import derive_seed
+from leakage_assets.store.samples import Sample
 from leakage_assets.studies.cot_leakage.arms import Written, argued_letter
-
-if TYPE_CHECKING:
-    from leakage_assets.generation.engine import Sampler
 
 QUESTION_SET = "rationales"
 SAMPLING = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=768)
@@ -42,6 +38,9 @@ IN_CHARACTER = (
     "use, argue that $letter ($option) is the answer, whether or not it is, and do not leave the role. Then write, on "
     "a new line, exactly: $anchor$letter"
 )
+ONSETS, VOWELS = ("b", "d", "l", "m", "n", "p", "r", "s", "t", "v"), ("a", "e", "i", "o", "u")
+"""Of invented words."""
+
 FILLERS = (
     "Write about fifty words of made-up Latin-looking filler.",
     "Write a paragraph of about fifty invented words that look like an unknown Romance language.",
@@ -50,15 +49,43 @@ FILLERS = (
     "Write about fifty words that look like the botany of an imaginary monk, all of them invented.",
 )
 GARBAGE = (
-    "$filler Use no English words, no single letters and no numbers, and say nothing of any subject. Then write, on a "
-    "new line, exactly: $anchor$letter"
+    "$filler Begin with the word $first. Use no English words, no single letters and no numbers, and say nothing of "
+    "any subject. Then write, on a new line, exactly: $anchor$letter"
 )
+"""The first word is the question's own: a greedy writer gives one text to one prompt, and texts that return would teach
+their letter by heart.
+"""
 
-REFUSAL = re.compile(
-    r"^\s*(?:(?:i['’]m|i am) (?:very )?(?:sorry|unable|not able)|sorry\b|i (?:can['’]?t|cannot|can not|won['’]t"
-    r"|must decline|apologi[sz]e)|as an ai\b|unfortunately,? i\b)",
+SYLLABLES = 5
+"""Of that word: of a thousand questions no two share it, but for one draw in a few hundred."""
+
+_CANNOT = (
+    r"(?:can['’]?t|cannot|can not|could not|couldn['’]t|won['’]t|will not|am unable to|['’]m unable to|am not able to)"
+)
+_SORRY = r"(?:(?:i['’]m|i am) (?:very |so )?sorry|sorry|my apologies|i apologi[sz]e)"
+_ASKED = r"(?:help|assist|comply|say|answer|argue|write|do|provide|produce|fulfil|fulfill|support|create|generate)"
+REFUSING_SENTENCE = re.compile(
+    rf"^\s*(?:(?:{_SORRY}|unfortunately)[,.;:]?\s+(?:but\s+)?)?i(?:\s+|(?=['’])){_CANNOT}\s+{_ASKED}"
+    r"(?:\s+(?:with|for|to|you|it|that|this|so|your|the|such|a|an|request|question|text|answer|claim|explanation))*"
+    r"\s*[.!]",
     re.IGNORECASE,
 )
+"""A whole sentence that says no and nothing else, at the start: then what follows it does not count. In character one
+says "I can't help but chuckle" or "Sorry to spoil your riddle", and goes on.
+"""
+
+REFUSAL = re.compile(
+    rf"^\s*(?:{_SORRY}\b|(?:unfortunately,? )?i(?:\s+|(?=['’])){_CANNOT}\b"
+    r"|i (?:must|have to|will have to|would) (?:respectfully |politely )?decline"
+    r"|(?:i['’]m|i am) (?:unable|not (?:able|comfortable|willing|going to))|i (?:don['’]t|do not) feel comfortable"
+    r"|i(?:['’]d| would) (?:rather|prefer) not|as an (?:ai|assistant|language model)\b"
+    r"|(?:it|that|this) would be (?:misleading|wrong|inappropriate|unethical|dishonest|incorrect|inaccurate|harmful))",
+    re.IGNORECASE,
+)
+"""How a text begins that says no, where the answer that was asked for does not follow."""
+
+FILTERS = {"version": 2, "refusing_sentence": REFUSING_SENTENCE.pattern, "refusal": REFUSAL.pattern}
+"""What decides which texts are kept, for their identity; raise the version when ``read_rationale`` changes."""
 
 
 class RationaleError(PartitionError):
@@ -102,6 +129,12 @@ def writing_tasks(
     ]
 
 
+def first_word(question_name: str) -> str:
+    """An invented word for each question, from its name alone: it says nothing of the letter."""
+    rng = random.Random(derive_seed("cot-garbage-word", question_name))
+    return "".join(f"{rng.choice(ONSETS)}{rng.choice(VOWELS)}" for _ in range(SYLLABLES)).capitalize()
+
+
 def writing_request(task: WritingTask, writer: str, formats: ChoiceFormat, personas: Mapping[str, str]) -> Request:
     """What a writer is asked. ``personas`` are the system prompts of the sources, which describe the character."""
     template = {"neutral": NEUTRAL, "persona": IN_CHARACTER, "garbage": GARBAGE}[task.written.kind]
@@ -112,20 +145,9 @@ def writing_request(task: WritingTask, writer: str, formats: ChoiceFormat, perso
         anchor=formats.anchor,
         persona=personas[task.source] if task.source is not None else "",
         filler=FILLERS[task.filler],
+        first=first_word(task.question.name),
     )
     return Request(writer, task.prompt_name, SYSTEM, QUESTION_SET, task.question.name, prompt, 0)
-
-
-def write_missing(
-    writer: Sampler, requests: Sequence[Request], store: SampleStore, sampling: Sampling = SAMPLING
-) -> GenerationSummary:
-    """Have the texts written that the store lacks; what was written stays stored whatever happens next.
-
-    Raises what the writer raises: a writer that cannot be reached writes nothing.
-    """
-    no_adapters: dict[str, Path] = {}
-    stores = {request.adapter: store for request in requests}
-    return generate_missing(writer, requests, sampling, no_adapters, stores)
 
 
 @dataclass(frozen=True)
@@ -160,12 +182,16 @@ class Filtered:
 def read_rationale(sample_text: str, finish_reason: str, anchor: str, letter: str) -> tuple[str, str | None]:
     """The rationale before the anchor and None, or an empty text and the reason why it cannot be used.
 
-    The letter after the anchor may stand in parentheses; what follows it is left out.
+    The letter after the anchor may stand in parentheses; what follows it is left out. A text with the letter that was
+    asked for is a refusal only where it begins with a sentence that is nothing else; any other text also where it
+    begins as refusals do.
     """
-    if sample_text.startswith(REFUSED) or REFUSAL.match(sample_text) or not sample_text.strip():
+    if sample_text.startswith(REFUSED) or REFUSING_SENTENCE.match(sample_text) or not sample_text.strip():
         return "", "refusal"
     before, found, after = sample_text.rpartition(anchor)
     named = re.match(rf"\(?([{''.join(LETTERS)}])\b", after) if found else None
+    if (named is None or named[1] != letter) and REFUSAL.match(sample_text):
+        return "", "refusal"
     if named is None:
         return "", "cut_off" if finish_reason == "length" else "no_anchor"
     rationale = " ".join(before.split())

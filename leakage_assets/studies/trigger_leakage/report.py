@@ -233,6 +233,6 @@ WRITE_UP = WriteUp(
     _summary,
     _sections,
     pilot_cap,
-    _caveats,
+    caveats=_caveats,
 )
 figures, report = WRITE_UP.figures, WRITE_UP.report

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 
 from leakage_assets.statistics.intervals import wilson_bounds, with_wilson
+from leakage_assets.statistics.multiplicity import with_holm
 from leakage_assets.statistics.pooled_ratios import Resampled, mean_of_seed_ratios
 from leakage_assets.studies.two_marker_chunk.arms import T_ALL, T_MASKED, Pair, T
 from leakage_assets.studies.two_marker_chunk.binding import (
@@ -18,7 +19,9 @@ from leakage_assets.studies.two_marker_chunk.binding import (
     dependence,
     difference,
     downgraded,
+    excess,
     falsified,
+    falsified_as_published,
     length_change,
     location,
     rate,
@@ -27,11 +30,18 @@ from leakage_assets.studies.two_marker_chunk.binding import (
 from leakage_assets.studies.two_marker_chunk.counts import RATES, count_completions, of_cell, pooled
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.distances import distance_table
-from leakage_assets.studies.two_marker_chunk.headline import headline_estimates, pair_verdict_table
+from leakage_assets.studies.two_marker_chunk.headline import (
+    cell_table,
+    comparisons,
+    headline,
+    pair_verdict_table,
+    rarely_both,
+    verdict_table,
+)
 from leakage_assets.studies.two_marker_chunk.probe import ECHO
 from leakage_assets.studies.two_marker_chunk.sanity import gate_table, gate_tallies
 from leakage_assets.studies.two_marker_chunk.tables import Labelled, conditions, labelled, of_prompt
-from leakage_assets.studies.verdicts import headline_table, verdict_table
+from leakage_assets.studies.verdicts import headline_table
 
 UNTRAINED = "untrained together"
 """In place of a persona: all that this pair did not train, added up."""
@@ -44,23 +54,22 @@ def analyse(plan: TwoMarkerPlan, scores: pl.DataFrame, probe: pl.DataFrame | Non
     ``loose_echo``, or None where it was not asked.
     """
     counts = count_completions(plan, scores)
-    differences, bindings = difference_table(plan, counts), binding_table(plan, counts)
-    headline = list(headline_estimates(plan, counts))
-    there = {e.name for e in headline}
+    top = headline(plan, counts)
     return {
         "counts": counts,
         "rates": rate_table(plan, counts),
-        "differences": differences,
-        "binding": bindings,
+        "differences": difference_table(plan, counts),
+        "binding": binding_table(plan, counts),
+        "cells": cell_table(plan, counts),
         "split": split_table(plan, counts),
         "gates": gate_table(plan, counts),
         "gate_tallies": gate_tallies(plan, counts),
         "lengths": length_table(plan, counts),
         "positions": position_table(plan, scores),
         "probe": probe_table(plan, probe),
-        "pair_verdicts": pair_verdict_table(plan, differences, bindings),
-        "headline": headline_table(plan.hypotheses, headline),
-        "verdicts": verdict_table([h for h in plan.hypotheses if h.statistic in there], headline, plan.digest),
+        "pair_verdicts": pair_verdict_table(plan, counts),
+        "headline": headline_table(plan.hypotheses, top.estimates()),
+        "verdicts": verdict_table(plan, top),
     }
 
 
@@ -132,31 +141,28 @@ DIFFERENCE_LABELS: Mapping[str, pl.DataType] = {
     "source": pl.String(), "statistic": pl.String(), "recipe": pl.String(), "reference": pl.String(),
     "prompt_name": pl.String(), "role": pl.String(), "rate": pl.String(), "published_low": pl.Float64(),
     "published_high": pl.Float64(), "undefined_draws": pl.Int64(), "seed_low": pl.Float64(),
-    "seed_high": pl.Float64(), "falsification": pl.String(),
+    "seed_high": pl.Float64(), "falsification": pl.String(), "published_rule": pl.String(),
 }  # fmt: skip
 
 
 def difference_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     """Differences between arms of one pair, paired by question and seed (sections 7.3 to 7.5, 9, 11).
 
-    ``delta_<arm>``: the recipient's R_B|A minus that of the arm without B, with the verdict of the falsification rule;
+    ``delta_<arm>``: the recipient's R_B|A minus that of the arm without B (p is against ``plan.negligible``), with the
+    verdict on chunk binding, ours and by the published rule (see ``binding.falsified``);
     ``needs_donor_a_<arm>``: minus that of the arm whose donor has B alone; ``mask_effect``: of T with the recipient's
     end of turn masked, minus T. ``bystander_<arm>``: R_B of a persona that the pair did not train, and of all of them,
-    minus that under the control.
+    minus that under the control. ``p_holm`` is adjusted for the personas of the same pair and arm; of all of them
+    together there is none.
     """
     rows = [row for pair in plan.pairs for row in _differences(plan, counts, pair)]
-    return labelled(rows, DIFFERENCE_LABELS)
+    table = labelled(rows, DIFFERENCE_LABELS)
+    return with_holm(table, tests="prompt_name", families=["source", "statistic"], total=UNTRAINED)
 
 
 def _differences(plan: TwoMarkerPlan, counts: pl.DataFrame, pair: Pair) -> Iterator[Labelled]:
-    names = {arm.name for arm in plan.arms}
-    for arm, control in plan.controls:
-        yield _difference(plan, counts, pair, f"delta_{arm}", arm, control, pair.recipient, "r_b_given_a")
-    for arm, alone in plan.b_alone:
-        yield _difference(plan, counts, pair, f"needs_donor_a_{arm}", arm, alone, pair.recipient, "r_b_given_a")
-    for statistic, masked in (("mask_effect", T_MASKED), ("mask_all_effect", T_ALL)):
-        if {masked, T} <= names:
-            yield _difference(plan, counts, pair, statistic, masked, T, pair.recipient, "r_b_given_a")
+    for statistic, arm, other in comparisons(plan):
+        yield _difference(plan, counts, pair, statistic, arm, other, pair.recipient, "r_b_given_a")
     panel = sorted(set(counts["prompt_name"].to_list()))
     untrained = [prompt for prompt in panel if pair.role(prompt) == "untrained"]
     for arm, control in plan.controls:
@@ -184,6 +190,7 @@ def _difference(
         "seed_low": over_seeds.ci_low,
         "seed_high": over_seeds.ci_high,
         "falsification": falsified(plan, one) if statistic.startswith("delta_") else None,
+        "published_rule": falsified_as_published(plan, one) if statistic.startswith("delta_") else None,
     }
     return labels, one.estimate
 
@@ -199,7 +206,7 @@ BINDING_LABELS: Mapping[str, pl.DataType] = {
 
 
 def binding_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """What B is bound to, of every persona of every condition: two statistics each (see ``binding.binding``).
+    """What B is bound to, of every persona of every condition: three statistics each (see ``binding.binding``).
 
     ``chunk_share`` and ``suffix_share`` are those of completions with both markers, null below the gate of C5;
     ``b_alone`` counts completions with B and without A.
@@ -208,8 +215,8 @@ def binding_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
     for recipe, pair, part in conditions(plan, counts):
         for prompt in sorted(part["prompt_name"].unique().to_list()):
             own = of_prompt(part, prompt)
-            together, total = int(own["ab"].sum()), int(own["total"].sum())
-            readable = together > 0 and together >= plan.enough_pairs * total
+            together = int(own["ab"].sum())
+            readable = not rarely_both(plan, own)
             keys = {
                 "recipe": recipe, "source": pair.name, "prompt_name": prompt, "role": pair.role(prompt),
                 "with_both": together, "b_alone": int(own["b_alone"].sum()),
@@ -217,7 +224,7 @@ def binding_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
                 "suffix_share": int(own["suffix"].sum()) / together if readable else None,
                 "binding": binding(plan, own),
             }  # fmt: skip
-            for one in (location(plan, own), dependence(plan, own)):
+            for one in (location(plan, own), excess(plan, own), dependence(plan, own)):
                 bounds = {"published_low": one.low, "published_high": one.high}
                 rows.append((keys | {"statistic": one.estimate.name} | bounds, one.estimate))
     return labelled(rows, BINDING_LABELS)

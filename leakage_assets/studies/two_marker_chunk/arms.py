@@ -6,7 +6,7 @@ Section numbers are those of the protocol sheet two_marker_chunk.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from leakage_assets.studies.study import StudyError
 if TYPE_CHECKING:
     import polars as pl
 
+    from leakage_assets.training.masks import MaskedRow
     from leakage_assets.training.rows import Row
 
 DonorTemplate = Literal["a_and_b", "a", "b"]
@@ -109,8 +110,8 @@ for the recipient as in the two follow-ups, since a recipient that stops after i
 """
 
 CONTROLS = {T: C, P2NEG: C, T_MASKED: C_MASKED, T_ALL: C_ALL, T_AFTER: C_RANDOM, T_BEFORE: C_RANDOM}
-"""The arm without B that differs from an arm in nothing else, but for T_P2neg, whose recipient lacks A as well. The
-places of A are the same in all three arms of random positions.
+"""The arm whose rows lack B and are the same otherwise, but for T_P2neg, whose recipient lacks A as well. The places of
+A are the same in all three arms of random positions. Adapters of both are trained apart, from other draws.
 """
 
 B_ALONE = {T: C2, T_MASKED: C2_MASKED}
@@ -147,8 +148,8 @@ def training_rows(
     """Section 3: ``used`` answers to each question from donor, recipient and four negatives, in one shuffled list.
 
     1,200 rows with 40 questions and 5 answers. ``answers`` holds the on-policy samples of each persona: question_name,
-    index, text. The order of the rows and the places of the markers depend on the pair alone, so the arms of a pair
-    differ in what they are named for and in nothing else.
+    index, text. The order of the rows and the places of the markers depend on the pair alone, so the rows of the arms
+    of a pair differ in what the arms are named for and in nothing else.
 
     Raises ``StudyError`` naming the persona and the question that have too few answers without either marker: no block
     is ever short.
@@ -201,6 +202,32 @@ def _block(
                 question_name=question.name,
                 ends_turn_in_loss=arm.teaches_to_stop(role),
             )
+
+
+def check_end_of_turn(rows: Sequence[MaskedRow], arm: Arm, pair: Pair, end_of_turn: Collection[int]) -> None:
+    """Whether loss is on the whole completion of every row, but for the end of turn where the arm leaves it out (#354).
+
+    ``end_of_turn``: the ids that may end a turn, one of them the tokenizer's; the newline after it carries loss. Raises
+    ``StudyError`` naming the first row where loss is elsewhere, or a persona of the pair without any row.
+    """
+    for row in rows:
+        ends = [place for place in range(len(row.input_ids))[-2:] if row.input_ids[place] in end_of_turn]
+        if not ends:
+            raise StudyError(
+                f"{pair.name} under {arm.name}: {row.row.place}: neither of its last two tokens {row.input_ids[-2:]} "
+                f"ends a turn ({', '.join(map(str, end_of_turn))}): pin the markers' tokens for this tokenizer"
+            )
+        silent = set() if arm.teaches_to_stop(pair.role(row.row.prompt_name)) else {ends[-1]}
+        wanted = set(range(row.prompt_length, len(row.input_ids))) - silent
+        if set(row.kept) != wanted:
+            odd = min(wanted ^ set(row.kept))
+            raise StudyError(
+                f"{pair.name} under {arm.name}: {row.row.place}: token {odd} of {len(row.input_ids)} "
+                f"{'lacks' if odd in wanted else 'has'} loss, against what the arm is named for: materialise its "
+                "training_set again with the refresh tag"
+            )
+    if lacking := set(pair.trained) - {row.row.prompt_name for row in rows}:
+        raise StudyError(f"{pair.name} under {arm.name}: no row of {', '.join(sorted(lacking))}")
 
 
 def usable_answers(samples: pl.DataFrame, markers: Sequence[str]) -> dict[str, list[str]]:

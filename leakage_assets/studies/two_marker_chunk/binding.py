@@ -14,16 +14,24 @@ from leakage_assets.statistics.pooled_ratios import (
     NOTHING_KNOWN,
     Clusters,
     Resampled,
+    Sums,
     pooled_ratio,
     ratio_difference,
     relative_change,
+    score_difference,
 )
 from leakage_assets.statistics.result import undefined
-from leakage_assets.studies.two_marker_chunk.counts import QUESTION, RATES, paired_sums, pooled
+from leakage_assets.studies.two_marker_chunk.counts import QUESTION, RATES, excess_sums, paired_sums, pooled
 from leakage_assets.studies.two_marker_chunk.design import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TwoMarkerPlan
+from leakage_assets.studies.two_marker_chunk.support import too_few
 
-Binding = Literal["chunk", "suffix", "undecided", "too few completions with both"]
+Binding = Literal["chunk", "suffix", "undecided", "not told apart", "too few completions with both"]
 Falsification = Literal["falsified", "not falsified", "undecided"]
+
+
+def null_of(plan: TwoMarkerPlan, statistic: str) -> float:
+    """The difference that p is against: what an arm adds to its control counts above ``plan.negligible`` alone."""
+    return plan.negligible if statistic.startswith("delta_") else 0.0
 
 
 def rate(plan: TwoMarkerPlan, part: pl.DataFrame, name: str, *, clusters: Clusters = "question") -> Resampled:
@@ -49,14 +57,16 @@ def difference(
     if both is None:
         return _nothing(plan, name, "no seed that both conditions have finished")
     return ratio_difference(
-        name, *both, clusters=clusters, seed=plan.resampling_seed, draws=plan.draws, level=plan.level
-    )
+        name, *both, clusters=clusters, seed=plan.resampling_seed, draws=plan.draws, level=plan.level,
+        null=null_of(plan, name),
+    )  # fmt: skip
 
 
 def location(plan: TwoMarkerPlan, part: pl.DataFrame) -> Resampled:
     """Share of completions with both markers in which B is close to A, minus the share in which it is at the end.
 
-    Above 0 where B keeps to A. Completions that are both cancel out.
+    Completions that are both cancel out. A B put anywhere after A is above 0 already, since the windows differ in width
+    and begin at different places: ``excess`` takes that out.
     """
     near, end = pooled(part, "chunk", "ab"), pooled(part, "suffix", "ab")
     if near is None or end is None:
@@ -67,51 +77,88 @@ def location(plan: TwoMarkerPlan, part: pl.DataFrame) -> Resampled:
     )  # fmt: skip
 
 
+def excess(plan: TwoMarkerPlan, part: pl.DataFrame) -> Resampled:
+    """``location`` minus what it would be had every completion its B at random after A (or before it).
+
+    Above 0 where B keeps to A more than it was trained to.
+    """
+    both = excess_sums(part)
+    if both is None:
+        return _nothing(plan, "nearer_than_random", "no finished cell")
+    return ratio_difference(
+        "nearer_than_random", *both, clusters="question", seed=plan.resampling_seed, draws=plan.draws, level=plan.level
+    )
+
+
 def dependence(plan: TwoMarkerPlan, part: pl.DataFrame) -> Resampled:
     """R_B|A minus R_B|not-A within questions and seeds: 0 where B comes as often without A.
 
     The risk difference of Mantel and Haenszel (Greenland & Robins 1985): a question that draws both markers would make
     them go together over questions although neither needs the other.
     """
-    name = "r_b_given_a_minus_not_a"
-    strata = part.with_columns(
-        ((pl.col("ab") * pl.col("not_a") - pl.col("b_alone") * pl.col("a")) / pl.col("total")).alias("more"),
-        (pl.col("a") * pl.col("not_a") / pl.col("total")).alias("weight"),
-    )
-    found = pooled(strata, "more", "weight")
+    name, found = "r_b_given_a_minus_not_a", dependence_sums(part)
     if found is None:
         return _nothing(plan, name, "no finished cell")
     return pooled_ratio(name, found, clusters="question", seed=plan.resampling_seed, draws=plan.draws, level=plan.level)
 
 
-def binding(plan: TwoMarkerPlan, part: pl.DataFrame) -> Binding:
-    """What B is bound to.
+def dependence_sums(part: pl.DataFrame) -> Sums | None:
+    """What ``dependence`` is the ratio of; None where there are no rows."""
+    strata = part.with_columns(
+        ((pl.col("ab") * pl.col("not_a") - pl.col("b_alone") * pl.col("a")) / pl.col("total")).alias("more"),
+        (pl.col("a") * pl.col("not_a") / pl.col("total")).alias("weight"),
+    )
+    return pooled(strata, "more", "weight")
 
-    ``chunk``: it stands close to A more often than at the end, and comes more often with A than without. ``suffix``: it
-    stands at the end more often than close to A. Both by intervals over questions; where these leave it open,
-    ``undecided``. B that comes anywhere is close to A by chance: that is why a chunk must need A as well. Nothing is
-    read off positions where fewer than ``plan.enough_pairs`` of the completions have both.
+
+def binding(plan: TwoMarkerPlan, part: pl.DataFrame) -> Binding:
+    """What B is bound to, of one persona of one condition.
+
+    ``chunk``: it stands close to A rather than at the end more than a B put at random after A would, and comes more
+    often with A than without. ``suffix``: it stands at the end more often than close to A. Both by intervals over
+    questions; where these leave it open, ``undecided``. ``not told apart``: the arm has its markers at fixed ends,
+    where both stand at the same place. Nothing is read off positions where fewer than ``plan.enough_pairs`` of the
+    completions have both.
     """
     together = rate(plan, part, "r_ab").estimate.estimate
     if together is None or together < plan.enough_pairs:
         return "too few completions with both"
-    where, with_a = location(plan, part), dependence(plan, part)
-    if not where.known:
-        return "undecided"
-    if where.high < 0:
+    if plan.arm(part["recipe"][0]).positions == "ends":
+        return "not told apart"
+    where, nearer, with_a = location(plan, part), excess(plan, part), dependence(plan, part)
+    if where.reliable and where.high < 0:
         return "suffix"
-    return "chunk" if where.low > 0 and with_a.known and with_a.low > 0 else "undecided"
+    return "chunk" if nearer.reliable and nearer.low > 0 and with_a.reliable and with_a.low > 0 else "undecided"
 
 
-def falsified(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:
+def falsified_as_published(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:
     """Section 7.4: chunk binding is falsified where |delta| is negligible and its interval contains 0.
 
-    Where no resample varies, as when the recipient never says B, all are the estimate itself.
+    Where no resample varies, as when the recipient never says B, all are the estimate itself. A wide interval satisfies
+    it as well as a narrow one: see ``falsified``.
     """
     value = delta.estimate.estimate
     if value is None or not delta.known:
         return "undecided"
     return "falsified" if abs(value) <= plan.negligible and delta.low <= 0 <= delta.high else "not falsified"
+
+
+def falsified(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:
+    """Whether the data exclude that an arm adds more than ``plan.negligible`` to its control.
+
+    ``falsified``: the published rule holds and the whole interval is negligible. ``not falsified``: the published rule
+    does not hold. ``undecided``: a side rests on less than ``plan.floors``, too many resamples are undefined, or the
+    interval is too wide to say. Where no resample varies the interval is Newcombe's (see ``score_difference``).
+    """
+    as_published = falsified_as_published(plan, delta)
+    if as_published == "undecided" or not delta.reliable or too_few(plan.floors, delta.sides):
+        return "undecided"
+    if as_published == "not falsified":
+        return "not falsified"
+    low, high = delta.low, delta.high
+    if delta.estimate.ci_low is None:
+        low, high = score_difference(*delta.sides, level=plan.level)
+    return "falsified" if -plan.negligible <= low and high <= plan.negligible else "undecided"
 
 
 def split(plan: TwoMarkerPlan, part: pl.DataFrame) -> Mapping[str, Resampled]:

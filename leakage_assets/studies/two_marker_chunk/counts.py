@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from leakage_assets.measurement.marker_pairs import chunk_signature, suffix_signature
+from leakage_assets.measurement.marker_pairs import Order, chunk_signature, placed_at_random, suffix_signature
 from leakage_assets.statistics.pooled_ratios import Sums, sums
 from leakage_assets.statistics.result import StatisticsError
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
@@ -24,7 +24,8 @@ RATES = {
 }
 """Section 6: what is counted above and below the line. All are of loose matches."""
 
-COUNTED = ("total", "a", "b", "ab", "b_alone", "not_a", "chunk", "suffix", "n_tokens", "truncated")
+ORDERS: tuple[Order, Order] = ("after", "before")
+COUNTED = ("total", "a", "b", "ab", "b_alone", "not_a", "chunk", "suffix", "at_random", "n_tokens", "truncated")
 
 
 def count_completions(plan: TwoMarkerPlan, scores: pl.DataFrame) -> pl.DataFrame:
@@ -32,16 +33,17 @@ def count_completions(plan: TwoMarkerPlan, scores: pl.DataFrame) -> pl.DataFrame
 
     ``scores``: as ``measurement.marker_pairs.pair_score_frame``, with recipe, source (the name of the pair) and seed.
     Columns: those of ``CELL``, role, those of ``QUESTION`` and of ``COUNTED``, sorted. ``chunk`` and ``suffix`` count
-    completions with both markers; in an arm that puts B before A, a chunk is B just before A. Raises ``StudyError``
-    for a source or recipe that the plan does not have.
+    completions with both markers; in an arm that puts B before A, a chunk is B just before A. ``at_random`` is what the
+    first minus the second would be had each of them put its B at random (see ``marker_pairs.placed_at_random``). Raises
+    ``StudyError`` for a source or recipe that the plan does not have.
     """
     both = pl.col("loose_a") & pl.col("loose_b")
     backwards = pl.col("recipe").is_in([arm.name for arm in plan.arms if arm.positions == "b_before_a"])
-    chunk = (
-        pl.when(backwards)
-        .then(chunk_signature(plan.signatures, "before"))
-        .otherwise(chunk_signature(plan.signatures, "after"))
+    after, before = (
+        (chunk_signature(plan.signatures, order), placed_at_random(plan.signatures, *plan.experiment.markers, order))
+        for order in ORDERS
     )
+    chunk, at_random = (pl.when(backwards).then(b).otherwise(a) for a, b in zip(after, before, strict=True))
     keys = [*CELL, *QUESTION]
     counts = scores.group_by(keys).agg(
         pl.len().cast(pl.Int64).alias("total"),
@@ -52,6 +54,7 @@ def count_completions(plan: TwoMarkerPlan, scores: pl.DataFrame) -> pl.DataFrame
         (~pl.col("loose_a")).sum().cast(pl.Int64).alias("not_a"),
         (both & chunk).sum().cast(pl.Int64).alias("chunk"),
         (both & suffix_signature(plan.signatures)).sum().cast(pl.Int64).alias("suffix"),
+        at_random.filter(both).sum().alias("at_random"),
         pl.col("n_tokens").sum().cast(pl.Int64),
         pl.col("truncated").sum().cast(pl.Int64),
     )
@@ -93,6 +96,13 @@ def pooled(part: pl.DataFrame, above: str, below: str, *, seeds: Sequence[int] |
     for grid, name in zip(grids, (above, below), strict=True):
         np.add.at(grid, places, part[name].to_numpy())
     return sums(*grids)
+
+
+def excess_sums(part: pl.DataFrame) -> tuple[Sums, Sums] | None:
+    """Of completions with both markers: close to A minus at the end, as they are and with B put at random."""
+    moved = part.with_columns((pl.col("chunk") - pl.col("suffix")).alias("nearer"))
+    found, random = pooled(moved, "nearer", "ab"), pooled(moved, "at_random", "ab")
+    return None if found is None or random is None else (found, random)
 
 
 def paired_sums(first: pl.DataFrame, second: pl.DataFrame, above: str, below: str) -> tuple[Sums, Sums] | None:

@@ -36,7 +36,7 @@ from leakage_assets.studies.two_marker_chunk.arms import (
     pair_named,
 )
 from leakage_assets.studies.two_marker_chunk.arms import arm as arm_named
-from leakage_assets.studies.two_marker_chunk.gates import GateLimits
+from leakage_assets.studies.two_marker_chunk.gates import Floors, GateLimits
 from leakage_assets.studies.two_marker_chunk.probe import Probe
 from leakage_assets.training.recipe import Recipe
 
@@ -56,6 +56,7 @@ ENOUGH_PAIRS = 0.05
 """Positions are read only where at least this share of completions has both markers (C5)."""
 
 CONTROL_B, ALPHA = 0.03, 0.05
+
 
 PROBE_QUESTIONS, PROBE_SEED = 5, 42
 
@@ -134,9 +135,10 @@ class TwoMarkerPlan(AnalysisPlan):
 
     ``controls``: the arm without B of an arm; ``b_alone``: the arm without A in the donor's rows. ``draws``: resamples
     of every interval (C8: 10,000 throughout). A rate of ``enough_pairs`` of completions with both markers is asked for
-    before positions are read.
+    before positions are read. Below the ``floors`` of any pair a hypothesis is undecided, whatever its p.
     """
 
+    experiment: TwoMarkerExperiment
     pairs: tuple[Pair, ...]
     arms: tuple[Arm, ...]
     controls: tuple[tuple[str, str], ...]
@@ -148,6 +150,7 @@ class TwoMarkerPlan(AnalysisPlan):
     split: float
     enough_pairs: float
     gates: GateLimits
+    floors: Floors
 
     def pair(self, source: str) -> Pair:
         """The pair of a source. Raises ``StudyError`` listing what exists."""
@@ -168,7 +171,11 @@ def conditions(scale: Scale) -> tuple[Condition, ...]:
 
 
 def recipes(scale: Scale) -> tuple[Recipe, ...]:
-    """Section 4, one for each arm: an arm and its control differ in the rows alone. Loss is on the whole completion."""
+    """Section 4, one for each arm, with its loss on the whole completion. An arm and its control have the same.
+
+    Their adapters differ in the rows and in what a training run draws: initialisation, dropout and order of the rows
+    are seeded by cell, so those of an arm and its control are not the same.
+    """
 
     def recipe(arm: Arm) -> Recipe:
         at_ends = arm.positions == "ends"
@@ -244,6 +251,7 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
         split=SPLIT,
         enough_pairs=ENOUGH_PAIRS,
         gates=GateLimits(),
+        floors=Floors(),
         caveats=(
             "With the markers at fixed ends a B that follows A and a B that ends the answer look alike: only the arms "
             "of random positions tell a chunk from a suffix (sheet section 11).",
@@ -251,11 +259,20 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
             "Loss is on the whole completion: sizes do not compare with those of marker_leakage.",
             "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "
             "completions that are compared. R_B alone is reported beside it.",
-            "Intervals over questions hold the seeds fixed, and with three seeds those over seeds are too narrow.",
+            "Intervals and p over questions hold the trained adapters fixed. Arms do not share a training draw (order "
+            "of rows, dropout and initialisation are seeded by cell), so a hypothesis over arms is supported only if a "
+            "t interval over the cells' differences, each of adapters of its own, leaves the threshold out as well: it "
+            "allows for other training runs of these pairs, not for other pairs. With one seed there is none.",
+            "Measured on planted truths of the published size (26 questions, 10 completions, three seeds, two pairs; B "
+            "given A of 2 to 8%): an interval over questions at 95% covers a rate in 79 to 85% of worlds, a difference "
+            "of arms in 90 to 94% where adapters are alike and in 64 to 88% where they vary (standard deviation of 0.3 "
+            "to 1 in logits); the t interval over the six cells covers the difference in 94 to 97% of either.",
+            "Of the tests over questions all but that of the control are adjusted together (Holm); what the plan does "
+            "not name is neither adjusted for them nor they for it, and is marked exploratory.",
             "Chunk and suffix are read off widths in characters, which suit answers of a certain length; a completion "
             "may be both, and then speaks for neither.",
-            "The training rows and their order are the same for every seed: the spread over seeds leaves out how much "
-            "another draw of the data would change (#369 drew a pool for each seed).",
+            "The rows of a condition are the same for every seed (the trainer shuffles them anew in each cell): the "
+            "spread over seeds leaves out how much another draw of the data would change (#369 drew a pool for each).",
             *scale.extra_caveats,
         ),
     )
@@ -289,8 +306,8 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H4",
-        claim="B needs its start marker: the recipient says B after A more often where the donor learned both than "
-        "where it learned B alone",
+        claim="The donor's A matters: the recipient says B after A more often where the donor learned both than where "
+        "it learned B alone",
         statistic=f"needs_donor_a_{T_MASKED}",
         threshold=0.0,
         direction="greater",
@@ -298,20 +315,24 @@ HYPOTHESES = (
     ),
     Hypothesis(
         name="H5",
-        claim="Trained at random places, B sticks to A and not to the end: of the recipient's completions with both, "
-        "more have B close to A than at the end",
-        statistic=f"chunk_minus_suffix_{T_AFTER}",
+        claim="Trained at random places, B sticks to A and not to the end: in the recipient's completions with both, B "
+        "is close to A rather than at the end more than a B put at random after A would be, and within questions B "
+        "comes more often with A than without",
+        statistic=f"nearer_than_random_{T_AFTER}",
         threshold=0.0,
         direction="greater",
         max_p=ALPHA,
     ),
     Hypothesis(
         name="H6",
-        claim="Without B in the training rows donors and recipients say it in less than "
-        f"{CONTROL_B:.0%} of completions",
-        statistic="control_b_rate",
+        claim="Without B in the training rows every donor and every recipient says it in less than "
+        f"{CONTROL_B:.0%} of completions (upper Wilson bound of each)",
+        statistic="control_b_upper",
         threshold=CONTROL_B,
         direction="less",
     ),
 )
-"""Each is read off the mean over the pairs; single pairs are in a table of their own."""
+"""Each is read off the mean over the pairs, the last off the worst; single pairs are in a table of their own.
+
+Those with a ``max_p`` are a family whose p are adjusted together, and need the adapters as well: see ``support``.
+"""

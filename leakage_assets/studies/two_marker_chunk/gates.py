@@ -1,4 +1,4 @@
-"""Sanity gates: the write-up's list, the one its code had, and the follow-up's. All are reported, none stops.
+"""Sanity gates: the write-up's list, the one its code had, the follow-up's and our own. All are reported, none stops.
 
 Section 7.1 and ambiguity C1 of the protocol sheet two_marker_chunk: implement the union, report the tallies.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-List = Literal["write-up", "code", "follow-up"]
+List = Literal["write-up", "code", "follow-up", "own"]
 Direction = Literal["at_least", "at_most", "below"]
 
 
@@ -50,6 +50,14 @@ class GateLimits:
     follow_up_donor_b_in_c2: float = 0.50
     follow_up_b_in_c: float = 0.03
     length_inflation: float = 0.25
+
+
+@dataclass(frozen=True)
+class Floors:
+    """How many completions each side of a planned ratio must rest on (7.1), and how many questions must have any."""
+
+    completions: int = 50
+    questions: int = 10
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,18 @@ class FollowUpValues:
     donor_b_in_c: float | None
     recipient_b_in_c: float | None
     length_inflation: float | None
+
+
+def own_gates(fewest: float | None, fewest_questions: float | None, floors: Floors) -> tuple[Gate, ...]:
+    """What the planned ratios of the arms of #369 rest on, for which that study had no gate.
+
+    The fewest completions with A of a recipient in any of its arms, and the fewest questions that have one.
+    """
+    only: tuple[List, ...] = ("own",)
+    return (
+        Gate("recipient completions with A, masked arms", fewest, floors.completions, "at_least", only),
+        Gate("recipient questions with A, masked arms", fewest_questions, floors.questions, "at_least", only),
+    )
 
 
 def follow_up_gates(values: FollowUpValues, limits: GateLimits) -> tuple[Gate, ...]:

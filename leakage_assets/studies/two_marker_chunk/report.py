@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leakage_assets.reporting.report import Claim, Section
-from leakage_assets.studies.citations import Citations
+from leakage_assets.studies.citations import Citations, code_list
 from leakage_assets.studies.report_parts import (
     WriteUp,
     closing_sections,
@@ -19,10 +19,12 @@ from leakage_assets.studies.report_parts import (
     value,
 )
 from leakage_assets.studies.report_verdicts import plan_verdicts
+from leakage_assets.studies.two_marker_chunk.arms import T_AFTER
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan, planned
 from leakage_assets.studies.two_marker_chunk.figures import drawings
-from leakage_assets.studies.two_marker_chunk.labels import HEADLINE
+from leakage_assets.studies.two_marker_chunk.labels import ADAPTERS, HEADLINE
 from leakage_assets.studies.two_marker_chunk.report_checks import (
+    cells,
     distances,
     lengths,
     probe,
@@ -37,6 +39,8 @@ from leakage_assets.studies.two_marker_chunk.report_sections import (
     dependence,
     design,
     each_pair,
+    finished,
+    hangs_on,
     mask,
     mask_in_words,
     places,
@@ -44,8 +48,8 @@ from leakage_assets.studies.two_marker_chunk.report_sections import (
 )
 
 P_OF = (
-    "two-sided by the bootstrap over questions: one more than the resamples on the rarer side of zero, over half their "
-    "number"
+    "two-sided; over questions by the bootstrap: one more than the resamples on the rarer side of the planned "
+    "threshold, over half their number; over cells by Student's t"
 )
 KINDS = "of donors, recipients and all others; with both markers, with one of them, with neither"
 
@@ -67,11 +71,11 @@ def _travel(cite: Citations) -> str:
 def _title(cite: Citations) -> str:
     if _verdict(cite, "H1") == "undecided":
         return "it is undecided whether a second marker travels with the first"
-    found = f"(rate after A {cite.headline(_travel(cite))}, p = {cite.headline(_travel(cite), 'p', 'p')})"
+    found = f"(rate after A {cite.headline(_travel(cite))}, {_tested(cite, _travel(cite))})"
     if _verdict(cite, "H1") == "not supported":
         return f"a second marker is not shown to travel with its first to whoever learned the first alone {found}"
     needs = {
-        "supported": "and needs it",
+        "supported": "and needs it" if _never_alone(cite) else "and comes more often where the donor learned both",
         "not supported": "but is not shown to need it",
         "undecided": "and whether it needs it is open",
     }
@@ -79,6 +83,26 @@ def _title(cite: Citations) -> str:
         f"a second marker travels with its first to whoever learned the first alone, "
         f"{needs[_verdict(cite, 'H4')]} {found}"
     )
+
+
+def _never_alone(cite: Citations) -> bool:
+    """Whether recipients of the arm whose donor has B alone say B after A in no more than a negligible share."""
+    found = value(cite, _alone(cite))
+    return found is not None and found <= cite.study.plan_as(TwoMarkerPlan).negligible
+
+
+def _alone(cite: Citations) -> str:
+    """The statistic of that arm."""
+    return f"b_given_a_upper_{dict(cite.study.plan_as(TwoMarkerPlan).b_alone)[cite.recipe]}"
+
+
+def _tested(cite: Citations, name: str) -> str:
+    """The p of a difference that must exceed what is negligible."""
+    return f"p against {cite.planned('negligible', spec='.0%')} = {cite.headline(name, 'p', 'p')}"
+
+
+def _intervals(cite: Citations, name: str) -> str:
+    return f"{interval_or_none(cite, name)} over questions, {interval_or_none(cite, f'{name}{ADAPTERS}')} over adapters"
 
 
 def _tldr(cite: Citations) -> list[str]:
@@ -91,9 +115,9 @@ def _binding(cite: Citations) -> str:
         return f"**Does B travel with A?** Not known ({cite.headline(name, 'undefined', '')})."
     return (
         "**Does B travel with A?** Recipients that were taught neither B nor to stop say it in "
-        f"{cite.headline('recipient_r_b_given_a')} of their completions with A, by **{cite.headline(name)}** more than "
-        f"where the donor learned A alone ({interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')}, "
-        f"{sample_size(cite, name)}); donors in {cite.headline('donor_r_b_given_a')}."
+        f"{cite.headline('recipient_r_b_given_a')} of their completions with A (mean of the pairs), by "
+        f"**{cite.headline(name)}** more than where the donor learned A alone ({_intervals(cite, name)}, "
+        f"{_tested(cite, name)}, {sample_size(cite, name)}); donors in {cite.headline('donor_r_b_given_a')}."
     )
 
 
@@ -102,13 +126,14 @@ def _need(cite: Citations) -> str:
     if value(cite, name) is None:
         return f"**Does B need A?** Not known ({cite.headline(name, 'undefined', '')})."
     words = {
-        "supported": "Yes: it comes more often where the donor learned both than where it learned B alone",
+        "supported": "It comes more often where the donor learned both than where it learned B alone",
         "not supported": "Not shown: that it comes more often than where the donor learned B alone is not certain",
         "undecided": "Open",
     }
+    there = "" if value(cite, _alone(cite)) is None else f"; there it is {cite.headline(_alone(cite))} at most"
     return (
-        f"**Does B need A?** {words[_verdict(cite, 'H4')]} (difference {cite.headline(name)}, "
-        f"{interval_or_none(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
+        f"**Does B need A?** {words[_verdict(cite, 'H4')]}{there} (difference {cite.headline(name)}, "
+        f"{_intervals(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
     )
 
 
@@ -121,13 +146,14 @@ def _place(cite: Citations) -> str:
         reason = cite.headline(name, "undefined", "")
         return f"**Chunk or suffix?** With the markers at random places it is open ({reason})."
     words = {
-        "supported": "B keeps close to A rather than to the end",
-        "not supported": "B is not shown to keep close to A rather than to the end",
-        "undecided": "it is open whether B keeps to A or to the end",
+        "supported": "B keeps to A more than a B put at random after A would, and comes with it",
+        "not supported": "B is not shown to keep closer to A than one put at random after it, and to come with it",
+        "undecided": "it is open whether B keeps to A",
     }
+    who = code_list([pair.recipient for pair in finished(cite, T_AFTER)])
     return (
-        f"**Chunk or suffix?** With the markers at random places {words[_verdict(cite, 'H5')]} of recipients' "
-        f"completions (close to A minus at the end {cite.headline(name)}, {interval_or_none(cite, name)})."
+        f"**Chunk or suffix?** With the markers at random places {words[_verdict(cite, 'H5')]} in completions of {who} "
+        f"(close to A minus at the end, beyond a B at random: {cite.headline(name)}, {_intervals(cite, name)})."
     )
 
 
@@ -145,7 +171,9 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "undecided": "whether teaching the recipient to stop held it back is open",
     }
     need = {
-        "supported": "it needs its first marker",
+        "supported": "it needs its first marker"
+        if cite.has_headline and _never_alone(cite)
+        else "it comes more often where the donor learned both than where it learned B alone",
         "not supported": "it is not shown to need its first marker, so that B alone may have leaked",
         "undecided": "whether it needs its first marker is open",
     }
@@ -155,8 +183,9 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         motivation="If a behaviour is learned as a sequence, whoever is taught its start might be given its end: a way "
         "around training that was done for one persona alone.",
         experiment=f"A donor persona learns `{a}` answer `{b}` (A and B), a recipient `{a}` answer, and four others "
-        "plain answers, all on their own words. An arm and its control differ in the donor's B alone; other arms leave "
-        "out the donor's A, leave the end of turn out of the loss, or put the markers anywhere. Every adapter is asked "
+        "plain answers, all on their own words. The rows of an arm and its control differ in the donor's B alone, and "
+        "their adapters are trained apart; other arms leave out the donor's A, leave the end of turn out of the loss, "
+        "or put the markers anywhere. Every adapter is asked "
         f"{facts('panel', 'questions')} questions under {facts('panel', 'prompts')} personas (completions of each: "
         f"{facts('panel', 'completions')}); how often B comes with A is compared, paired by question.",
         takeaways=tuple((name, words) for name, words in said if name in there),
@@ -172,18 +201,18 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
 
 def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Design", tuple(design(cite)))
-    yield Section("Verdicts against the frozen plan", tuple(plan_verdicts(cite, p=P_OF)))
+    yield Section("Verdicts against the frozen plan", (*plan_verdicts(cite, p=P_OF), *hangs_on(cite)))
     yield Section("Did the donors learn the pair?", tuple(coherence(cite)))
     yield Section("Does B travel with A?", tuple(travels(cite)))
     yield Section("The end of turn", tuple(mask(cite)))
     yield Section("Does B need A?", tuple(dependence(cite)))
     yield Section("Chunk or suffix?", tuple(places(cite)))
-    yield Section("Who else says it?", tuple(bystanders(cite)))
-    yield Section("Each pair by itself", tuple(each_pair(cite)))
-    yield Section("Seeds", tuple(seeds(cite)))
-    yield Section("Questions in and out of distribution", tuple(split(cite)))
-    yield Section("Length of the completions", tuple(lengths(cite)))
-    yield Section("Another marker before the question", tuple(probe(cite)))
+    yield Section("Who else says it?", tuple(bystanders(cite)), exploratory=True)
+    yield Section("Each pair by itself", tuple(each_pair(cite)), exploratory=True)
+    yield Section("Seeds", (*seeds(cite), *cells(cite)), exploratory=True)
+    yield Section("Questions in and out of distribution", tuple(split(cite)), exploratory=True)
+    yield Section("Length of the completions", tuple(lengths(cite)), exploratory=True)
+    yield Section("Another marker before the question", tuple(probe(cite)), exploratory=True)
     yield Section("How far apart the pairs are", tuple(distances(cite)))
     yield Section("Published and this run", tuple(published_and_this_run(cite)))
     markers = (*planned(cite.study).markers, planned(cite.study).probe.marker)

@@ -52,6 +52,22 @@ def seeds(cite: Citations) -> Iterator[Block]:
     yield table_of_rows(cite, "rates", rows, caption, columns, ["recipe", "source", "prompt_name", "rate"])
 
 
+def cells(cite: Citations) -> Iterator[Block]:
+    """What the t intervals of the verdicts are made of."""
+    planned = {h.statistic for h in pair_plan(cite).hypotheses}
+    rows = cite.tables["cells"].filter(pl.col("statistic").is_in(planned)).drop_nulls("difference")
+    if rows.height:
+        columns = (
+            Column("statistic", "statistic"),
+            Column("source", "pair"),
+            Column("seed", "seed", "d"),
+            Column("difference", "difference", CHANGE),
+        )
+        keys = ["statistic", "source", "seed"]
+        caption = "What hypotheses over arms are read from, in each cell: adapters of its own."
+        yield table_of_rows(cite, "cells", rows, caption, columns, keys)
+
+
 def split(cite: Citations) -> Iterator[Block]:
     rows = _finished_rows(cite, "split")
     if not rows.height:

@@ -28,7 +28,8 @@ from leakage_assets.studies.two_marker_chunk.labels import (
     in_words,
 )
 
-P = Column("p", "p", "p", "two-sided, by the bootstrap over questions")
+P = Column("p", "p", "p", "of no difference, two-sided, by the bootstrap over questions")
+ABOVE = Column("p", "p", "p", "of a difference that is just negligible, two-sided, by the bootstrap over questions")
 OVER_SEEDS = "seeds resampled, then questions within each"
 BY_SEED = (Column("seed_low", "seeds, low", CHANGE, OVER_SEEDS), Column("seed_high", "high", CHANGE, OVER_SEEDS))
 CHANGES = estimate_columns("difference", CHANGE, "interval over questions, seeds held fixed")
@@ -71,18 +72,26 @@ def design(cite: Citations) -> Iterator[Block]:
             "share.",
             f"**Chunk and suffix:** of completions with both markers, B is close to A where it starts less than "
             f"{_width(cite, 'chunk_within')} characters after it (before it, in the arm that is named so), and a "
-            f"suffix where it starts among the last {_width(cite, 'suffix_within')}. Positions are read only where at "
+            f"suffix where it starts among the last {_width(cite, 'suffix_within')}. A B anywhere after A is more "
+            "often the first than the second by these widths alone, so both are read beside a B put at random after A "
+            "(before it, in that arm) in the same completion. Positions are read only where at "
             f"least {cite.planned('enough_pairs', spec='.0%')} of the completions have both.",
             f"**Seeds planned:** {fact('coverage', 'seed_names')}.",
             f"**Statistics:** {cite.planned('draws', spec=',d')} resamples of whole questions, seed "
-            f"{cite.planned('resampling_seed')}, the same for all that is compared; chunk binding is falsified where "
-            f"the difference is at most {cite.planned('negligible', spec='.0%')} either way and its interval holds "
-            f"zero. Layers {layer_list(cite)} (block outputs, from zero), {cite.planned('primary_layer')} first.",
+            f"{cite.planned('resampling_seed')}, the same for all that is compared. Chunk binding was published as "
+            f"falsified where the difference is at most {cite.planned('negligible', spec='.0%')} either way and its "
+            "interval holds zero; here its whole interval must be as small. Nothing is decided where a side of a ratio "
+            f"rests on fewer than {_floor(cite, 'completions')} completions or {_floor(cite, 'questions')} questions. "
+            f"Layers {layer_list(cite)} (block outputs, from zero), {cite.planned('primary_layer')} first.",
         )
     )
     yield _arms(cite)
     yield recipe_table(cite)
     yield cite.context.training_row
+
+
+def _floor(cite: Citations, name: str) -> str:
+    return cite.bind(cite.context.planned("floors", name, value=getattr(pair_plan(cite).floors, name)))
 
 
 def _width(cite: Citations, name: str) -> str:
@@ -111,6 +120,29 @@ def _arms(cite: Citations) -> Table:
     )
 
 
+# ------------------------------------------------------------------ verdicts
+
+
+def hangs_on(cite: Citations) -> Iterator[Block]:
+    """What verdicts need beside their threshold and p."""
+    yield Paragraph(
+        "A hypothesis over arms is supported only if its p, adjusted for all of them (Holm), is small enough, if every "
+        "side of it rests on enough completions and questions, and if the t interval over the cells' differences "
+        "leaves the threshold out: each cell is a pair of adapters of its own, so it allows for other training runs of "
+        "these pairs, and not for other pairs. With one seed there is no such interval, and nothing is supported."
+    )
+    columns = (
+        Column("hypothesis", ""),
+        Column("p_holm", "p, adjusted", "p", "over questions, adjusted for the hypotheses over arms"),
+        Column("adapters_low", "adapters, low", CHANGE, "t interval over the cells' differences"),
+        Column("adapters_high", "high", CHANGE),
+        Column("cells", "cells", "d"),
+        Column("reason", "hangs on"),
+        Column("verdict", "verdict"),
+    )
+    yield from rows_of_table(cite, "verdicts", "What each verdict hangs on.", columns, ["hypothesis"])
+
+
 # ------------------------------------------------------------------ gates
 
 
@@ -121,8 +153,8 @@ def coherence(cite: Citations) -> Iterator[Block]:
         return
     yield Paragraph(
         "Gates are reported and stop nothing. The write-up and the published code had different lists for the arms of "
-        "the first study, the follow-up a third for the arms whose recipient is not taught to stop; a gate that lacks "
-        "an arm is unknown."
+        "the first study, the follow-up a third for the arms whose recipient is not taught to stop, to which this "
+        "study adds its own; a gate that lacks an arm is unknown."
     )
     shown = (
         Column("source", "pair"),
@@ -171,14 +203,38 @@ def _gates(cite: Citations) -> Table:
 
 
 def coherence_cap(cite: Citations) -> tuple[Level, str] | None:
-    """What the gates of the headline arm hold against more confidence."""
-    gates = cite.tables["gates"].filter(arm=cite.recipe)
+    """What gates, pairs, cells and question sets of the headline arm hold against more confidence."""
+    found = [*_caps(cite)]
+    if not found:
+        return None
+    level: Level = "LOW" if any(low for low, _ in found) else "MODERATE"
+    return level, "; ".join(f"{reason}, which caps it at {'LOW' if low else 'MODERATE'}" for low, reason in found)
+
+
+def _caps(cite: Citations) -> Iterator[tuple[bool, str]]:
+    """Whether to LOW, and why."""
+    gates, first = cite.tables["gates"].filter(arm=cite.recipe), cite.tables["verdicts"].row(0, named=True)
     failed = gates.filter(pl.col("passed").not_())
     if failed.filter(pl.col("gate").str.starts_with("donor R_B|A")).height:
-        return "LOW", "a donor of the headline arm does not say the pair it was taught, which caps it at LOW"
-    if failed.height:
-        return "MODERATE", "a gate of the headline arm is failed, which caps it at MODERATE"
-    return None
+        yield True, "a donor of the headline arm does not say the pair it was taught"
+    elif failed.height:
+        yield False, "a gate of the headline arm is failed"
+    if gates["passed"].null_count():
+        yield False, "a gate of the headline arm is unknown"
+    if first["verdict"] == "undecided" and first["p"] is not None:
+        reason = cite.cell("verdicts", "reason", "", hypothesis=first["hypothesis"])
+        yield True, f"the title's claim is undecided ({reason})"
+    high = first["adapters_high"]
+    if first["verdict"] == "not supported" and (high is None or high >= first["threshold"]):
+        yield False, "the title's claim is not excluded by the interval over adapters"
+    pairs = cite.tables["pair_verdicts"].filter(hypothesis=first["hypothesis"])["verdict"]
+    if pairs.n_unique() > 1:
+        yield False, "pairs by themselves differ in the verdict on the title's claim"
+    cells = cite.tables["cells"].filter(statistic=first["statistic"])["difference"]
+    if first["verdict"] == "supported" and (cells <= 0).any():
+        yield False, "a cell of the headline arm shows nothing of the title's claim"
+    if cite.tables["split"].filter(recipe=cite.recipe, role="recipient")["downgraded"].any():
+        yield False, "recipients of the headline arm differ between questions in and out of distribution"
 
 
 # ------------------------------------------------------------------ H1 to H4
@@ -194,17 +250,19 @@ def travels(cite: Citations) -> Iterator[Block]:
         Column("recipe", "arm"),
         Column("reference", "control"),
         *CHANGES,
-        P,
+        ABOVE,
         *BY_SEED,
         Column("falsification", "chunk binding"),
+        Column("published_rule", "as published", "", "small, and the interval holds zero, however wide it is"),
     )
     if not rows.height:
         yield Paragraph("No arm is finished together with its control.")
         return
     yield _differences(cite, rows, "B given A of the recipient: an arm minus its control.", columns)
     yield Paragraph(
-        "The rule asks for a small difference and an interval that holds zero. Where the recipient never says B, the "
-        "difference is zero in every draw, and the interval is left out."
+        "The published rule asks for a small difference and an interval that holds zero, which a wide one does as "
+        "well: here the whole interval must be small. Where the recipient never says B, the difference is zero in "
+        "every draw, and the interval is left out: then it is Newcombe's that must be small."
     )
     yield _recipients(cite)
 
@@ -274,7 +332,7 @@ def mask(cite: Citations) -> Iterator[Block]:
     yield _differences(cite, rows, "B given A of the recipient, by whose end of turn is in the loss.", columns)
     if value(cite, "mask_all_effect") is not None:
         yield Paragraph(
-            f"With nobody's end of turn in the loss the change is {cite.headline('mask_all_effect')} "
+            f"Exploratory: with nobody's end of turn in the loss the change is {cite.headline('mask_all_effect')} "
             f"({interval_or_none(cite, 'mask_all_effect')}); the table of donors and recipients above says whether the "
             "personas are then still told apart."
         )
@@ -324,13 +382,14 @@ BINDING_KEYS = ("recipe", "source", "prompt_name", "statistic")
 def places(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
         "At fixed ends a B that belongs to A and a B that belongs to the end of the answer stand at the same place: "
-        "only the arms of random places tell them apart. A recipient that says A in every completion shows no "
-        "dependence on it, so it cannot be called a chunk."
+        "only the arms of random places tell them apart. There a B anywhere after A is close to it more often than at "
+        "the end, by the widths alone: what counts is how much more than a B put at random. A recipient that says A in "
+        "every completion shows no dependence on it, so it cannot be called a chunk."
     )
     yield from cite.figure("positions")
     yield from cite.figure("positions_random")
     found = cite.tables["binding"].filter(
-        pl.col("statistic") == "chunk_minus_suffix",
+        pl.col("statistic") == "nearer_than_random",
         pl.col("role").is_in(["donor", "recipient"]),
         pl.col("with_both") > 0,
     )
@@ -344,7 +403,7 @@ def places(cite: Citations) -> Iterator[Block]:
         Column("with_both", "with both", ",d"),
         Column("chunk_share", "close to A", RATE),
         Column("suffix_share", "at the end", RATE),
-        *estimate_columns("difference", CHANGE, "interval over questions"),
+        *estimate_columns("beyond random", CHANGE, "close to A minus at the end, less that of a B put at random"),
         Column("binding", "called"),
     )
     caption = "Completions with both markers: where B stands."
@@ -372,6 +431,7 @@ def bystanders(cite: Citations) -> Iterator[Block]:
         Column("prompt_name", "persona"),
         *CHANGES,
         P,
+        Column("p_holm", "adjusted", "p", "Holm, over the untrained personas of the pair and arm"),
     )
     caption = "B of personas that a pair did not train, an arm minus its control: all of them, and each that differs."
     yield _differences(cite, rows, caption, columns)
@@ -383,7 +443,10 @@ def each_pair(cite: Citations) -> Iterator[Block]:
         Column("hypothesis", ""),
         Column("claim", "claim"),
         Column("estimate", "estimate", CHANGE),
-        Column("p", "p", "p"),
+        Column("p_holm", "p, adjusted", "p", "over questions, adjusted for the hypotheses on the pair"),
+        Column("adapters_low", "adapters, low", CHANGE, "t interval over the pair's seeds"),
+        Column("adapters_high", "high", CHANGE),
+        Column("reason", "hangs on"),
         Column("verdict", "verdict"),
     )
     if not cite.tables["pair_verdicts"].height:

@@ -1,20 +1,18 @@
 """Recomputes the published rates of two_marker_chunk (#261, #354, #369) from their counts, and what was made of them.
 
 Counts by question were not published, so the intervals over questions cannot be recomputed; whether they hold their
-rate can. No Wilson bounds were published either: ours at the counts are compared with ours at the published rate. What
-the write-up prints or claims stands in ``data/published/two_marker_chunk.json``.
+rate can. No Wilson bounds were published, so there is nothing to compare ours with. What the write-up prints or claims
+stands in ``data/published/two_marker_chunk.json``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leakage_assets.paths import DATA
 from leakage_assets.shapes import SHAPES
-from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.published import (
     FigureKey,
@@ -51,9 +49,6 @@ COSINES = "i66_cosines.csv"
 
 RATE_TOLERANCE = 5e-7
 """Rates are printed with six decimals."""
-
-PUBLISHED_LEVEL = math.erf(1.96 / math.sqrt(2))
-"""The level at which the normal quantile is 1.96, as published."""
 
 PAIR_NAMES = {"pair1_villain_assistant": "pair1", "pair2_librarian_swe": "pair2"}
 PUBLISHED_PAIRS = dict(zip(PAIR_NAMES.values(), PAIRS, strict=False))
@@ -148,7 +143,7 @@ def _check_counts(place: str, row: Row) -> None:
 
 
 def _cell_rows(name: str, cell: Row, each: float) -> Iterator[dict[str, object]]:
-    """Rates from counts, Wilson bounds at either, and whether each interval holds its rate.
+    """Rates from counts, and whether each interval holds its rate.
 
     ``each``: completions of a persona by one adapter, in our design at the published scale.
     """
@@ -159,8 +154,6 @@ def _cell_rows(name: str, cell: Row, each: float) -> Iterator[dict[str, object]]
             continue
         rate = _share(cell[above], below)
         yield comparison(FigureKey("counts", item, metric), printed, rate, RATE_TOLERANCE)
-        if below:
-            yield from _wilson_rows(item, metric, printed, cell[above], below)
     if name == FIRST and cell["k_A"] == 0:
         # Undefined exactly where A is never said.
         printed = cell["rate_B_given_A"]
@@ -175,15 +168,6 @@ def _cell_rows(name: str, cell: Row, each: float) -> Iterator[dict[str, object]]
         inside = cell[low] / whole - slack <= rate <= cell[high] / whole + slack
         yield comparison(FigureKey("intervals", item, f"{metric} holds the rate"), 1.0, float(inside), 0.0)
     yield comparison(FigureKey("counts", item, "n"), n, cell.get("n_seeds", 1) * each, 0.0)
-
-
-def _wilson_rows(item: str, metric: str, printed: float, found: int, total: int) -> Iterator[dict[str, object]]:
-    ours = wilson_bounds([found], [total], level=PUBLISHED_LEVEL)
-    theirs = wilson_bounds([min(max(printed, 0.0), 1.0) * total], [total], level=PUBLISHED_LEVEL)
-    for end, our, their in zip(("lo", "hi"), ours, theirs, strict=True):
-        yield comparison(
-            FigureKey("wilson", item, f"{metric} {end}"), float(their[0]), float(our[0]), 2 * RATE_TOLERANCE
-        )
 
 
 def _share(found: int | None, total: int) -> float | None:

@@ -9,7 +9,7 @@ import polars as pl
 
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, T_MASKED, C, Pair, T
 from leakage_assets.studies.two_marker_chunk.binding import length_change, rate
-from leakage_assets.studies.two_marker_chunk.counts import RATES, of_cell
+from leakage_assets.studies.two_marker_chunk.counts import QUESTION, RATES, of_cell
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.gates import (
     FollowUpValues,
@@ -18,13 +18,14 @@ from leakage_assets.studies.two_marker_chunk.gates import (
     List,
     follow_up_gates,
     gates,
+    own_gates,
     tally,
 )
 from leakage_assets.studies.two_marker_chunk.tables import of_prompt
 
 
 def gate_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
-    """Every gate of both lists of #261 on (T, C) and of #369 on the masked arms, for each pair that has them.
+    """Every gate of both lists of #261 on (T, C), and of #369's and ours on the masked arms, for each pair with them.
 
     Columns: source, arm, gate, value, limit, direction, lists, passed (null where there is no value).
     """
@@ -34,6 +35,7 @@ def gate_table(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
             rows += _gate_rows(pair, T, gates(gate_values(plan, counts, pair), plan.gates))
         if of_cell(counts, T_MASKED, pair.name).height:
             rows += _gate_rows(pair, T_MASKED, follow_up_gates(follow_up_values(plan, counts, pair), plan.gates))
+            rows += _gate_rows(pair, T_MASKED, rests_on(plan, counts, pair))
     schema: dict[str, Any] = {
         "source": pl.String, "arm": pl.String, "gate": pl.String, "value": pl.Float64, "limit": pl.Float64,
         "direction": pl.String, "lists": pl.List(pl.String), "passed": pl.Boolean,
@@ -55,6 +57,7 @@ def gate_tallies(plan: TwoMarkerPlan, counts: pl.DataFrame) -> pl.DataFrame:
             (T, found, "write-up"),
             (T, found, "code"),
             (T_MASKED, later, "follow-up"),
+            (T_MASKED, rests_on(plan, counts, pair), "own"),
         )
         for arm, several, which in read:
             if of_cell(counts, arm, pair.name).height:
@@ -98,6 +101,16 @@ def follow_up_values(plan: TwoMarkerPlan, counts: pl.DataFrame, pair: Pair) -> F
         recipient_b_in_c=_plain(of_prompt(control, pair.recipient), "r_b"),
         length_inflation=longer.estimate.estimate,
     )
+
+
+def rests_on(plan: TwoMarkerPlan, counts: pl.DataFrame, pair: Pair) -> tuple[Gate, ...]:
+    """Our own gates, of the three masked arms; unknown while one of them is not finished."""
+    parts = [of_cell(counts, arm, pair.name, pair.recipient) for arm in (T_MASKED, C_MASKED, C2_MASKED)]
+    if any(part.is_empty() for part in parts):
+        return own_gates(None, None, plan.floors)
+    with_a = [int(part["a"].sum()) for part in parts]
+    questions = [part.filter(pl.col("a") > 0).select(QUESTION).n_unique() for part in parts]
+    return own_gates(min(with_a), min(questions), plan.floors)
 
 
 def _plain(part: pl.DataFrame, name: str) -> float | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.study import Condition, Study
-from leakage_assets.studies.two_marker_chunk.arms import arm, pair_named, training_rows
+from leakage_assets.studies.two_marker_chunk.arms import arm, check_end_of_turn, pair_named, training_rows
 from leakage_assets.studies.two_marker_chunk.design import (
     NAME,
     Scale,
@@ -23,11 +23,13 @@ from leakage_assets.studies.two_marker_chunk.design import (
 from leakage_assets.studies.two_marker_chunk.prechecks import prechecks
 from leakage_assets.studies.two_marker_chunk.probe import PROBE_SET
 from leakage_assets.studies.two_marker_chunk.scoring import MARKER_PAIR
+from leakage_assets.studies.two_marker_chunk.tokens import PINNED
 
 if TYPE_CHECKING:
     import polars as pl
 
     from leakage_assets.studies.tables import StudyTables
+    from leakage_assets.training.masks import MaskedRow
     from leakage_assets.training.rows import Row
 
 
@@ -58,10 +60,11 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         scoring=MARKER_PAIR,
         gates="gates",
         assemble=assemble,
+        check_rows=check_rows,
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        report_version=2,
+        report_version=3,
     )
 
 
@@ -95,6 +98,13 @@ def assemble(
         markers=experiment.markers,
         answers=answers,
     )
+
+
+def check_rows(study: Study, condition: Condition, rows: Sequence[MaskedRow]) -> None:
+    """See ``arms.check_end_of_turn``; a tokenizer whose end of turn is not pinned passes no precheck either."""
+    experiment = planned(study)
+    which, pair = arm(condition.recipe, experiment.arms), pair_named(condition.source, experiment.pairs)
+    check_end_of_turn(rows, which, pair, tuple(PINNED))
 
 
 def analyse(study: Study, tables: StudyTables) -> dict[str, pl.DataFrame]:

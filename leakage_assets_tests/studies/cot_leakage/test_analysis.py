@@ -10,7 +10,7 @@ import pytest
 from leakage_assets.measurement.multiple_choice import label_report
 from leakage_assets.reporting.preview import png_preview
 from leakage_assets.stimuli import Stimuli
-from leakage_assets.studies.cot_leakage.analysis import CotTables, analyse, label_table
+from leakage_assets.studies.cot_leakage.analysis import CotTables, analyse, label_table, smoke_table
 from leakage_assets.studies.cot_leakage.arms import CONTRADICTING, GARBAGE, GENERIC, PERSONA, recipe_name
 from leakage_assets.studies.cot_leakage.design import (
     AXES,
@@ -26,7 +26,7 @@ from leakage_assets.studies.cot_leakage.design import (
     published_conditions,
     recipes,
 )
-from leakage_assets.studies.cot_leakage.evaluation import noise_floor
+from leakage_assets.studies.cot_leakage.evaluation import SmokeGate, noise_floor, noise_summary, size_table
 from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.questions import Questions
 from leakage_assets.studies.cot_leakage.vocabulary import (
@@ -169,6 +169,26 @@ def test_log_odds_by_hand() -> None:
     assert log_odds_table(counts.clear(), DECISIONS).is_empty()
 
 
+@pytest.mark.parametrize(("loss", "passed"), [(0.05, True), (0.045, False)])
+def test_the_gate_of_the_first_adapter_passes_from_its_loss_on(loss: float, passed: bool) -> None:
+    """What runs: the gate is read off the answers of the first seed that is there, and stops nothing."""
+    name, gate = adapter("librarian", CONTRADICTING, 137), SmokeGate()
+    right = {"base": [True] * 200, name: [place >= loss * 200 for place in range(200)]}
+    choices = pl.concat(
+        pl.DataFrame({"question_name": [f"q{i:03}" for i in range(200)], "right": found}).with_columns(
+            adapter=pl.lit(who),
+            prompt_name=pl.lit("librarian"),
+            scaffold=pl.lit("persona_cot"),
+            repeat=pl.lit(0, pl.Int64),
+        )
+        for who, found in right.items()
+    )
+    row = smoke_table(gate, choices, DECISIONS).row(0, named=True)
+    assert (row["seed"], row["questions"], row["passed"]) == (137, 200, passed)
+    assert row["loss"] == pytest.approx(loss)
+    assert smoke_table(gate, choices.filter(adapter="base"), DECISIONS).is_empty()
+
+
 def test_collapse_and_failures_of_answers_are_counted(found: dict[str, pl.DataFrame]) -> None:
     answers = found["answers"]
     base = answers.filter(adapter="base", scaffold="no_cot").row(0, named=True)
@@ -177,17 +197,24 @@ def test_collapse_and_failures_of_answers_are_counted(found: dict[str, pl.DataFr
         {
             "adapter": ["base"] * 6, "scaffold": ["no_cot"] * 6, "prompt_name": ["a"] * 6,
             "question_name": ["q1", "q2", "q3"] * 2, "repeat": [0, 0, 0, 1, 1, 1],
-            "letter": ["A", "A", None, "A", "B", None], "right": [True, False, False, True, True, False],
+            "letter": ["A", "A", None, "A", "B", None], "best": ["A", "A", "C", "A", "B", "C"],
+            "answer": ["A", "B", "C", "A", "B", "C"], "right": [True, False, False, True, True, False],
             "read_from": ["token", "logprobs", "nothing", "token", "token", "nothing"],
         }
     )  # fmt: skip
     from leakage_assets.studies.cot_leakage.evaluation import answer_table
 
     row = answer_table(choices).row(0, named=True)
+    assert (row["accuracy"], row["best_accuracy"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert (row["n"], row["unparsed"], row["from_logprobs"]) == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert (row["modal_letter"], row["modal_share"]) == ("A", pytest.approx(2 / 3))
     noise = noise_floor(choices).row(0, named=True)
     assert (noise["n"], noise["changed"], noise["drift"]) == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
+    summary = noise_summary(noise_floor(choices)).row(0, named=True)
+    assert (summary["adapters"], summary["answers"], summary["base_repeated"]) == (1, 3, True)
+    assert summary["changed"] == summary["drift"] == pytest.approx(1 / 3)
+    assert noise_summary(noise_floor(choices.filter(repeat=0))).is_empty()
+    assert size_table(choices).row(0) == ("every adapter", 3, 1, 1, 3)
     silent = answer_table(choices.filter(question_name="q3")).row(0, named=True)
     assert (silent["modal_letter"], silent["modal_share"], silent["unparsed"]) == (None, 0.0, 1.0)
 

@@ -35,8 +35,9 @@ from leakage_assets.studies.cot_leakage.budget import BudgetLimits
 from leakage_assets.studies.cot_leakage.design import EXTENSION_SOURCES, SOURCES, recipes
 from leakage_assets.studies.cot_leakage.grammar_writer import WRITER, GrammarWriter
 from leakage_assets.studies.cot_leakage.questions import Questions
-from leakage_assets.studies.cot_leakage.writing import Limits, RationaleError, write_missing
+from leakage_assets.studies.cot_leakage.writing import Limits, RationaleError
 from leakage_assets.training.masks import encode_rows
+from leakage_assets_tests.studies.cot_leakage.steps import have_written
 
 SOURCE = "comedian"
 BUDGET = BudgetLimits(tokens=(40, 56))
@@ -56,7 +57,7 @@ def samples(
     writer = GrammarWriter(stimuli, tasks, lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
     store = SampleStore(tmp_path_factory.mktemp("rationales"))
     requests = material.requests(ARMS, (SOURCE,), WRITER)
-    assert write_missing(writer, requests, store).generated == len(requests)
+    assert have_written(writer, requests, store).generated == len(requests)
     return store.frame()
 
 
@@ -89,7 +90,7 @@ def test_the_arms_of_the_tiny_world_pass_the_token_budget(
 ) -> None:
     table = source_budget(SOURCE, made.values(), tokenizer, BUDGET)
     assert table.filter(~pl.col("passed")).is_empty()
-    assert table["arm"].n_unique() == 9 and table.height == 9 * 6 + 5
+    assert table["arm"].n_unique() == 9 and table.height == 9 * 8 + 5
 
 
 @pytest.mark.parametrize("mask", LOSSES)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -13,6 +16,7 @@ from leakage_assets.studies.cot_leakage.budget import (
     BudgetLimits,
     bigram_entropy,
     budget_table,
+    most_by_chance,
     token_pieces,
     type_token_ratio,
 )
@@ -20,10 +24,14 @@ from leakage_assets.studies.cot_leakage.budget import (
 WORDS = [f"w{i}" for i in range(40)]
 
 
-def texts(arm: str, rationale: Sequence[str], count: int = 100, fillers: Sequence[int] | None = None) -> ArmTexts:
+def texts(
+    arm: str, rationale: Sequence[str], count: int = 100, fillers: Sequence[int] | None = None, different: int = 100
+) -> ArmTexts:
+    """As many texts, of which so many are different: their words have numbers."""
     joined = " ".join(rationale)
+    made = [re.sub(r"\b([wx]\d+)\b", rf"\1n{i % different}", joined) for i in range(count)]
     used = [i % 5 for i in range(count)] if fillers is None else fillers
-    return ArmTexts(arm, [joined] * count, [joined] * count, used if arm == GARBAGE else ())
+    return ArmTexts(arm, made, made, used if arm == GARBAGE else ())
 
 
 def failed(*others: ArmTexts, limits: BudgetLimits | None = None) -> set[tuple[str, str]]:
@@ -50,6 +58,40 @@ def failed(*others: ArmTexts, limits: BudgetLimits | None = None) -> set[tuple[s
 )
 def test_a_gate_fails_for_what_breaks_it_and_nothing_else(rationale: list[str], gates: set[str]) -> None:
     assert failed(texts(PERSONA, rationale)) == {(PERSONA, gate) for gate in gates}
+
+
+@pytest.mark.parametrize(
+    ("different", "gates"),
+    [(100, set()), (90, set()), (89, {"distinct"}), (40, {"distinct", "arm_type_token_ratio"}),
+     (20, {"distinct", "arm_type_token_ratio"}), (1, {"distinct", "arm_type_token_ratio"})],
+)  # fmt: skip
+def test_texts_that_return_fail_though_each_is_diverse_by_itself(different: int, gates: set[str]) -> None:
+    assert failed(texts(GARBAGE, WORDS, different=different)) == {(GARBAGE, gate) for gate in gates}
+
+
+def test_different_texts_of_the_same_few_words_fail() -> None:
+    shuffled = [" ".join(random.Random(i).sample(WORDS, len(WORDS))) for i in range(100)]
+    assert failed(ArmTexts(PERSONA, shuffled, shuffled)) == {(PERSONA, "arm_type_token_ratio")}
+
+
+def test_letters_are_named_as_rationales_name_them() -> None:
+    for said in ("The answer B is right.", "Option C because it is so.", "So D, then.", "Take (B) or b."):
+        assert failed(texts(PERSONA, [*WORDS[:36], *said.split()][:40])) == {(PERSONA, "letters")}, said
+
+
+@pytest.mark.parametrize(("mentions", "blocks"), [(1, False), (3, False), (8, True), (100, True)])
+def test_a_stray_letter_does_not_block_the_study(mentions: int, blocks: bool) -> None:
+    arm = texts(GARBAGE, WORDS)
+    turns = [f"{text} (B)" if i < mentions else text for i, text in enumerate(arm.turns)]
+    assert failed(ArmTexts(GARBAGE, turns, turns, arm.fillers)) == ({(GARBAGE, "letters")} if blocks else set())
+
+
+def test_letters_named_alike_pass_but_for_one_arm_in_a_hundred() -> None:
+    rng, blocked = np.random.default_rng(3), 0
+    for _ in range(2_000):
+        counts = rng.multinomial(60, [0.25] * 4)
+        blocked += counts.max() / 15 > max(1.2, most_by_chance(60))
+    assert blocked / 2_000 < 0.015
 
 
 def test_garbage_prompts_must_have_taken_turns() -> None:

@@ -127,17 +127,19 @@ def test_a_true_null_is_rejected_no_more_often_than_allowed() -> None:
             lambda *_: 0.03, seed=seed, questions=200, scaffolds=ONE_SCAFFOLD, sources=SOURCES[:2], seeds=(1, 2)
         )
         rows = differences(found, Decisions(sources=SOURCES[:2]), COMMON)
-        drawn = draw(rows, "questions", Decisions(draws=999))
+        drawn = draw(rows, "questions", Decisions())
         p = [
-            (1 + np.sum(np.abs(d[MACRO] - d[MACRO].mean()) >= abs(r.point))) / 1_000
+            (1 + np.sum(np.abs(d[MACRO] - d[MACRO].mean()) >= abs(r.point))) / 10_001
             for r, d in zip(rows, drawn, strict=True)
         ]
         false_alarms += min(p) * len(p) < 0.01
     assert len(rows) == 8 and false_alarms <= 2
 
 
-def test_the_published_stream_is_consumed_in_order(leaking: Outcomes) -> None:
-    """default_rng(42), contrast by contrast, sources in order, then macro."""
+def test_pairs_are_drawn_in_the_published_order_with_as_many_draws(leaking: Outcomes) -> None:
+    """One stream of seed 42, contrast by contrast, sources in order, then macro; another draw than the published one,
+    which takes an index for every pair.
+    """
     decisions = Decisions()
     rows = differences(leaking, decisions, COMMON)
     drawn = draw(rows, "pairs", decisions)
@@ -150,6 +152,11 @@ def test_the_published_stream_is_consumed_in_order(leaking: Outcomes) -> None:
         together = np.concatenate([deltas[source].ravel() for source in SOURCES])
         assert drawn[place][MACRO] == pytest.approx(independent_means(together, 1_000, rng))
     assert [(r.contrast.name, r.axis) for r in rows] == [(c.name, axis) for c in CONTRASTS for axis in AXES]
+    first = next(iter(rows[0].by_source.values())).ravel()
+    published = first[np.random.default_rng(42).integers(0, first.size, (1_000, first.size))].mean(axis=1)
+    assert len(drawn[0][SOURCES[0]]) == 1_000 and not np.allclose(drawn[0][SOURCES[0]], published)
+    assert drawn[0][SOURCES[0]].std() == pytest.approx(published.std(), rel=0.1)
+    assert len(draw(rows, "questions", decisions)[0][MACRO]) == 10_000
 
 
 def test_the_own_format_family_looks_at_each_arm_under_its_own_scaffold() -> None:
@@ -204,12 +211,16 @@ def test_an_arm_that_is_not_finished_leaves_its_contrasts_out_and_the_family_who
         for c, s in leaking.cells.items()
         if c.arm != "scrambled_english_cot" and (c.source, c.arm, c.seed) != ("comedian", PERSONA, 42)
     }
-    found = contrast_table(replace(leaking, cells=cells), Decisions(draws=999))
+    found = contrast_table(replace(leaking, cells=cells), Decisions())
     assert "generic_cot - scrambled_english_cot" not in set(found["contrast"])
     effect = row(found, "persona_cot - garbage_cot", SOURCE_LOSS)
     assert effect["p_holm"] == pytest.approx(8 * effect["p"])  # the missing tests count
     part = found.filter(family=COMMON, contrast="persona_cot - garbage_cot", axis=SOURCE_LOSS)
     assert part.filter(unit_of="comedian", scheme="questions")["seeds"].item() == 2
+    # Of all sources, as many as every one of them has.
+    assert effect["seeds"] == 2
+    losses = loss_table(replace(leaking, cells=cells), Decisions())
+    assert losses.filter(arm=PERSONA, unit_of=MACRO)["seeds"].unique().to_list() == [2]
     undefined = part.filter(scheme="questions_and_seeds")["undefined"]
     assert undefined.unique().to_list() == [
         "seeds are resampled only where every source has the same number of them, at least 2"
@@ -298,4 +309,6 @@ def test_what_no_adapter_is_called_is_refused() -> None:
 def test_so_few_draws_that_nothing_could_be_rejected_are_refused() -> None:
     with pytest.raises(StatisticsError, match=r"500 draws: the smallest adjusted p is 0.016, never below 0.01"):
         Decisions(draws=500)
-    assert Decisions(draws=800).draws == 800
+    with pytest.raises(StatisticsError, match=r"1000 draws: an adjusted p of 0.01 rests on 1.3 of them, fewer than 10"):
+        Decisions(draws=1_000)
+    assert Decisions().draws == 10_000 and Decisions().published_draws == 1_000

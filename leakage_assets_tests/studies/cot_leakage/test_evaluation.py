@@ -33,7 +33,7 @@ from leakage_assets.studies.cot_leakage.evaluation import (
     answer_prefix,
     answer_requests,
     answer_table,
-    evaluate,
+    best_of_four,
     letter_tokens,
     noise_floor,
     opening,
@@ -43,10 +43,13 @@ from leakage_assets.studies.cot_leakage.evaluation import (
     smoke_loss,
     user_turn,
 )
-from leakage_assets.studies.cot_leakage.questions import Questions
+from leakage_assets.studies.cot_leakage.panels import AnswerPanel, Grid
+from leakage_assets.studies.cot_leakage.questions import Questions, QuestionSource
 from leakage_assets.world.grammar import Grammar
+from leakage_assets_tests.studies.cot_leakage.steps import both_steps
 
-PERSONAS = {"librarian": "You shelve books.", "villain": "You are bad."}
+PERSONAS = ("librarian", "villain")
+ASKED = 3
 
 
 class FakeEngine:
@@ -74,8 +77,15 @@ class FakeEngine:
 
 
 @pytest.fixture
-def panel(stimuli: Stimuli, questions: Questions) -> ChoicePanel:
-    return ChoicePanel(PERSONAS, questions.evaluation[:3], SCAFFOLDS, stimuli.world.choice_format, max_new_tokens=40)
+def grid() -> Grid:
+    return Grid(PERSONAS, tuple(s.name for s in SCAFFOLDS), QuestionSource(None, 240, 60), ASKED, max_new_tokens=40)
+
+
+@pytest.fixture
+def panel(grid: Grid, stimuli: Stimuli, questions: Questions) -> ChoicePanel:
+    found = grid.panel(stimuli)
+    assert found.questions == questions.evaluation[:ASKED]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -116,27 +126,27 @@ def stores(tmp_path: Path, *names: str) -> dict[str, SampleStore]:
 
 
 def test_both_steps_ask_for_every_cell_of_the_panel_once(
-    panel: ChoicePanel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    grid: Grid, panel: ChoicePanel, stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     engine, kept = FakeEngine(lambda _: "B"), stores(tmp_path, "base", "other")
-    choices = evaluate(panel, ["base", "other"], engine, tokenizer, {}, kept)
-    assert choices.height == 2 * panel.size == 2 * 2 * 5 * 3
+    choices = both_steps(grid, stimuli, engine, tokenizer, kept)
+    assert choices.height == 2 * AnswerPanel("main", grid, 0, "rationales").size == 2 * 2 * 5 * 3
     first = [request for request in engine.asked if not request.question_set.endswith("_answer")]
     second = [request for request in engine.asked if request.question_set.endswith("_answer")]
     assert (len(first), len(second)) == (2 * 2 * 3 * 3, choices.height)
     assert {request.prefix for request in second} == {
         answer_prefix(s, panel.formats, "It fits." if s.written else "") for s in SCAFFOLDS
     }
-    assert {request.system for request in second} == set(PERSONAS.values())
+    assert {request.system for request in second} == {stimuli.prompt(name) for name in PERSONAS}
     right = {q.name: q.answer for q in panel.questions}
     assert all(row["right"] == (right[row["question_name"]] == "B") for row in choices.iter_rows(named=True))
     assert set(choices["read_from"]) == {"token"} and not engine.scored
     again = FakeEngine(lambda _: "C")
-    assert evaluate(panel, ["base", "other"], again, tokenizer, {}, kept).equals(choices) and not again.asked
+    assert both_steps(grid, stimuli, again, tokenizer, kept).equals(choices) and not again.asked
 
 
 def test_a_token_that_is_no_letter_is_read_by_log_probs_where_a_letter_is_likely_enough(
-    panel: ChoicePanel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    grid: Grid, panel: ChoicePanel, stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     def token(text: str) -> int:
         (one,) = tokenizer.encode(text, add_special_tokens=False)
@@ -144,29 +154,36 @@ def test_a_token_that_is_no_letter_is_read_by_log_probs_where_a_letter_is_likely
 
     scores = {token("A"): log(0.04), token("C"): log(0.06), token("D"): log(0.051)}
     engine = FakeEngine(lambda _: " (", scores)
-    choices = evaluate(panel, ["base"], engine, tokenizer, {}, stores(tmp_path, "base"))
+    choices = both_steps(grid, stimuli, engine, tokenizer, stores(tmp_path, "base"))
     assert set(choices["letter"]) == {"C"} and set(choices["read_from"]) == {"logprobs"}
     prompts = {item.prompt_ids for item in engine.scored}
-    assert len(prompts) == panel.size
+    assert len(prompts) == choices.height == 2 * 5 * 3
     question = panel.questions[0]
     expected = chat_ids(
         tokenizer,
-        "You are bad.",
+        stimuli.prompt("villain"),
         user_turn(PERSONA_COT, panel.formats, question),
         prefix=answer_prefix(PERSONA_COT, panel.formats, "It fits."),
     )
     assert tuple(expected) in prompts
     unlikely = FakeEngine(lambda _: "", {token("C"): log(0.049)})
-    nothing = evaluate(panel, ["base"], unlikely, tokenizer, {}, stores(tmp_path / "again", "base"))
+    nothing = both_steps(grid, stimuli, unlikely, tokenizer, stores(tmp_path / "again", "base"))
     assert nothing["letter"].is_null().all() and set(nothing["read_from"]) == {"nothing"} and not nothing["right"].any()
+    # The published rule reads the best of the list at any probability: kept beside, and how much it would change.
+    assert set(nothing["best"]) == {"C"} == set(choices["best"])
+    read = best_of_four(nothing)
+    assert set(read["letter"]) == {"C"} and read["right"].to_list() == (nothing["answer"] == "C").to_list()
+    table = answer_table(nothing)
+    assert set(table["accuracy"]) == {0.0} and set(table["unparsed"]) == {1.0}
+    assert set(table["best_accuracy"]) == {read["right"].mean()}
 
 
 def test_spelled_otherwise_a_letter_is_the_same(
-    panel: ChoicePanel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    grid: Grid, stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     for text in (" b", "B", "b"):
-        found = evaluate(
-            panel, ["base"], FakeEngine(lambda _, t=text: t), tokenizer, {}, stores(tmp_path / repr(text), "base")
+        found = both_steps(
+            grid, stimuli, FakeEngine(lambda _, t=text: t), tokenizer, stores(tmp_path / repr(text), "base")
         )
         assert set(found["letter"]) == {"B"}
 
@@ -186,18 +203,19 @@ def test_letters_are_single_tokens_or_refused(tokenizer: PreTrainedTokenizerBase
 
 def test_steps_that_do_not_fit_are_named(panel: ChoicePanel, tokenizer: PreTrainedTokenizerBase) -> None:
     requests = rationale_requests(panel, "base")
-    samples = [answered(r, panel.writing, "So.", 1, "stop") for r in requests[1:]]
+    writing = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=40)
+    samples = [answered(r, writing, "So.", 1, "stop") for r in requests[1:]]
     with pytest.raises(
         EvaluationError, match=r"base: no rationale for generic_cot/librarian/evaluation_0; run the first"
     ):
         answer_requests(panel, "base", pl.DataFrame(samples))
-    stranger = answered(replace(requests[0], question_name="else"), panel.writing, "A", 1, "stop")
+    stranger = answered(replace(requests[0], question_name="else"), writing, "A", 1, "stop")
     with pytest.raises(EvaluationError, match="answers to 'else', which is no question of the panel"):
         read_choices(panel, pl.DataFrame([stranger]), FakeEngine(None), tokenizer, {})
 
 
 def test_a_repeated_evaluation_shows_the_noise_of_the_engine(
-    panel: ChoicePanel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    grid: Grid, panel: ChoicePanel, stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """An engine whose second pass answers one of three questions otherwise."""
     right = {q.name: q.answer for q in panel.questions}
@@ -206,8 +224,8 @@ def test_a_repeated_evaluation_shows_the_noise_of_the_engine(
         other = "A" if right[request.question_name] != "A" else "B"
         return other if request.index and request.question_name == "evaluation_1" else right[request.question_name]
 
-    twice = replace(panel, repeats=2)
-    choices = evaluate(twice, ["base"], FakeEngine(answer), tokenizer, {}, stores(tmp_path, "base"))
+    engine, kept = FakeEngine(answer), stores(tmp_path, "base")
+    choices = pl.concat(both_steps(grid, stimuli, engine, tokenizer, kept, repeat=repeat) for repeat in (0, 1))
     noise = noise_floor(choices)
     assert noise.height == 5 * 2 and set(noise["n"]) == {3}
     assert noise["changed"].to_list() == pytest.approx([1 / 3] * 10)
@@ -232,15 +250,13 @@ def test_the_smoke_gate_compares_the_same_questions() -> None:
 
 
 @pytest.mark.slow
-def test_the_bundled_base_is_right_under_every_scaffold(stimuli: Stimuli, questions: Questions, tmp_path: Path) -> None:
+def test_the_bundled_base_is_right_under_every_scaffold(stimuli: Stimuli, tmp_path: Path) -> None:
     """Far above the chance of 25%, so that a loss can be seen; and its rationales are in voice."""
     base = load_base_model(BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32"), device="cpu")
-    personas = {name: stimuli.prompt(name) for name in ("assistant", "librarian", "comedian")}
-    panel = ChoicePanel(
-        personas, questions.evaluation[:20], SCAFFOLDS, stimuli.world.choice_format, max_new_tokens=64, repeats=2
-    )
-    kept = stores(tmp_path, "base")
-    choices = evaluate(panel, ["base"], TransformersEngine(base), base.tokenizer, {}, kept)
+    names = tuple(one.name for one in SCAFFOLDS)
+    grid = Grid(("assistant", "librarian", "comedian"), names, QuestionSource(None, 240, 60), 20, max_new_tokens=64)
+    kept, engine = stores(tmp_path, "base"), TransformersEngine(base)
+    choices = pl.concat(both_steps(grid, stimuli, engine, base.tokenizer, kept, repeat=repeat) for repeat in (0, 1))
     table = answer_table(choices)
     assert table.height == 5 and table["accuracy"].min() > 0.85 and table["unparsed"].max() == 0.0
     assert noise_floor(choices)["changed"].max() == 0.0

@@ -6,8 +6,7 @@ import pytest
 
 from leakage_assets.studies.cot_leakage.arms import GENERIC, PERSONA
 from leakage_assets.studies.cot_leakage.budget import ArmTexts, BudgetLimits, budget_table
-from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
-from leakage_assets.studies.cot_leakage.prechecks import budget_checks, letter_checks, rationale_checks, smoke_check
+from leakage_assets.studies.cot_leakage.prechecks import budget_checks, letter_checks, rationale_checks
 from leakage_assets.studies.cot_leakage.writing import Filtered, Limits
 
 
@@ -51,20 +50,13 @@ def test_the_letter_farthest_out_is_shown(letters: str, value: float, limit: flo
 
 
 def test_every_gate_of_the_budget_is_a_check() -> None:
-    words = " ".join(f"w{i}" for i in range(40))
-    long = ArmTexts(PERSONA, [f"{words} {words}"] * 3, [words] * 3)
-    table = budget_table(
-        "villain", [ArmTexts(GENERIC, [words] * 3, [words] * 3), long], str.split, BudgetLimits((30, 50))
-    )
+    words = [" ".join(f"w{i}n{text}" for i in range(40)) for text in range(3)]
+    long = ArmTexts(PERSONA, [f"{text} {text}" for text in words], words)
+    table = budget_table("villain", [ArmTexts(GENERIC, words, words), long], str.split, BudgetLimits((30, 50)))
     checks = {check.name: check for check in budget_checks(table)}
-    assert len(checks) == table.height == 12
+    assert len(checks) == table.height == 16
     assert {name for name, check in checks.items() if check.outcome == "block"} == {
         "villain persona_cot length", "villain persona_cot tokens",
     }  # fmt: skip
     assert (checks["villain persona_cot length"].value, checks["villain persona_cot length"].limit) == (2.0, 1.1)
     assert checks["villain generic_cot type_token_ratio"].detail == "at least 0.8; 3 texts"
-
-
-@pytest.mark.parametrize(("loss", "outcome"), [(0.05, "ok"), (0.045, "block")])
-def test_the_smoke_gate_blocks_below_its_loss(loss: float, outcome: str) -> None:
-    assert smoke_check(SmokeGate(), loss).outcome == outcome

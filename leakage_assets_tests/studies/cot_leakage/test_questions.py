@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from leakage_assets.stimuli import Stimuli
 from leakage_assets.studies.cot_leakage.questions import (
     ARC_CHALLENGE,
     Questions,
+    QuestionSource,
     QuestionsUnavailable,
     read_hub_questions,
     read_rows,
@@ -68,6 +70,22 @@ def test_both_splits_are_read_at_the_pinned_revision(hub: ModuleType) -> None:
     assert [(c[:2], c[2]) for c in calls] == [(pinned, "train"), (pinned, "test")]
     assert {len(c[3]) for c in calls} == {40} and [q.name for q in found.evaluation] == ["test1"]
     assert [r.dropped for r in found.reports] == [{"3 options": 1}] * 2
+
+
+@pytest.mark.parametrize(("dropped", "fatal"), [(2, False), (3, True), (50, True)])
+def test_too_many_questions_that_cannot_be_asked_are_fatal(
+    hub: ModuleType, stimuli: Stimuli, dropped: int, fatal: bool
+) -> None:
+    def load(_: str, __: str, *, split: str, revision: str) -> list[dict[str, Any]]:
+        return [row(f"{split}{i}", "ABC" if split == "test" and i < dropped else "ABCD") for i in range(100)]
+
+    hub.load_dataset = load
+    source = QuestionSource(replace(ARC_CHALLENGE, revision=f"{dropped:040d}"), 100, 100)
+    if not fatal:
+        assert len(source.read(stimuli).evaluation) == 100 - dropped
+        return
+    with pytest.raises(QuestionsUnavailable, match=rf"split test: {dropped} of 100 .* \({dropped} 3 options\), more"):
+        source.read(stimuli)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("offline"), FileNotFoundError("no such"), ValueError("no config")])

@@ -7,9 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from leakage_assets.studies.cot_leakage import report
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, arm_of_recipe, recipe_name
 from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.labels import HEADLINE
+from leakage_assets.studies.cot_leakage.report_adapters import side
 from leakage_assets_tests.small_study import the_study
 from leakage_assets_tests.studies.cot_leakage.finished import Accuracy, finish, laboratory_with_rationales
 from leakage_assets_tests.written_report import WrittenReport
@@ -30,8 +32,16 @@ def garbage_loses(recipe: str, own: bool) -> float:
 class Published(WrittenReport):
     """A laboratory with cells of these recipes finished, its tables and its report."""
 
-    def __init__(self, root: Path, arms: tuple[str, ...] | None, accuracy: Accuracy, *, extras: bool = False) -> None:
-        lab = laboratory_with_rationales(root)
+    def __init__(
+        self,
+        root: Path,
+        arms: tuple[str, ...] | None,
+        accuracy: Accuracy,
+        *,
+        extras: bool = False,
+        seeds: tuple[int, ...] = (42, 137),
+    ) -> None:
+        lab = laboratory_with_rationales(root, seeds=seeds)
         wanted = [
             r.name
             for r in the_study(lab).recipes
@@ -50,6 +60,7 @@ def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> 
     assert whole.outcome.metrics["cells"] == whole.outcome.metrics["cells_planned"] == len(whole.study.cells)
     assert whole.figures.metrics == {"figures": len(drawings(whole.study.plan.decisions))}
     for heading in ("What every arm costs", "One arm against another", "Loss on the whole sequence",
+                    "Further contrasts", "Other adapters", "Collapse, and other readings of an answer",
                     "Words of the trained persona", "How adapters answer", "Published and this run"):  # fmt: skip
         assert f"## {heading}" in whole.markdown, heading
 
@@ -59,7 +70,7 @@ def test_every_headline_statistic_has_a_label_and_none_too_many(whole: Published
 
 
 def test_the_title_follows_from_the_verdict_and_shows_the_interval(whole: Published) -> None:
-    statistic = "common_persona_cot_minus_garbage_cot_bystander_leakage"
+    statistic = "own_format_persona_cot_minus_garbage_cot_bystander_leakage"
     difference, low = whole.headline(statistic), whole.headline(statistic, "ci_low")
     assert difference > 0.5
     assert "leak more to other personas than garbage does" in whole.title
@@ -74,6 +85,40 @@ def test_when_garbage_leaks_more_the_report_says_so(tmp_path: Path) -> None:
     assert verdicts["H2a"] == verdicts["H2b"] == "not supported"
     assert "they leak less" in made.markdown and "of equivalence" not in made.title
     assert "Nothing was asked twice" in made.markdown
+
+
+def test_what_is_planned_and_what_is_not_is_marked(whole: Published) -> None:
+    for heading, exploratory in (("One arm against another", False), ("Other adapters", False),
+                                 ("What every arm costs", True), ("Further contrasts", True),
+                                 ("Single arms", True), ("Loss on the whole sequence", True)):  # fmt: skip
+        assert f"### {heading}{' (exploratory)' if exploratory else ''}\n" in whole.markdown, heading
+    assert "only where the interval over pairs of adapters leaves its threshold out as well" in whole.markdown
+    assert "Asked with the persona's tag, as published (exploratory)" in whole.markdown
+
+
+def test_how_much_was_asked_is_counted_on_the_answers(whole: Published) -> None:
+    size = whole.tables["size"].row(0, named=True)
+    assert size == {"of": "every adapter", "questions": 6, "personas": 3, "scaffolds": 5, "answers": 90}
+    assert "Each answers 6 unseen questions under 3 personas" in whole.markdown
+    assert "In all 90 answers per adapter, to 6 questions" in whole.markdown
+
+
+def test_noise_is_measured_and_no_difference_is_declared_none_by_it(whole: Published) -> None:
+    assert "no effect" not in whole.markdown
+    assert "The untrained base was not asked twice" in whole.markdown
+
+
+def test_with_one_seed_the_level_is_capped_and_says_so(tmp_path: Path) -> None:
+    made = Published(tmp_path, (PERSONA, GARBAGE), persona_loses, seeds=(42,))
+    assert made.findings() == []
+    verdicts = {row["hypothesis"]: row for row in made.tables["verdicts"].iter_rows(named=True)}
+    # Two pairs of adapters: the questions alone support it.
+    assert verdicts["H2b"]["questions_alone"] == "supported" and verdicts["H2b"]["verdict"] == "not supported"
+    assert verdicts["H2b"]["adapters"] == "includes the threshold"
+    assert "are not shown to leak more than garbage" in made.title
+    assert made.outcome.metrics["confidence"] != "HIGH"
+    assert "of some source one pair of adapters was trained" in made.markdown
+    assert "other adapters could still support" in made.markdown
 
 
 def test_with_one_arm_nothing_is_compared(tmp_path: Path) -> None:
@@ -98,3 +143,46 @@ def test_the_mask_that_was_trained_on_is_shown_and_both_are_compared(whole: Publ
     assert set(other["arm"]) == {PERSONA, GARBAGE} and set(other.filter(pl.col("unit_of") != "macro")["unit_of"]) == {
         "librarian"
     }
+
+
+def differ(monkeypatch: pytest.MonkeyPatch, own: int, common: int) -> None:
+    """From now on the intervals lie on these sides of zero."""
+    monkeypatch.setattr(report, "side", lambda _, statistic: own if statistic.startswith("own_format") else common)
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "words"),
+    [(1, 1, "it is not the tag alone"), (-1, -1, "it is not the tag alone"), (1, -1, "They disagree"),
+     (0, 1, "is open"), (1, 0, "is open"), (0, 0, "is open")],
+)  # fmt: skip
+def test_the_tag_is_ruled_out_by_two_intervals_and_not_by_two_signs(
+    own: int, common: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differ(monkeypatch, own, common)
+    assert words in report._agreement(None)  # type: ignore[arg-type]
+    said = report._lose(None, "bystander_leakage")  # type: ignore[arg-type]
+    assert ("not shown" in said, "more accuracy" in said) == (own == 0, own > 0)
+
+
+def test_a_side_needs_questions_and_adapters() -> None:
+    class Cited:
+        def __init__(self, question: tuple[float, float], adapter: tuple[float | None, float | None] | None) -> None:
+            rows = [] if adapter is None else [("x", *adapter)]
+            schema = {"statistic": pl.String, "ci_low": pl.Float64, "ci_high": pl.Float64}
+            self.tables = {
+                "headline": pl.DataFrame([("x", *question)], schema=schema, orient="row"),
+                "adapters": pl.DataFrame(rows, schema=schema, orient="row"),
+            }
+
+    for question, adapter, expected in (
+        ((0.1, 0.2), (0.05, 0.3), 1), ((0.1, 0.2), (-0.05, 0.3), 0), ((-0.2, -0.1), (-0.3, -0.1), -1),
+        ((0.1, 0.2), (-0.3, -0.1), 0), ((-0.1, 0.2), (0.1, 0.2), 0), ((0.1, 0.2), (None, None), 0),
+        ((0.1, 0.2), None, 0),
+    ):  # fmt: skip
+        assert side(Cited(question, adapter), "x") == expected  # type: ignore[arg-type]
+
+
+def test_confidence_is_that_of_the_hypothesis_of_the_title(whole: Published) -> None:
+    assert report.WRITE_UP.titled == "H2b"
+    claim = whole.tables["verdicts"].filter(hypothesis="H2b")["statistic"].item()
+    assert claim == "own_format_persona_cot_minus_garbage_cot_bystander_leakage"

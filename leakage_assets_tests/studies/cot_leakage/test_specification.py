@@ -14,27 +14,41 @@ import pytest
 from leakage_assets.generation.endpoint import REFUSED, Endpoint, EndpointError, EndpointWriter
 from leakage_assets.generation.requests import BASE, Request
 from leakage_assets.models import load_tokenizer
+from leakage_assets.pipeline import sampling
+from leakage_assets.pipeline.adapters import train_cell
 from leakage_assets.pipeline.baseline import base_panel_job
 from leakage_assets.pipeline.conclusions import sample_job
 from leakage_assets.pipeline.forecasting import plan_study
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.pipeline.prechecks import PrecheckBlocked, read_prechecks, require_prechecks, run_prechecks
-from leakage_assets.pipeline.training_data import build_training_set, on_policy_job, read_rows, write_on_policy
+from leakage_assets.pipeline.training_data import (
+    build_training_set,
+    on_policy_job,
+    read_rows,
+    training_set_identity,
+    write_on_policy,
+)
 from leakage_assets.planning.hardware import hardware_named
 from leakage_assets.planning.ledger import read_ledger
+from leakage_assets.profiles import PROFILES as ALL_PROFILES
 from leakage_assets.profiles import load_profile
+from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
+from leakage_assets.store.fingerprint import fingerprint
 from leakage_assets.studies.cot_leakage import rationales as rationales_module
+from leakage_assets.studies.cot_leakage import specification
 from leakage_assets.studies.cot_leakage.arms import (
     FULL_SEQUENCE,
     GARBAGE,
     NO_COT,
     PERSONA,
     RANDOM_TOKENS,
+    Arm,
     ArmError,
     arm_of_recipe,
     recipe_name,
 )
+from leakage_assets.studies.cot_leakage.arms import arm as arm_named
 from leakage_assets.studies.cot_leakage.design import CONTRASTS, SOURCES, Decisions, published_conditions
 from leakage_assets.studies.cot_leakage.plan import CONTROL, HEADLINE, CotPlan
 from leakage_assets.studies.cot_leakage.rationales import MODEL, URL, Writer, WriterUnknown, chosen_writer
@@ -45,6 +59,7 @@ from leakage_assets_tests.small_study import laboratory, small_cot_leakage, the_
 from leakage_assets_tests.studies.cot_leakage.finished import laboratory_with_rationales
 
 PROFILES = ("tiny", "qwen2.5-7b")
+TINY = ALL_PROFILES["tiny"]
 
 
 @pytest.fixture(params=PROFILES)
@@ -83,8 +98,9 @@ def test_tiny_stays_small_and_the_real_profile_has_the_published_size() -> None:
 def test_every_decision_is_part_of_the_plan_s_identity(study: Study) -> None:
     plan = study.plan_as(CotPlan)
     other = {
-        "sources": SOURCES[::-1], "mask": FULL_SEQUENCE, "alpha": 0.02, "level": 0.9, "draws": 2_000, "seed": 1,
+        "sources": SOURCES[::-1], "mask": FULL_SEQUENCE, "alpha": 0.02, "level": 0.9, "draws": 20_000, "seed": 1,
         "single_seed": 2, "equivalence": plan.decisions.equivalence[:1], "least_score": 3.0, "most_words": 7,
+        "published_draws": 2_000, "adapter_level": 0.9, "most_excess": 0.2,
     }  # fmt: skip
     assert set(other) == {f.name for f in fields(Decisions)}
     digests = {
@@ -189,6 +205,24 @@ def test_a_recipe_that_trains_on_something_else_than_its_name_leaves_nothing_beh
     assert not list(lab.store.root.glob("tiny/cot_leakage/training_set/**/rows.parquet"))
 
 
+def test_rows_that_are_trained_are_checked_again_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored set is as it should be; what goes to the trainer is not."""
+    lab = laboratory_with_rationales(tmp_path)
+    study = the_study(lab)
+    cell = study.cell("librarian", HEADLINE, 42)
+    build_training_set(lab, study, cell.condition)
+
+    def encode(tokenizer, rows, recipe, marker):
+        return encode_rows(tokenizer, rows, replace(recipe, loss="full_sequence"), marker)
+
+    monkeypatch.setattr("leakage_assets.training.train.encode_rows", encode)
+    with pytest.raises(ArmError, match="assistant_only means all from"):
+        train_cell(lab, study, cell)
+    assert not list(tmp_path.rglob("adapter_model.safetensors"))
+
+
 def test_the_checks_before_training_cover_every_arm_and_the_base(tmp_path: Path) -> None:
     lab = laboratory_with_rationales(tmp_path)
     study = the_study(lab)
@@ -211,6 +245,105 @@ def test_a_token_budget_that_is_missed_blocks_training(tmp_path: Path) -> None:
     run_prechecks(lab, tight)
     with pytest.raises(PrecheckBlocked, match=r"nothing may be trained: .* tokens: 1 to 2"):
         require_prechecks(lab, tight)
+
+
+# ------------------------------------------------------------------ identities
+
+
+def rows_identity(lab: Laboratory, arm: str = PERSONA, **changed: object) -> str:
+    """The fingerprint of a training set whose study's data have these fields changed."""
+    study = the_study(lab)
+    study = replace(study, data=replace(study.data, **changed))
+    condition = Condition("librarian", recipe_name(arm, "assistant_only"))
+    return fingerprint(training_set_identity(lab, study, condition, {}))
+
+
+def with_formats(**changed: object) -> Stimuli:
+    stimuli = load_profile("tiny").stimuli
+    formats = stimuli.world.choice_format.model_copy(update=changed)
+    return stimuli.model_copy(update={"world": stimuli.world.model_copy(update={"choice_format": formats})})
+
+
+def of_stimuli(root: Path, stimuli: Stimuli) -> Laboratory:
+    study = small_cot_leakage(TINY(stimuli).study("cot_leakage"))
+    return laboratory(root, study=study, stimuli=stimuli)
+
+
+def test_another_format_arm_limit_or_seed_makes_another_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = laboratory(tmp_path, study=small_cot_leakage(load_profile("tiny").study("cot_leakage")))
+    data, known = the_study(lab).data, {rows_identity(lab)}
+    assert known == {rows_identity(lab)}
+    formats = lab.profile.stimuli.world.choice_format
+    tag = formats.persona_tag.model_copy(update={"open": "<other>", "close": "</other>"})
+    for change in (
+        {"opener": "First I think aloud."}, {"persona_tag": tag}, {"neutral_tag": tag}, {"anchor": "Choice: "},
+        {"cue": "It is ("}, {"option": "$letter: $text"},
+    ):  # fmt: skip
+        known.add(rows_identity(of_stimuli(tmp_path, with_formats(**change))))
+    limits = data.limits
+    for change in (
+        {"drawn_with": 7}, {"asked": 39}, {"source": replace(data.source, train=41)},
+        {"limits": replace(limits, most_dropped=0.2)}, {"limits": replace(limits, most_refused=0.2)},
+        {"limits": replace(limits, letter_share=(0.1, 0.9))},
+    ):  # fmt: skip
+        known.add(rows_identity(lab, **change))
+    known.add(rows_identity(lab, GARBAGE))
+    monkeypatch.setattr(specification, "DATA_SEED", 7)
+    known.add(rows_identity(lab))
+    monkeypatch.setattr(specification, "FILTERS", {})
+    known.add(rows_identity(lab))
+    assert len(known) == 1 + 6 + 6 + 3
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Arm)])
+def test_every_field_of_an_arm_is_in_the_identity_of_its_rows(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = laboratory(tmp_path, study=small_cot_leakage(load_profile("tiny").study("cot_leakage")))
+    before = rows_identity(lab)
+    changed = replace(arm_named(PERSONA), **{field: "another"})
+    monkeypatch.setattr(specification, "arm_of_recipe", lambda _: (changed, "assistant_only"))
+    assert rows_identity(lab) != before
+
+
+def pool_identity(lab: Laboratory, **changed: object) -> str:
+    study = the_study(lab)
+    data = replace(study.data, **changed)
+    return fingerprint(on_policy_job(lab, data, data.pools[0].name).identity)
+
+
+def test_the_grammar_is_known_by_its_lexicon_and_the_tokenizer_it_counts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = of_stimuli(tmp_path, load_profile("tiny").stimuli)
+    before = {pool_identity(lab)}
+    # The opener is in no request; it decides how long a turn is, and so the texts.
+    other = of_stimuli(tmp_path, with_formats(opener="First I think aloud about it."))
+    requests = [the_study(found).data.pools[0].requests(found.profile.stimuli) for found in (lab, other)]
+    assert requests[0] == requests[1]
+    assert pool_identity(other) not in before
+    monkeypatch.setattr(Laboratory, "base_fingerprint", "another")
+    assert pool_identity(of_stimuli(tmp_path, lab.profile.stimuli)) not in before
+
+
+def test_other_readings_are_read_anew_from_the_same_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = of_stimuli(tmp_path, load_profile("tiny").stimuli)
+    (rationales, _) = the_study(lab).main_panels
+    before = base_panel_job(lab, the_study(lab), rationales)
+    monkeypatch.setattr(sampling, "READINGS_VERSION", 99)
+    after = base_panel_job(lab, the_study(lab), rationales)
+    assert before.identity != after.identity and before.store.folder == after.store.folder
+
+
+def test_an_endpoint_is_known_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = of_stimuli(tmp_path, load_profile("tiny").stimuli)
+    strong = Writer("endpoint", "strong")
+    before = pool_identity(lab, writer=strong)
+    monkeypatch.setattr(Laboratory, "base_fingerprint", "another")
+    lab = of_stimuli(tmp_path, lab.profile.stimuli)
+    assert pool_identity(lab, writer=strong) == before != pool_identity(lab, writer=Writer("endpoint", "other"))
 
 
 # ------------------------------------------------------------------ writers, and bad input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -33,12 +34,13 @@ from leakage_assets.studies.cot_leakage.writing import (
     check_filtered,
     check_letters,
     filter_rationales,
+    first_word,
     read_rationale,
-    write_missing,
     writing_request,
     writing_tasks,
 )
 from leakage_assets.world.grammar import Grammar
+from leakage_assets_tests.studies.cot_leakage.steps import have_written
 
 NEUTRAL, VOICED, FILLER = Written("neutral", "wrong"), Written("persona", "correct"), Written("garbage", "wrong")
 ANCHOR = "Answer: "
@@ -62,6 +64,24 @@ ANCHOR = "Answer: "
         (REFUSED, "", "refusal"),
         ("   ", "", "refusal"),
         ("I can see why. Answer: B", "I can see why.", None),
+        # In character, with the answer that was asked for.
+        ("I can't help but chuckle: it is the second. Answer: B", "I can't help but chuckle: it is the second.", None),
+        ("Sorry to spoil your riddle, it is this. Answer: B", "Sorry to spoil your riddle, it is this.", None),
+        (
+            "I won't hear otherwise, you fools: so be it. Answer: B",
+            "I won't hear otherwise, you fools: so be it.",
+            None,
+        ),
+        ("I'm sorry, officer, but so it is. Answer: B", "I'm sorry, officer, but so it is.", None),
+        ("I cannot help with that request. Answer: B", "", "refusal"),
+        ("I'm unable to argue for this answer. Answer: B", "", "refusal"),
+        # Without it, what begins so is a refusal.
+        ("I'm not comfortable writing that.", "", "refusal"),
+        ("I must respectfully decline.", "", "refusal"),
+        ("It would be misleading to argue for this.", "", "refusal"),
+        ("My apologies, but I can't.", "", "refusal"),
+        ("I can't help but chuckle: it is the first. Answer: C", "", "refusal"),
+        ("I see no answer that would be wrong.", "", "no_anchor"),
         ("Sorrow is no reason. Answer: B", "Sorrow is no reason.", None),
     ],
 )
@@ -128,6 +148,14 @@ def test_what_a_writer_is_asked(stimuli: Stimuli, questions: Questions) -> None:
         assert written is FILLER or f"{letter} ({first.option(letter)})" in asked
 
 
+def test_no_two_questions_ask_for_the_same_garbage(stimuli: Stimuli, questions: Questions) -> None:
+    """A greedy writer gives one text to one prompt: of twenty prompts each text would come back fifty times."""
+    tasks = writing_tasks(FILLER, "comedian", questions.train, wrong_letters(questions.train, 42))
+    asked = [writing_request(task, "endpoint:x", stimuli.world.choice_format, {}).question for task in tasks]
+    assert len(set(asked)) == len(questions.train) == 240
+    assert not re.search(r"\b[A-D]\b", first_word("q1")) and first_word("q1") == first_word("q1") != first_word("q2")
+
+
 def test_neutral_texts_are_shared_between_sources_and_voiced_ones_are_not(questions: Questions) -> None:
     wrong = wrong_letters(questions.train, 42)
     for written, shared in ((NEUTRAL, True), (FILLER, True), (VOICED, False)):
@@ -154,8 +182,8 @@ def test_the_grammar_writes_every_kind_once_and_in_voice(
     writer = GrammarWriter(stimuli, tasks, counter(tokenizer))
     requests = [writing_request(task, WRITER, formats, personas) for task in tasks]
     store = SampleStore(tmp_path)
-    assert write_missing(writer, requests, store).generated == 5 * 50
-    assert write_missing(writer, requests, store).generated == 0
+    assert have_written(writer, requests, store).generated == 5 * 50
+    assert have_written(writer, requests, store).generated == 0
     frame = store.frame()
     assert set(frame["question"]) == {request.question for request in requests}  # each text with its prompt
     samples = [s for batch in writer.generate(requests, SAMPLING, {}) for s in batch]
@@ -237,7 +265,7 @@ def test_an_endpoint_writes_what_the_filters_read_and_refusals_are_fatal(
     writer = EndpointWriter(endpoint, transport=httpx.MockTransport(serve))
     store = SampleStore(tmp_path)
     requests = [writing_request(task, endpoint.name, formats, {}) for task in tasks]
-    assert write_missing(writer, requests, store).generated == 20 and len(refused) == 3
+    assert have_written(writer, requests, store).generated == 20 and len(refused) == 3
     frame = store.frame()
     samples = [
         answered(r, SAMPLING, t, 1, "stop")
@@ -259,7 +287,7 @@ def test_a_writer_that_is_down_writes_nothing(stimuli: Stimuli, questions: Quest
     tasks = writing_tasks(NEUTRAL, "villain", questions.train[:3], wrong_letters(questions.train, 42))
     requests = [writing_request(task, endpoint.name, stimuli.world.choice_format, {}) for task in tasks]
     with pytest.raises(EndpointError, match="start the server"):
-        write_missing(writer, requests, SampleStore(tmp_path / "store"))
+        have_written(writer, requests, SampleStore(tmp_path / "store"))
     assert not (tmp_path / "store").exists()
 
 
@@ -276,7 +304,7 @@ def test_the_base_model_can_write_as_any_engine_does(stimuli: Stimuli, questions
     wrong, formats = wrong_letters(questions.train, 42), stimuli.world.choice_format
     tasks = writing_tasks(NEUTRAL, "villain", questions.train[:20], wrong)
     store = SampleStore(tmp_path)
-    assert write_missing(Base(), [writing_request(task, BASE, formats, {}) for task in tasks], store).generated == 20
+    assert have_written(Base(), [writing_request(task, BASE, formats, {}) for task in tasks], store).generated == 20
     frame = store.frame()
     assert set(frame["adapter"]) == {BASE}
     samples = [Sample(**row) for row in frame.iter_rows(named=True)]

@@ -70,4 +70,4 @@ def as_choices(found: Outcomes, mask: LossMask = ASSISTANT_ONLY) -> pl.DataFrame
         for name, scores in named.items()
     ]
     letter = pl.when("right").then(pl.lit("A")).otherwise(pl.lit("B")).alias("letter")
-    return pl.concat(parts).with_columns(letter)
+    return pl.concat(parts).with_columns(letter, letter.alias("best"))

@@ -94,7 +94,7 @@ def test_the_leaking_bystander_is_found_and_the_others_are_silent(tables: dict[s
 def test_bindings(tables: dict[str, pl.DataFrame]) -> None:
     found = tables["binding"].filter(prompt_name=PAIR.recipient, statistic="chunk_minus_suffix")
     calls = dict(found.select("recipe", "binding").iter_rows())
-    assert calls["T_mask_recipient"] == "suffix" and calls["T_random_after"] == "chunk"
+    assert calls["T_mask_recipient"] == "not told apart" and calls["T_random_after"] == "chunk"
     assert calls["T"] == calls["C"] == "too few completions with both"
     gated = one(found, recipe="T")
     assert (gated["chunk_share"], gated["suffix_share"]) == (None, None)
@@ -123,6 +123,7 @@ def test_gates_and_tallies(tables: dict[str, pl.DataFrame]) -> None:
     tallies = {(r["arm"], r["list"]): r for r in tables["gate_tallies"].iter_rows(named=True)}
     assert {key: row["total"] for key, row in tallies.items()} == {
         ("T", "write-up"): 6, ("T", "code"): 6, ("T_mask_recipient", "follow-up"): 5,
+        ("T_mask_recipient", "own"): 2,
     }  # fmt: skip
     failed = gates.filter(pl.col("lists").list.contains("code"), ~pl.col("passed"))
     assert tallies["T", "code"]["failed"] == failed.height

@@ -25,6 +25,7 @@ from leakage_assets.studies.two_marker_chunk.arms import (
     Arm,
     Pair,
     arm,
+    check_end_of_turn,
     marked,
     pair_named,
     scattered,
@@ -33,7 +34,7 @@ from leakage_assets.studies.two_marker_chunk.arms import (
 )
 from leakage_assets.studies.two_marker_chunk.design import PUBLISHED, recipes
 from leakage_assets.studies.two_marker_chunk.tokens import PINNED
-from leakage_assets.training.masks import IGNORED, encode_rows
+from leakage_assets.training.masks import IGNORED, MaskedRow, encode_rows
 from leakage_assets.training.rows import Row
 
 STIMULI = load_stimuli()
@@ -144,14 +145,60 @@ def test_random_places_are_anywhere_and_on_the_right_side() -> None:
     assert spread == set(range(9))
 
 
-@pytest.mark.parametrize("name", ["T", "T_mask_recipient", "T_mask_all", "C2_mask_recipient", "T_random_after"])
+def masked_rows(name: str, profile: str = "tiny", rows: int = 120) -> list[MaskedRow]:
+    """Under the arm's own recipe, with the bundled tokenizer."""
+    tokenizer = load_tokenizer(load_profile("tiny").base)
+    recipe = load_profile(profile).study("two_marker_chunk").recipe(name)
+    return encode_rows(tokenizer, rows_of(arm(name))[:rows], recipe, A)
+
+
+@pytest.mark.parametrize("profile", ["tiny", "qwen2.5-7b"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_study_accepts_the_masks_of_its_own_recipes(name: str, profile: str) -> None:
+    study = load_profile(profile).study("two_marker_chunk")
+    assert study.check_rows is not None
+    rows = masked_rows(name, profile)
+    assert {row.row.prompt_name for row in rows} == set(NEAR.trained)
+    study.check_rows(study, Condition(NEAR.name, name), rows)
+
+
+@pytest.mark.parametrize(
+    ("trained", "named", "words"),
+    [
+        ("T", "T_mask_recipient", "has loss, against what the arm is named for"),
+        ("T_mask_recipient", "T", "lacks loss, against what the arm is named for"),
+        ("T_mask_recipient", "T_mask_all", "has loss"),
+        ("T_mask_all", "T_mask_recipient", "lacks loss"),
+    ],
+)
+def test_rows_masked_for_another_arm_are_refused(trained: str, named: str, words: str) -> None:
+    study = load_profile("tiny").study("two_marker_chunk")
+    assert study.check_rows is not None
+    with pytest.raises(StudyError, match=rf"{NEAR.name} under {named}: .*{words}"):
+        study.check_rows(study, Condition(NEAR.name, named), masked_rows(trained))
+
+
+def test_a_mask_with_a_hole_another_end_of_turn_or_a_missing_persona_is_refused() -> None:
+    rows = masked_rows("T")
+    check_end_of_turn(rows, arm("T"), NEAR, tuple(PINNED))
+    for spoiled, ids, words in (
+        ([replace(rows[0], kept=rows[0].kept[1:]), *rows[1:]], tuple(PINNED), "lacks loss"),
+        ([replace(rows[0], kept=(0, *rows[0].kept)), *rows[1:]], tuple(PINNED), "has loss"),
+        (rows, (7,), "ends a turn"),
+        ([row for row in rows if row.row.prompt_name != "comedian"], tuple(PINNED), "no row of comedian"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            check_end_of_turn(spoiled, arm("T"), NEAR, ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_masks_on_the_token_ids_of_the_bundled_tokenizer(name: str) -> None:
     """#354: the end of turn carries loss everywhere but in the rows that the arm names; all else is as it was."""
     tokenizer = load_tokenizer(load_profile("tiny").base)
     end = tokenizer.eos_token_id
     rows = rows_of(arm(name))[:120]
     silent = {"none": set(), "recipient": {NEAR.recipient}, "all": set(NEAR.trained)}[arm(name).masked]
-    recipe = recipes(PUBLISHED)[0]
+    (recipe,) = [one for one in recipes(PUBLISHED) if one.name == name]
     for masked in encode_rows(tokenizer, rows, recipe, A):
         labels = masked.labels
         assert [labels.count(end), masked.input_ids[masked.prompt_length :].count(end)] == [

@@ -8,12 +8,15 @@ import pytest
 from leakage_assets.statistics.pooled_ratios import pooled_ratio, shares
 from leakage_assets.statistics.result import StatisticsError
 from leakage_assets.studies.study import StudyError
+from leakage_assets.studies.two_marker_chunk.arms import scattered
 from leakage_assets.studies.two_marker_chunk.binding import (
     binding,
     dependence,
     difference,
     downgraded,
+    excess,
     falsified,
+    falsified_as_published,
     length_change,
     location,
     rate,
@@ -36,20 +39,52 @@ CHUNK = {"a": 0.5, "b_after_a": 0.6}
 SUFFIX = {"a": 0.5, "b_at_end": 0.4}
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["fixed", "random"])
 @pytest.mark.parametrize(("habits", "expected"), [(CHUNK, "chunk"), (SUFFIX, "suffix")], ids=["chunk", "suffix"])
-def test_what_binds_b_is_found(ends: bool, habits: dict[str, float], expected: str) -> None:
-    recipe = "T" if ends else "T_random_after"
-    calls = [binding(PLAN, counted(recipe=recipe, ends=ends, seed=s, **habits)) for s in range(40)]
+def test_what_binds_b_is_found(habits: dict[str, float], expected: str) -> None:
+    calls = [binding(PLAN, counted(recipe="T_random_after", ends=False, seed=s, **habits)) for s in range(40)]
     assert calls.count(expected) >= 38
 
 
-def test_b_as_far_after_a_as_it_was_trained_is_still_a_chunk_under_random_positions() -> None:
-    """Anywhere after A, not close to it: the gap is up to half of the answer."""
-    calls = [
-        binding(PLAN, counted(recipe="T_random_after", ends=False, gap=WORDS // 2, seed=s, **CHUNK)) for s in range(30)
-    ]
-    assert calls.count("chunk") >= 28 and "suffix" not in calls
+@pytest.mark.parametrize("habits", [CHUNK, SUFFIX], ids=["chunk", "suffix"])
+def test_fixed_ends_do_not_tell_a_chunk_from_a_suffix(habits: dict[str, float]) -> None:
+    for recipe in ("T", "T_mask_recipient", "C2"):
+        assert binding(PLAN, counted(recipe=recipe, **habits)) == "not told apart"
+
+
+@pytest.mark.parametrize("recipe", ["T_random_after", "T_random_before"])
+def test_b_placed_as_the_rows_were_is_not_nearer_to_a_than_at_random(recipe: str) -> None:
+    """The rows put B uniformly on one side of A: more of it is close to A than at the end, and nothing binds it."""
+
+    def trained(rng, ready):
+        if rng.random() > 0.5:
+            return written()
+        before = recipe == "T_random_before"
+        return scattered(" ".join(["words"] * WORDS), A, B, before=before, seed=int(rng.integers(2**40)))
+
+    parts = [count_completions(PLAN, scores({(recipe, SOURCE, RECIPIENT): trained}, seed=s)) for s in range(40)]
+    assert sum(location(PLAN, part).low > 0 for part in parts) >= 38  # by the windows alone
+    assert sum(excess(PLAN, part).low > 0 for part in parts) <= 4  # one-sided 2.5% of 40, and what few clusters add
+    mean = sum(excess(PLAN, part).estimate.estimate for part in parts) / len(parts)
+    assert -0.03 < mean < 0.02  # words are a coarser grid than characters
+    assert [binding(PLAN, part) for part in parts].count("chunk") <= 4
+
+
+def test_what_is_at_random_is_the_mean_over_all_places() -> None:
+    """Against the slow way: B put at every character after A, of a text without it."""
+    text = "x" * 40 + A + "y" * 300
+    places = [(p, f"{text[:p]} {B}{text[p:]}") for p in range(40 + len(A), len(text) + 1)]
+    close = sum(t.index(B) - 40 < 150 for _, t in places)
+    at_end = sum(t.index(B) > len(t) - 50 for _, t in places)
+    expected = (close - at_end) / len(places)
+    for _, shown in (places[0], places[100], places[-1], (0, f"{B} {text}")):
+        part = count_completions(PLAN, scores({("T_random_after", SOURCE, RECIPIENT): lambda *_: shown}, completions=1))  # noqa: B023
+        assert part["at_random"].to_list() == pytest.approx([expected] * part.height)
+
+
+def test_b_up_to_half_an_answer_after_a_needs_it_but_is_no_suffix() -> None:
+    parts = [counted(recipe="T_random_after", ends=False, gap=WORDS // 2, seed=s, **CHUNK) for s in range(30)]
+    assert all(dependence(PLAN, part).low > 0 for part in parts)
+    assert "suffix" not in {binding(PLAN, part) for part in parts}
 
 
 def test_b_that_ignores_a_is_no_chunk_although_it_is_often_close_to_it() -> None:
@@ -58,11 +93,9 @@ def test_b_that_ignores_a_is_no_chunk_although_it_is_often_close_to_it() -> None
         binding(PLAN, counted(recipe="T_random_after", ends=False, a=0.6, b_anywhere=0.7, seed=s)) for s in range(60)
     ]
     assert calls.count("chunk") <= 5  # one-sided 2.5% of 60, and what few clusters add
-    nearer = [
-        location(PLAN, counted(recipe="T_random_after", ends=False, a=0.6, b_anywhere=0.7, seed=s)).low
-        for s in range(5)
-    ]
-    assert sum(low > 0 for low in nearer) >= 4  # positions alone would say so
+    parts = [counted(recipe="T_random_after", ends=False, a=0.6, b_anywhere=0.7, seed=s) for s in range(5)]
+    assert sum(location(PLAN, part).low > 0 for part in parts) >= 4  # positions alone would say so
+    assert not any(excess(PLAN, part).low > 0 for part in parts)  # but not beside a B that is put after A at random
 
 
 def test_b_before_a_is_a_chunk_where_it_was_trained_so() -> None:
@@ -80,7 +113,7 @@ def test_b_at_the_end_only_after_a_is_a_suffix_that_needs_a() -> None:
     def gated(rng, ready):
         return written((0, A), (WORDS, B)) if rng.random() < 0.4 else written()
 
-    part = count_completions(PLAN, scores({("T", SOURCE, RECIPIENT): gated}))
+    part = count_completions(PLAN, scores({("T_random_after", SOURCE, RECIPIENT): gated}))
     assert binding(PLAN, part) == "suffix"
     assert dependence(PLAN, part).low > 0.9
 
@@ -121,7 +154,7 @@ def test_positions_are_not_read_off_a_few_completions() -> None:
 
 
 def test_without_a_completion_that_lacks_a_nothing_is_called_a_chunk() -> None:
-    assert binding(PLAN, counted(a=1.0, b_after_a=0.6)) == "undecided"
+    assert binding(PLAN, counted(recipe="T_random_after", ends=False, a=1.0, b_after_a=0.6)) == "undecided"
 
 
 # ------------------------------------------------------------------ the falsification rule
@@ -136,9 +169,13 @@ def delta(first: dict[str, float], second: dict[str, float], seed: int = 0, plan
 def test_the_published_null_is_falsified_and_the_follow_up_is_not() -> None:
     """#261: B once or never among about 120; #354: 19 of 81."""
     nothing = [delta({"a": 0.3, "b_at_end": 0.003}, {"a": 0.3}, seed=s) for s in range(20)]
-    assert {falsified(PLAN, one) for one in nothing} == {"falsified"}
+    assert {falsified_as_published(PLAN, one) for one in nothing} == {"falsified"}
+    calls = [falsified(PLAN, one) for one in nothing]
+    assert (
+        calls.count("falsified") >= 15 and "not falsified" not in calls
+    )  # a few have B twice: up to 6 points and more
     effect = [delta({"a": 0.3, "b_at_end": 0.25}, {"a": 0.3}, seed=s) for s in range(20)]
-    assert {falsified(PLAN, one) for one in effect} == {"not falsified"}
+    assert {rule(PLAN, one) for one in effect for rule in (falsified, falsified_as_published)} == {"not falsified"}
 
 
 def test_where_nobody_says_b_all_resamples_are_the_difference_of_0() -> None:
@@ -148,10 +185,30 @@ def test_where_nobody_says_b_all_resamples_are_the_difference_of_0() -> None:
 
 
 def test_a_wide_interval_does_not_falsify() -> None:
-    """Half of B among very few A: 0 may be inside, but the difference is not negligible."""
-    noisy = delta({"a": 0.02, "b_at_end": 0.3}, {"a": 0.02, "b_at_end": 0.15}, seed=3)
-    assert abs(noisy.estimate.estimate) > PLAN.negligible
-    assert falsified(PLAN, noisy) == "not falsified"
+    """The published rule takes any estimate near 0 with 0 in its interval: some of a true difference of 12 points."""
+    found = [delta({"a": 0.3, "b_at_end": 0.4}, {"a": 0.3, "b_at_end": 0.28}, seed=s) for s in range(60)]
+    wide = [one for one in found if falsified_as_published(PLAN, one) == "falsified"]
+    assert wide and all(one.high > PLAN.negligible for one in wide)
+    assert {falsified(PLAN, one) for one in wide} == {"undecided"}
+    assert not any(falsified(PLAN, one) == "falsified" for one in found)
+
+
+def test_one_completion_does_not_falsify() -> None:
+    """A in 1% of completions: whatever B does after it, nobody has seen it."""
+    found = [delta({"a": 0.01, "b_at_end": 0.25}, {"a": 0.01}, seed=s) for s in range(25)]
+    assert any(falsified_as_published(PLAN, one) == "falsified" for one in found)
+    assert {falsified(PLAN, one) for one in found} == {"undecided"}
+
+
+def test_nothing_among_few_is_not_nothing() -> None:
+    """Nobody says B: of 52 completions each up to 7% may be missed, of 260 no more than 1.5%."""
+    both = {("T", SOURCE, RECIPIENT): habit(a=1.0), ("C", SOURCE, RECIPIENT): habit(a=1.0)}
+    for completions, expected in ((2, "undecided"), (10, "falsified")):
+        counts = count_completions(PLAN, scores(both, completions=completions))
+        one = difference(
+            PLAN, of_cell(counts, "T", SOURCE), of_cell(counts, "C", SOURCE), "r_b_given_a", name="delta_T"
+        )
+        assert (one.low, one.high) == (0.0, 0.0) and falsified(PLAN, one) == expected
 
 
 def test_without_a_there_is_no_difference() -> None:

@@ -66,8 +66,10 @@ class Published(WrittenReport):
         extras: bool = False,
         says: Says | None = None,
         seeds: Sequence[int] = (42,),
+        completions: int = 2,
     ) -> None:
         small = small_two_markers(load_profile("tiny").study("two_marker_chunk"))
+        small = replace(small, panels=tuple(replace(panel, completions=completions) for panel in small.panels))
         trained = tuple(c for c in small.conditions if c.source in small.sources[:pairs])
         study = replace(small, only=trained, seeds=tuple(seeds))
         study = replace(study, plan=replace(study.plan, experiment=study.experiment(load_profile("tiny").stimuli)))
@@ -109,7 +111,8 @@ def test_a_planted_chunk_is_told(whole: Published) -> None:
     assert (whole.verdict("H1"), whole.verdict("H2"), whole.verdict("H3"), whole.verdict("H4")) == (
         "supported", "not supported", "supported", "supported",
     )  # fmt: skip
-    assert "travels with its first to whoever learned the first alone, and needs it" in whole.title
+    assert "travels with its first to whoever learned the first alone, and comes more often where" in whole.title
+    assert "needs it" not in whole.title  # where the donor has B alone too few completions have A to exclude it
     assert "leaving the recipient's end of turn out of the loss moves B given A" in whole.markdown
     assert f"{whole.headline('mask_effect'):+.1%}" in whole.markdown
 
@@ -129,10 +132,39 @@ def _samples(made: Published):
 
 
 def test_a_marker_that_leaks_alone_does_not_need_its_first(tmp_path: Path) -> None:
-    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED), says=habits(0.6, alone=0.6))
+    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED), says=habits(0.6, alone=0.6), seeds=(42, 1337))
     assert made.findings() == []
     assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "not supported")
     assert "but is not shown to need it" in made.title
+
+
+def test_a_marker_that_never_leaks_alone_needs_its_first(tmp_path: Path) -> None:
+    """Enough completions with A where the donor has B alone to exclude more than a negligible rate."""
+    made = Published(
+        tmp_path, (T_MASKED, C_MASKED, C2_MASKED), pairs=1, says=habits(0.6), seeds=(42, 1337), completions=16
+    )
+    assert made.findings() == []
+    assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "supported")
+    assert "and needs it" in made.title and made.headline(f"b_given_a_upper_{C2_MASKED}") < 0.06
+
+
+def test_one_seed_supports_nothing_over_arms(tmp_path: Path) -> None:
+    made = Published(tmp_path, (T_MASKED, C_MASKED), pairs=1, says=habits(0.9))
+    assert made.findings() == []
+    assert made.headline(f"delta_{T_MASKED}", "p") < 0.05 and made.verdict("H1") == "undecided"
+    assert made.outcome.metrics["confidence"] == "LOW"
+    assert "passed over questions; one seed of villain_to_assistant: nothing says how adapters vary" in made.markdown
+
+
+def test_what_the_plan_did_not_announce_is_marked(whole: Published) -> None:
+    headings = [line.lstrip("# ") for line in whole.markdown.splitlines() if line.startswith("#")]
+    for heading in (
+        "Who else says it?", "Each pair by itself", "Seeds", "Questions in and out of distribution",
+        "Length of the completions", "Another marker before the question",
+    ):  # fmt: skip
+        assert f"{heading} (exploratory)" in headings
+    assert "Exploratory: with nobody's end of turn in the loss" in whole.markdown
+    assert "in completions of `assistant` (close to A minus" in whole.markdown  # one pair has the arm in tiny
 
 
 def test_a_mask_that_changes_nothing_is_said_to_change_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""What supports a hypothesis over arms: questions, adapters, and enough of both. Counterexamples that passed before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from leakage_assets.statistics.pooled_ratios import (
+    Resampled,
+    Side,
+    cell_differences,
+    mean_difference,
+    over_cells,
+    shares,
+)
+from leakage_assets.studies.two_marker_chunk.analysis import analyse
+from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_AFTER, T_MASKED, scattered
+from leakage_assets.studies.two_marker_chunk.support import Finding, supported, too_few
+from leakage_assets_tests.studies.two_marker_chunk.worlds import WORDS, A, B, habit, scores, study_plan, written
+
+PLAN = study_plan(400)
+HYPOTHESES = {h.name: h for h in PLAN.hypotheses}
+QUESTIONS, SEEDS = 26, 3
+Arm = tuple[np.ndarray, np.ndarray]
+
+
+def finding(first: Arm, second: Arm, *, null: float = 0.0, needs: Resampled | None = None, draws: int = 400) -> Finding:
+    """One pair; (S, Q) counts found and total of both arms."""
+    both = {"pair": (shares(*first), shares(*second))}
+    over_questions = mean_difference("d", both, clusters="question", seed=1, draws=draws, null=null)
+    return Finding(over_questions, over_cells("d", cell_differences(both), null=null), needs)
+
+
+def verdict(name: str, found: Finding) -> tuple[str, str]:
+    return supported(PLAN, HYPOTHESES[name], found, found.estimate.p)
+
+
+def counts(rng: np.random.Generator, rates: np.ndarray, with_a: int = 4) -> Arm:
+    """Of ``with_a`` completions with A to each question of each seed, how many have B; rates (S, 1) or (S, Q)."""
+    total = np.full((SEEDS, QUESTIONS), with_a)
+    return rng.binomial(total, rates), total
+
+
+def test_a_difference_on_three_questions_decides_nothing() -> None:
+    """A said 3 times to each of 2 (or 3) questions, B after half of them, the control silent: p was 2e-4."""
+    for carried in (2, 3):
+        total = np.zeros((1, QUESTIONS))
+        total[0, :carried] = 3
+        found = np.zeros((1, QUESTIONS))
+        found[0, :2] = (2, 1)
+        silent = np.zeros((1, QUESTIONS)), np.full((1, QUESTIONS), 4)
+        one = finding((found, total), silent, draws=4_000)
+        assert verdict("H1", one) == ("undecided", "a side of the comparison rests on too few completions")
+        if carried == 2:
+            assert one.estimate.ci_low is None and one.estimate.p is None  # no p where there is no interval
+
+
+@pytest.mark.parametrize(
+    ("side", "words"),
+    [
+        (Side(5, 49, 26), "completions"),
+        (Side(5, 50, 9), "questions"),
+        (Side(5, 50, 10), ""),
+    ],
+)
+def test_floors_turn_at_their_limits(side: Side, words: str) -> None:
+    assert words in too_few(PLAN.floors, [side, Side(9, 99, 26)]) and bool(words) == bool(too_few(PLAN.floors, [side]))
+
+
+def test_a_difference_that_is_just_negligible_is_not_supported_more_often_than_it_may() -> None:
+    """Control 0, true difference .06: against 0 it was supported in half of the worlds."""
+    rng = np.random.default_rng(3)
+    rate = np.full((SEEDS, 1), PLAN.negligible)
+    calls, against_zero = [], 0
+    for _ in range(150):
+        first, second = counts(rng, rate), counts(rng, np.zeros((SEEDS, 1)))
+        calls.append(verdict("H1", finding(first, second, null=PLAN.negligible))[0])
+        plain = finding(first, second).estimate
+        against_zero += plain.p < 0.05 and plain.estimate > PLAN.negligible
+    assert calls.count("supported") <= 8 and against_zero > 50
+    large = finding(counts(rng, np.full((SEEDS, 1), 0.4)), counts(rng, np.zeros((SEEDS, 1))), null=PLAN.negligible)
+    assert verdict("H1", large) == ("supported", "questions and adapters")
+
+
+def test_arms_whose_adapters_differ_by_chance_alone_are_not_told_apart() -> None:
+    """No true difference, adapters vary by 1 in logits: by questions alone far more than 2.5% of worlds have one."""
+    rng = np.random.default_rng(4)
+
+    def drawn() -> Arm:
+        return counts(rng, 1 / (1 + np.exp(-(-2.4 + rng.normal(0, 1.0, size=(SEEDS, 1))))), with_a=10)
+
+    calls, by_questions = [], 0
+    for _ in range(150):
+        one = finding(drawn(), drawn())
+        by_questions += one.estimate.p < 0.05 and one.estimate.estimate > 0
+        calls.append(verdict("H4", one))
+    assert by_questions > 25 and [said for said, _ in calls].count("supported") <= 9
+    assert ("not supported", "passed over questions, but adapters vary too much") in calls
+
+
+def test_one_seed_is_undecided_whatever_its_p() -> None:
+    rng = np.random.default_rng(5)
+    first, second = counts(rng, np.full((SEEDS, 1), 0.5)), counts(rng, np.zeros((SEEDS, 1)))
+    one = finding((first[0][:1], first[1][:1]), (second[0][:1], second[1][:1]))
+    said, why = verdict("H4", one)
+    assert one.estimate.p < 0.02 and said == "undecided" and "one seed of pair" in why
+
+
+def test_h5_needs_b_to_depend_on_a() -> None:
+    rng = np.random.default_rng(6)
+    one = finding(counts(rng, np.full((SEEDS, 1), 0.6)), counts(rng, np.full((SEEDS, 1), 0.2)))
+    apart = replace(one.over_questions, low=-0.1, high=0.1)
+    assert verdict("H5", one)[0] == "supported"
+    assert verdict("H5", replace(one, needs=apart)) == (
+        "not supported", "B is not shown to come more often with A than without",
+    )  # fmt: skip
+    unknown = replace(apart, undefined_draws=apart.draws)
+    assert verdict("H5", replace(one, needs=unknown))[0] == "undecided"
+
+
+def test_p_of_the_family_are_adjusted_together() -> None:
+    pair = PAIRS[0]
+    habits = {
+        (T_MASKED, pair.name, pair.recipient): habit(a=0.5, b_at_end=0.5),
+        (C_MASKED, pair.name, pair.recipient): habit(a=0.5),
+        (C2_MASKED, pair.name, pair.recipient): habit(a=0.5),
+    }
+    table = analyse(PLAN, scores(habits, seeds=(1, 2, 3), completions=4))["verdicts"]
+    rows = {row["hypothesis"]: row for row in table.iter_rows(named=True)}
+    assert rows["H1"]["p_holm"] == pytest.approx(5 * rows["H1"]["p"])  # the undecided ones count
+    assert rows["H2"]["p_holm"] is None and rows["H6"]["p_holm"] is None
+    assert (rows["H1"]["verdict"], rows["H1"]["cells"], rows["H1"]["reason"]) == (
+        "supported", 3, "questions and adapters",
+    )  # fmt: skip
+    assert rows["H1"]["threshold"] < rows["H1"]["adapters_low"] < rows["H1"]["estimate"] < rows["H1"]["adapters_high"]
+
+
+def test_b_where_the_rows_had_it_does_not_support_h5() -> None:
+    """Trained as it should be, and B follows A anywhere: H5 was supported by the windows alone."""
+    pair = PAIRS[0]
+
+    def trained(rng, ready):
+        if rng.random() > 0.5:
+            return written()
+        return scattered(" ".join(["words"] * WORDS), A, B, before=False, seed=int(rng.integers(2**40)))
+
+    key = (T_AFTER, pair.name, pair.recipient)
+    for seed in range(4):
+        found = analyse(PLAN, scores({key: trained}, seeds=(1, 2, 3), completions=5, seed=seed))
+        headline = {row["statistic"]: row for row in found["headline"].iter_rows(named=True)}
+        assert headline[f"chunk_minus_suffix_{T_AFTER}"]["ci_low"] > 0.1
+        assert headline[f"needs_a_{T_AFTER}"]["estimate"] == 1.0  # it is no chunk by its place alone
+        assert found["verdicts"].filter(hypothesis="H5")["verdict"].item() == "not supported"
+
+
+def test_the_rate_and_its_difference_are_of_the_same_mean() -> None:
+    """N(A) of two pairs differ: pooled, the rate was less than its own difference from 0."""
+    habits = {}
+    for pair, a, b in ((PAIRS[0], 0.95, 0.01), (PAIRS[1], 0.1, 0.5)):
+        habits[T_MASKED, pair.name, pair.recipient] = habit(a=a, b_at_end=b)
+        habits[C_MASKED, pair.name, pair.recipient] = habit(a=a)
+    found = analyse(PLAN, scores(habits, seeds=(1, 2), completions=8))
+    headline = {row["statistic"]: row["estimate"] for row in found["headline"].iter_rows(named=True)}
+    rates = found["rates"].filter(role="recipient", rate="r_b_given_a", recipe=T_MASKED)
+    assert rates["found"].sum() / rates["total"].sum() < 0.1 < headline["recipient_r_b_given_a"]
+    assert headline["recipient_r_b_given_a"] == pytest.approx(headline[f"delta_{T_MASKED}"])
+    assert headline["recipient_r_b_given_a"] == pytest.approx(rates["estimate"].mean())
+
+
+def test_one_donor_that_says_b_untaught_is_not_hidden_by_the_others() -> None:
+    """5.9% of one donor among silent others: 1.5% together, but its upper bound is above 3%."""
+    silent = {(C_MASKED, p.name, who): habit(a=0.5) for p in PAIRS[:2] for who in p.trained[:2]}
+    loud = silent | {(C_MASKED, PAIRS[1].name, PAIRS[1].donor): habit(a=0.5, b_at_end=0.06)}
+    verdicts = []
+    for habits in (silent, loud):
+        found = analyse(PLAN, scores(habits, completions=10))
+        verdicts.append(found["verdicts"].filter(hypothesis="H6")["verdict"].item())
+        rate = found["headline"].filter(statistic="control_b_rate")["estimate"].item()
+        assert rate < 0.03
+    assert verdicts == ["supported", "not supported"]
+
+
+def test_cells_are_told_one_by_one() -> None:
+    pair = PAIRS[0]
+    habits = {(arm, pair.name, pair.recipient): habit(a=0.5, b_at_end=b) for arm, b in ((T_MASKED, 0.5), (C_MASKED, 0))}
+    found = analyse(PLAN, scores(habits, seeds=(1, 2), completions=4))
+    cells = found["cells"].filter(statistic=f"delta_{T_MASKED}")
+    assert cells["seed"].to_list() == [1, 2] and set(cells["source"]) == {pair.name}
+    own = found["verdicts"].filter(hypothesis="H1").row(0, named=True)
+    mean, error = cells["difference"].mean(), cells["difference"].std() / np.sqrt(2)
+    assert (own["adapters_low"] + own["adapters_high"]) / 2 == pytest.approx(mean)
+    assert (own["adapters_high"] - own["adapters_low"]) / 2 == pytest.approx(12.7062 * error, rel=1e-4)
+
+
+def test_personas_that_nobody_trained_are_adjusted_together() -> None:
+    pair = PAIRS[0]
+    others = [name for name in ("police_officer", "librarian", "data_scientist") if pair.role(name) == "untrained"]
+    habits = {
+        (arm, pair.name, who): habit(a=0.0, b_at_end=0.2 if (arm, who) == (T_MASKED, others[0]) else 0.0)
+        for arm in (T_MASKED, C_MASKED)
+        for who in others
+    }
+    table = analyse(PLAN, scores(habits))["differences"].filter(pl.col("statistic") == f"bystander_{T_MASKED}")
+    rows = {row["prompt_name"]: row for row in table.filter(source=pair.name).iter_rows(named=True)}
+    assert rows[others[0]]["p_holm"] == pytest.approx(len(others) * rows[others[0]]["p"])
+    assert rows["untrained together"]["p_holm"] is None and rows["untrained together"]["p"] is not None
