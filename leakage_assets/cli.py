@@ -127,7 +127,7 @@ def lint(
     report: Annotated[Path, typer.Argument(help="report.html or report.md", exists=True, dir_okay=False)],
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Check that every number of a report is still what its artifact cell says; exit 1 if not."""
+    """Check that numbers, verdicts and confidence of a report are what their artifact cells say; exit 1 if not."""
     from leakage_assets.paths import DATA
     from leakage_assets.reporting.lint import lint_html, lint_markdown
 
