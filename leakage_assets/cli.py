@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,6 +102,9 @@ def reproduce(
 ) -> None:
     """Recompute every published statistic from the published tables; exit 1 if one does not come out.
 
+    Of trigger_leakage no results were published that a statistic could be recomputed from: its figures are checked for
+    consistency with each other, with the design and with a second transcription.
+
     A figure that the published data contradict, as the study's protocol says, is a known error: named, not counted
     as wrong. One that the data no longer define is wrong.
     """
@@ -110,14 +114,26 @@ def reproduce(
     right, known = table["verdict"] == "ok", table["verdict"].str.starts_with(KNOWN_ERROR)
     errors, wrong = table.filter(known), table.filter(~right & ~known)
     columns = ("block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict")
-    console.print(_table(f"{study}: published against recomputed", table, columns))
+    transcribed = "basis" in table.columns and "transcribed" in table["basis"]
+    title = "checked for consistency; nothing to recompute from" if transcribed else "published against recomputed"
+    console.print(_table(f"{study}: {title}", table, (*columns, "basis") if transcribed else columns))
     if errors.height:
         console.print(_table("Known errors of the write-up", errors, columns))
     if wrong.height:
         console.print(_table("Not reproduced", wrong, columns))
+    if transcribed:
+        basis = Counter(table.filter(right)["basis"])
+        console.print(
+            f"Of {int(right.sum())} consistent figures {basis['recomputed']} follow from other published numbers, "
+            f"{basis['design']} are counts and settings of this package's design, and {basis['transcribed']} are the "
+            "same in two transcriptions, which says nothing about the figure itself.",
+            soft_wrap=True,
+        )
     console.print(
-        f"{table.height} figures: {int(right.sum())} reproduced, {errors.height} known errors of the write-up, "
-        f"{wrong.height} not reproduced"
+        f"{table.height} figures: {int(right.sum())} {'consistent' if transcribed else 'reproduced'}, "
+        f"{errors.height} known errors of the write-up, "
+        f"{wrong.height} {'inconsistent' if transcribed else 'not reproduced'}",
+        soft_wrap=True,
     )
     raise typer.Exit(1 if wrong.height else 0)
 

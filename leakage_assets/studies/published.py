@@ -26,6 +26,13 @@ class Known(BaseModel):
     value: float
 
 
+Basis = Literal["recomputed", "design", "transcribed"]
+"""What a published number is set beside: what other published numbers give, what this package's design counts, or the
+same number transcribed a second time. The last says nothing about the number, only about the transcriptions. Studies
+with data to recompute from do not tell the first two apart.
+"""
+
+
 class FigureKey(NamedTuple):
     """What a figure is about."""
 
@@ -116,7 +123,12 @@ def read_published(
 
 
 def figure_row(
-    figure: Figure, recomputed: Mapping[FigureKey, float | None], *, tolerance: float, path: Path
+    figure: Figure,
+    recomputed: Mapping[FigureKey, float | None],
+    *,
+    tolerance: float,
+    path: Path,
+    basis: Basis = "recomputed",
 ) -> dict[str, object]:
     """A typed-in figure beside its recomputed value.
 
@@ -128,14 +140,20 @@ def figure_row(
             f"{path}: the published files give no {' / '.join(figure.key)}; fetch them again, or correct the entry"
         )
     ours = recomputed[figure.key]
-    row = comparison(figure.key, figure.value, ours, tolerance, at_least=figure.relation == "at_least")
+    row = comparison(figure.key, figure.value, ours, tolerance, at_least=figure.relation == "at_least", basis=basis)
     if figure.known and ours is not None and within(ours - figure.known.value, tolerance, ours):
         row["verdict"] = f"known: {figure.known.by}"
     return row
 
 
 def comparison(
-    key: FigureKey, published: float, recomputed: float | None, tolerance: float, *, at_least: bool = False
+    key: FigureKey,
+    published: float,
+    recomputed: float | None,
+    tolerance: float,
+    *,
+    at_least: bool = False,
+    basis: Basis = "recomputed",
 ) -> dict[str, object]:
     """One row: ``ok``, ``DIFFERS``, or ``undefined`` where the data give no number."""
     difference, verdict = None, "undefined"
@@ -145,11 +163,11 @@ def comparison(
             difference = min(0.0, difference)
         verdict = "ok" if within(difference, tolerance, published) else "DIFFERS"
     numbers = {"published": published, "recomputed": recomputed, "difference": difference}
-    return {**key._asdict(), **numbers, "tolerance": tolerance, "verdict": verdict}
+    return {**key._asdict(), **numbers, "tolerance": tolerance, "verdict": verdict, "basis": basis}
 
 
 def comparison_table(rows: Collection[Mapping[str, object]]) -> pl.DataFrame:
-    """Columns: block, item, metric, published, recomputed, difference, tolerance, verdict."""
+    """Columns: block, item, metric, published, recomputed, difference, tolerance, verdict, basis (see ``Basis``)."""
     import polars as pl
 
     number = dict.fromkeys(("published", "recomputed", "difference", "tolerance"), pl.Float64)
