@@ -461,7 +461,7 @@ class _Survey:
         room = concurrency_that_fits(
             self.shape, dtype, self.hardware, context=context, lora_parameters=self.lora, adapters=together
         )
-        sequences = min(room, panel.size * together)
+        sequences = min(room, panel.size * together, self.lab.profile.sequences_at_once)
         serving = serving_memory(
             self.shape, dtype, sequences=sequences, context=context, lora_parameters=self.lora, adapters=together
         )

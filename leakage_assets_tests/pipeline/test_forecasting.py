@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leakage_assets.generation.vllm_plan import VllmSettings
 from leakage_assets.models import BaseModelSpec, chat_ids, load_tokenizer, model_shape
 from leakage_assets.pipeline import forecasting
 from leakage_assets.pipeline.accounting import achieved
@@ -203,6 +204,15 @@ def test_memory_says_what_does_not_fit(lab: Laboratory) -> None:
     small = replace(H200, memory=1e6)
     assert all(need.fits for need in plan(lab).memory)
     assert not any(need.fits for need in plan(lab, hardware=small).memory)
+
+
+@pytest.mark.parametrize(("engine", "cap"), [("vllm", 7), ("transformers", 5)])
+def test_memory_is_that_of_a_batch_which_the_engine_runs(lab: Laboratory, engine: str, cap: int) -> None:
+    small = replace(lab.profile, engine=engine, serving=VllmSettings(max_num_seqs=7), generation_batch=5)
+    (serving, *_), (whole, *_) = plan(replace(lab, profile=small)).memory, plan(lab).memory
+    assert serving.activity == f"sampling, {cap} sequences together"
+    sequences = int(whole.activity.split()[1].replace(",", ""))
+    assert serving.memory.kv_cache == pytest.approx(whole.memory.kv_cache * cap / sequences)
 
 
 def test_the_json_keeps_its_schema(lab: Laboratory) -> None:
