@@ -34,6 +34,8 @@ Extras = Annotated[bool, typer.Option(help="also tuned geometry and the panels b
 ArtifactRoot = Annotated[Path, typer.Option(help="where artifacts are kept")]
 
 DEMO_SOURCES = 3
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C stopped, as shells have it: 128 and the number of SIGINT."""
 KNOWN_ERROR = "known: "
 """How the verdict on a figure begins that the study's protocol itself refutes; the ambiguity's number follows."""
 
@@ -59,7 +61,10 @@ def run(
     refresh: Annotated[str | None, typer.Option(help="token: redo what was not made under it")] = None,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Materialise cells of a study through Dagster, then its conclusions; finished work is never redone."""
+    """Materialise cells of a study through Dagster, then its conclusions; finished work is never redone.
+
+    Stopped by Ctrl-C or SIGTERM it exits with 130 and keeps what was finished.
+    """
     from leakage_assets.materialise import StudyRuns, dagster_instance
     from leakage_assets.profiles import load_profile
 
@@ -68,8 +73,12 @@ def run(
     cells = spec.chosen_cells(source, recipe, seed)
     with dagster_instance() as instance:
         runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
-        for stage in runs.all_stages(cells, extras):
-            console.print(f"[green]✓[/] {stage}")
+        try:
+            for stage in runs.all_stages(cells, extras):
+                console.print(f"[green]✓[/] {stage}")
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped; finished work is kept: run the same command again to go on")
+            raise typer.Exit(INTERRUPTED) from None
     show(study, profile, artifacts)
 
 
@@ -84,11 +93,18 @@ def show(
     from leakage_assets.pipeline.laboratory import Laboratory
     from leakage_assets.pipeline.publication import stable_report
     from leakage_assets.profiles import load_profile
-    from leakage_assets.store.artifacts import ArtifactStore
+    from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
 
     lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
     spec = lab.profile.study(study)
-    tables = analysis_tables(require_analysis(lab, spec))
+    try:
+        tables = analysis_tables(require_analysis(lab, spec))
+    except ArtifactMissing as error:
+        where = "" if profile == "tiny" else f" --profile {profile}"
+        remedy = f"run `leakage run {study}{where}` first"
+        if lab.store.history(lab.address(spec, "analysis")):
+            raise ArtifactMissing(f"what was analysed of {study} is out of date: {remedy} ({error})") from error
+        raise ArtifactMissing(f"{study}: nothing to show yet: {remedy} ({error})") from error
     columns = ("statistic", "estimate", "ci_low", "ci_high", "p", "n", "unit")
     console.print(_table(f"{spec.title}: headline", tables["headline"], columns))
     console.print(_table("Against the frozen plan", tables["verdicts"], ("hypothesis", "claim", "verdict")))
@@ -248,7 +264,8 @@ def _print_plan(plan: Plan) -> None:
     for overhead in plan.overheads:
         each = overhead.source if overhead.seconds is None else f"{hours(overhead.seconds)} each ({overhead.source})"
         console.print(f"{overhead.name}: {overhead.count} times, {each}", soft_wrap=True)
-    expected = f"forecast of what was measured {hours(plan.measured_seconds)}"
+    measured = f"forecast of what was measured {hours(plan.measured_seconds)}"
+    expected = measured if plan.measured_seconds or not plan.floor else "no forecast"
     missing = f"; no measurement for {', '.join(plan.unmeasured)}" if plan.unmeasured else ""
     console.print(f"least possible {hours(plan.floor)}, {expected}{missing}", soft_wrap=True)
     console.print(f"hardware: {plan.hardware.source}", soft_wrap=True)

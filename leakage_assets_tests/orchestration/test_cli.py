@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from leakage_assets.cli import main
-from leakage_assets.planning.ledger import read_bounds
+from leakage_assets.planning.ledger import Ledger, read_bounds
 from leakage_assets.planning.ledger_table import BEGIN, END
 
 COMMANDS = ("demo", "run", "show", "reproduce", "lint", "plan", "bench", "pretrain")
@@ -64,6 +65,40 @@ def test_nothing_to_show_says_what_to_do(
 ) -> None:
     code, _, err = leakage(monkeypatch, capsys, "show", "marker_leakage", "--artifacts", str(tmp_path))
     assert code == 1 and "no finished artifact; materialise analysis" in err
+
+
+def test_what_was_never_run_says_which_command_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("show", "trigger_leakage", "--artifacts", str(tmp_path))
+    code, _, err = leakage(monkeypatch, capsys, *words)
+    assert code == 1 and "nothing to show yet: run `leakage run trigger_leakage` first" in err
+    _, _, err = leakage(monkeypatch, capsys, *words, "--profile", "qwen2.5-7b")
+    assert "run `leakage run trigger_leakage --profile qwen2.5-7b` first" in err
+
+
+def test_a_run_that_was_stopped_says_that_finished_work_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> Iterator[str]:
+        yield "training sets"
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("leakage_assets.materialise.StudyRuns.all_stages", stopped)
+    code, out, err = leakage(monkeypatch, capsys, "run", "marker_leakage", "--artifacts", str(tmp_path / "artifacts"))
+    assert code == 130 and "training sets" in out
+    assert "stopped; finished work is kept: run the same command again to go on" in err
+
+
+def test_a_plan_without_any_measurement_forecasts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("plan", "trigger_leakage", "--source", "T_task", "--recipe", "strong", "--artifacts", str(tmp_path))
+    monkeypatch.setattr("leakage_assets.planning.ledger.read_ledger", lambda: Ledger(()))
+    code, out, _ = leakage(monkeypatch, capsys, *words)
+    assert code == 0 and ", no forecast; no measurement for " in out
+    assert "0.0 s" not in out.splitlines()[-1] and "forecast of what was measured" not in out
 
 
 def test_a_plan_as_table_and_as_json(

@@ -295,6 +295,17 @@ def test_what_was_done_here_says_how_near_it_came_and_forecasts_what_is_left(fin
     assert "adapter" in plan_study(padded, larger, larger.cells, this_cpu(), NOTHING).unmeasured
 
 
+def test_samples_of_one_adapter_forecast_those_of_many_where_batches_hold_one(finished: Finished) -> None:
+    lab = laboratory(finished.root)
+    study = small_study(lab.profile.studies[0])
+    alone = {measured.kind for measured in forecasting._Survey(lab, study, study.cells, this_cpu()).earlier()}
+    assert "sampling many adapters" in alone and "sampling one adapter" not in alone
+    left = plan_study(lab, replace(study, seeds=(42, 43)), (replace(study.cells[0], seed=43),), this_cpu(), NOTHING)
+    forecast = stages(left)["samples"]
+    assert forecast.stage.kind == "sampling one adapter" and forecast.seconds > 0
+    assert forecast.efficiency.source.startswith("sampling many adapters: ")
+
+
 def test_each_mode_of_training_is_forecast_from_its_own_rate(lab: Laboratory, tmp_path: Path) -> None:
     write_result(tmp_path / "results", figures={"train_tokens_per_s": 9e3, "train_tokens_per_s_as_published": 3e3})
     ledger = read_ledger(tmp_path / "results")
