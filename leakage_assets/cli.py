@@ -19,7 +19,10 @@ from leakage_assets.paths import ARTIFACTS, README
 from leakage_assets.world import BUNDLED_SEED
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from leakage_assets.planning.forecast import Plan
+    from leakage_assets.studies.study import Study
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 # Without a terminal (a log, a pipe) rich would assume 80 columns and cut the tables.
@@ -88,26 +91,29 @@ def show(
     profile: ProfileName = "tiny",
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Print the headline of the newest analysis and the path of the report."""
-    from leakage_assets.pipeline.conclusions import analysis_tables, require_analysis
+    """Print headline, verdicts, coverage and confidence of the newest analysis, and the path of the report."""
+    from leakage_assets.pipeline.conclusions import analysis_tables, finished_scores, require_analysis
     from leakage_assets.pipeline.laboratory import Laboratory
-    from leakage_assets.pipeline.publication import stable_report
+    from leakage_assets.pipeline.publication import stable_report, stored_confidence
     from leakage_assets.profiles import load_profile
     from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
 
     lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
     spec = lab.profile.study(study)
     try:
-        tables = analysis_tables(require_analysis(lab, spec))
+        analysis = require_analysis(lab, spec)
     except ArtifactMissing as error:
         where = "" if profile == "tiny" else f" --profile {profile}"
         remedy = f"run `leakage run {study}{where}` first"
         if lab.store.history(lab.address(spec, "analysis")):
             raise ArtifactMissing(f"what was analysed of {study} is out of date: {remedy} ({error})") from error
         raise ArtifactMissing(f"{study}: nothing to show yet: {remedy} ({error})") from error
-    columns = ("statistic", "estimate", "ci_low", "ci_high", "p", "n", "unit")
-    console.print(_table(f"{spec.title}: headline", tables["headline"], columns))
+    tables = analysis_tables(analysis)
+    _print_headline(spec, tables["headline"])
     console.print(_table("Against the frozen plan", tables["verdicts"], ("hypothesis", "claim", "verdict")))
+    finished = len(finished_scores(lab, spec, spec.main).artifacts)
+    level = stored_confidence(lab, spec, analysis) or "not rated: no report of this analysis yet"
+    console.print(f"{finished} of {len(spec.cells)} cells finished; confidence: {level}", soft_wrap=True)
     console.print(f"report: {stable_report(lab, spec)}", soft_wrap=True)
 
 
@@ -240,6 +246,26 @@ def pretrain(
 
     for gate in build_tiny_base(output, seed=seed, emit=console.print):
         console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
+
+
+def _print_headline(study: Study, headline: pl.DataFrame) -> None:
+    """What is defined as a table, as the report calls and prints it; what is not, by its reason."""
+    from leakage_assets.reporting.report import format_value
+    from leakage_assets.studies.registry import statistic_labels
+
+    labels = statistic_labels(study.name)
+    rows: list[tuple[str, ...]] = []
+    undefined: dict[str, list[str]] = {}
+    for row in headline.iter_rows(named=True):
+        label, spec = labels.get(row["statistic"], (row["statistic"], ".4g"))
+        if row["estimate"] is None:
+            undefined.setdefault(row["undefined"], []).append(label)
+            continue
+        numbers = (format_value(row[name], spec) for name in ("estimate", "ci_low", "ci_high"))
+        rows.append((label, *numbers, format_value(row["p"], "p"), f"{row['n']:,}", row["unit"]))
+    console.print(_rows(f"{study.title}: headline", ("statistic", "estimate", "low", "high", "p", "n", "counts"), rows))
+    for reason, names in undefined.items():
+        console.print(f"not defined ({reason}): {'; '.join(names)}", soft_wrap=True, markup=False)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -129,6 +129,16 @@ def with_stored_confidence(
     return replace(report, confidence=replace(confidence, cell=cell))
 
 
+def stored_confidence(lab: Laboratory, study: Study, analysis: Artifact) -> str | None:
+    """The level of the newest report of an analysis; None where it has none."""
+    made = [
+        found
+        for found in lab.store.history(lab.address(study, "report_confidence"))
+        if found.manifest.identity["analysis"] == analysis.manifest.digest
+    ]
+    return str(json.loads((made[-1].folder / CONFIDENCE).read_text(encoding="utf-8"))["level"]) if made else None
+
+
 def _published_digest() -> str:
     files = sorted((DATA / "published").glob("*.json"))
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,8 +1,9 @@
-"""Which studies can be recomputed from published tables."""
+"""Which studies can be recomputed from published tables, and how their statistics are called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,3 +31,9 @@ def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
     if study not in known:
         raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")
     return known[study]
+
+
+def statistic_labels(study: str) -> Mapping[str, tuple[str, str]]:
+    """How a report calls each headline statistic of a study, and the format it prints it with."""
+    labels: Mapping[str, tuple[str, str]] = import_module(f"leakage_assets.studies.{study}.report").WRITE_UP.labels
+    return labels

@@ -11,8 +11,12 @@ import polars as pl
 import pytest
 
 from leakage_assets.cli import main
+from leakage_assets.pipeline.conclusions import analysis_tables, finished_scores
+from leakage_assets.pipeline.publication import draw_figures, write_report
 from leakage_assets.planning.ledger import Ledger, read_bounds
 from leakage_assets.planning.ledger_table import BEGIN, END
+from leakage_assets.studies.registry import statistic_labels
+from leakage_assets_tests.finished_study import finish, unfinished_laboratory
 
 COMMANDS = ("demo", "run", "show", "reproduce", "lint", "plan", "bench", "pretrain")
 
@@ -65,6 +69,30 @@ def test_nothing_to_show_says_what_to_do(
 ) -> None:
     code, _, err = leakage(monkeypatch, capsys, "show", "marker_leakage", "--artifacts", str(tmp_path))
     assert code == 1 and "no finished artifact; materialise analysis" in err
+
+
+def test_show_tells_coverage_and_confidence_and_names_statistics_as_the_report_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = unfinished_laboratory(tmp_path)
+    analysis, study = finish(lab), lab.profile.studies[0]
+    monkeypatch.setattr("leakage_assets.profiles.load_profile", lambda _: lab.profile)
+    words = ("show", study.name, "--artifacts", str(tmp_path))
+    code, out, err = leakage(monkeypatch, capsys, *words)
+    assert code == 0, err
+    headline = analysis_tables(analysis)["headline"]
+    defined = headline.drop_nulls("estimate")
+    labels = statistic_labels(study.name)
+    table, rest = out.split("└", 1)
+    assert all(labels[name][0] in table for name in defined["statistic"])
+    assert "bystander_to_source_ratio" not in out
+    for name, reason in headline.filter(pl.col("estimate").is_null()).select("statistic", "undefined").iter_rows():
+        assert labels[name][0] in next(line for line in rest.splitlines() if f"not defined ({reason}): " in line)
+    finished = len(finished_scores(lab, study, study.main).artifacts)
+    assert f"{finished} of {len(study.cells)} cells finished; confidence: not rated" in out
+    draw_figures(lab, study)
+    level = write_report(lab, study).metrics["confidence"]
+    assert f"cells finished; confidence: {level}\n" in leakage(monkeypatch, capsys, *words)[1]
 
 
 def test_what_was_never_run_says_which_command_runs_it(
