@@ -130,7 +130,7 @@ def reproduce(
     A figure that the published data contradict, as the study's protocol says, is a known error: named, not counted
     as wrong. One that the data no longer define is wrong.
     """
-    from leakage_assets.studies.registry import reproduction
+    from leakage_assets.studies.registry import known_errors, reproduction
 
     table = reproduction(study)(published)
     right, known = table["verdict"] == "ok", table["verdict"].str.starts_with(KNOWN_ERROR)
@@ -141,6 +141,10 @@ def reproduce(
     console.print(_table(f"{study}: {title}", table, (*columns, "basis") if transcribed else columns))
     if errors.height:
         console.print(_table("Known errors of the write-up", errors, columns))
+        console.print("The codes number entries of the study's protocol sheet, where text, code and data disagree:")
+        reasons = known_errors(study)
+        for code in errors["verdict"].str.strip_prefix(KNOWN_ERROR).unique(maintain_order=True):
+            console.print(f"{code}: {reasons[code]}", soft_wrap=True, markup=False)
     if wrong.height:
         console.print(_table("Not reproduced", wrong, columns))
     if transcribed:
@@ -174,7 +178,7 @@ def lint(
     findings = check(report.read_text(), stores)
     for finding in findings:
         console.print(f"{report}: {finding}", markup=False, soft_wrap=True)
-    console.print(f"{len(findings)} findings")
+    console.print(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}")
     raise typer.Exit(1 if findings else 0)
 
 

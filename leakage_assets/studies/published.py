@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from leakage_assets.exceptions import ExpectedError
 
@@ -60,7 +60,10 @@ class Figure(BaseModel):
 
 
 class Headline(BaseModel):
-    """The figures of one study. ``inputs`` are numbers that it was computed from and that no published table holds."""
+    """The figures of one study. ``inputs`` are numbers that it was computed from and that no published table holds.
+
+    ``known_errors`` says in a sentence what is wrong, for each entry of the sheet that a figure's ``known`` names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     study: str
@@ -69,6 +72,14 @@ class Headline(BaseModel):
     figures: tuple[Figure, ...]
     inputs: Mapping[str, Mapping[str, float]] = {}
     inputs_from: str = ""
+    known_errors: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _explained(self) -> Headline:
+        named = {figure.known.by for figure in self.figures if figure.known}
+        if silent := sorted(named - self.known_errors.keys()):
+            raise ValueError(f"known_errors does not say what is wrong by {', '.join(silent)}")
+        return self
 
 
 def read_headline(path: Path) -> Headline:

@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from leakage_assets.paths import DATA
+from leakage_assets.studies.published import read_headline
 from leakage_assets.studies.study import StudyError
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ def reproduction(study: str) -> Callable[[Path], pl.DataFrame]:
     if study not in known:
         raise StudyError(f"no published tables are known for study {study!r}; studies: {', '.join(known)}")
     return known[study]
+
+
+def known_errors(study: str) -> Mapping[str, str]:
+    """What is wrong in a study's write-up, by the entry of its protocol sheet; one sentence each."""
+    return read_headline(DATA / "published" / f"{study}.json").known_errors
 
 
 def statistic_labels(study: str) -> Mapping[str, tuple[str, str]]:
