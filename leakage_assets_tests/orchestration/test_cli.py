@@ -7,15 +7,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 
 from leakage_assets.cli import main
+from leakage_assets.materialise import StudyRuns
 from leakage_assets.pipeline.conclusions import analysis_tables, finished_scores
 from leakage_assets.pipeline.publication import draw_figures, write_report
 from leakage_assets.planning.ledger import Ledger, read_bounds
 from leakage_assets.planning.ledger_table import BEGIN, END
+from leakage_assets.profiles import load_profile
 from leakage_assets.studies.registry import statistic_labels
+from leakage_assets.studies.study import Cell
 from leakage_assets_tests.finished_study import finish, unfinished_laboratory
 
 COMMANDS = ("demo", "run", "show", "reproduce", "lint", "plan", "bench", "pretrain")
@@ -93,6 +97,24 @@ def test_show_tells_coverage_and_confidence_and_names_statistics_as_the_report_d
     draw_figures(lab, study)
     level = write_report(lab, study).metrics["confidence"]
     assert f"cells finished; confidence: {level}\n" in leakage(monkeypatch, capsys, *words)[1]
+
+
+def test_one_is_said_in_the_singular(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.md"
+    for text, said in (("7 ate", "1 finding"), ("7 ate 9", "2 findings"), ("none", "0 findings")):
+        page.write_text(text)
+        assert leakage(monkeypatch, capsys, "lint", str(page))[1].splitlines()[-1] == said
+    profile = load_profile("tiny")
+    study = profile.study("marker_leakage")
+    monkeypatch.setattr(StudyRuns, "_run", lambda *_: None)
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = StudyRuns(profile, study, instance=instance, artifacts=tmp_path)
+        (one,), (two,) = (list(runs.cells([Cell(c, 42) for c in study.conditions[:count]], False)) for count in (1, 2))
+    first, second = (condition.key for condition in study.conditions[:2])
+    assert one == f"seed 42: {first} (1 cell)"
+    assert two == f"seed 42: {first} to {second} (2 cells)"
 
 
 def test_what_was_never_run_says_which_command_runs_it(
