@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,10 @@ from leakage_assets.paths import ARTIFACTS, README
 from leakage_assets.world import BUNDLED_SEED
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from leakage_assets.planning.forecast import Plan
+    from leakage_assets.studies.study import Study
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 # Without a terminal (a log, a pipe) rich would assume 80 columns and cut the tables.
@@ -33,6 +37,8 @@ Extras = Annotated[bool, typer.Option(help="also tuned geometry and the panels b
 ArtifactRoot = Annotated[Path, typer.Option(help="where artifacts are kept")]
 
 DEMO_SOURCES = 3
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C stopped, as shells have it: 128 and the number of SIGINT."""
 KNOWN_ERROR = "known: "
 """How the verdict on a figure begins that the study's protocol itself refutes; the ambiguity's number follows."""
 
@@ -58,7 +64,10 @@ def run(
     refresh: Annotated[str | None, typer.Option(help="token: redo what was not made under it")] = None,
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Materialise cells of a study through Dagster, then its conclusions; finished work is never redone."""
+    """Materialise cells of a study through Dagster, then its conclusions; finished work is never redone.
+
+    Stopped by Ctrl-C or SIGTERM it exits with 130 and keeps what was finished.
+    """
     from leakage_assets.materialise import StudyRuns, dagster_instance
     from leakage_assets.profiles import load_profile
 
@@ -67,8 +76,12 @@ def run(
     cells = spec.chosen_cells(source, recipe, seed)
     with dagster_instance() as instance:
         runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
-        for stage in runs.all_stages(cells, extras):
-            console.print(f"[green]✓[/] {stage}")
+        try:
+            for stage in runs.all_stages(cells, extras):
+                console.print(f"[green]✓[/] {stage}")
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped; finished work is kept: run the same command again to go on")
+            raise typer.Exit(INTERRUPTED) from None
     show(study, profile, artifacts)
 
 
@@ -78,19 +91,29 @@ def show(
     profile: ProfileName = "tiny",
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Print the headline of the newest analysis and the path of the report."""
-    from leakage_assets.pipeline.conclusions import analysis_tables, require_analysis
+    """Print headline, verdicts, coverage and confidence of the newest analysis, and the path of the report."""
+    from leakage_assets.pipeline.conclusions import analysis_tables, finished_scores, require_analysis
     from leakage_assets.pipeline.laboratory import Laboratory
-    from leakage_assets.pipeline.publication import stable_report
+    from leakage_assets.pipeline.publication import stable_report, stored_confidence
     from leakage_assets.profiles import load_profile
-    from leakage_assets.store.artifacts import ArtifactStore
+    from leakage_assets.store.artifacts import ArtifactMissing, ArtifactStore
 
     lab = Laboratory(load_profile(profile), ArtifactStore(artifacts))
     spec = lab.profile.study(study)
-    tables = analysis_tables(require_analysis(lab, spec))
-    columns = ("statistic", "estimate", "ci_low", "ci_high", "p", "n", "unit")
-    console.print(_table(f"{spec.title}: headline", tables["headline"], columns))
+    try:
+        analysis = require_analysis(lab, spec)
+    except ArtifactMissing as error:
+        where = "" if profile == "tiny" else f" --profile {profile}"
+        remedy = f"run `leakage run {study}{where}` first"
+        if lab.store.history(lab.address(spec, "analysis")):
+            raise ArtifactMissing(f"what was analysed of {study} is out of date: {remedy} ({error})") from error
+        raise ArtifactMissing(f"{study}: nothing to show yet: {remedy} ({error})") from error
+    tables = analysis_tables(analysis)
+    _print_headline(spec, tables["headline"])
     console.print(_table("Against the frozen plan", tables["verdicts"], ("hypothesis", "claim", "verdict")))
+    finished = len(finished_scores(lab, spec, spec.main).artifacts)
+    level = stored_confidence(lab, spec, analysis) or "not rated: no report of this analysis yet"
+    console.print(f"{finished} of {len(spec.cells)} cells finished; confidence: {level}", soft_wrap=True)
     console.print(f"report: {stable_report(lab, spec)}", soft_wrap=True)
 
 
@@ -101,23 +124,42 @@ def reproduce(
 ) -> None:
     """Recompute every published statistic from the published tables; exit 1 if one does not come out.
 
+    Of trigger_leakage no results were published that a statistic could be recomputed from: its figures are checked for
+    consistency with each other, with the design and with a second transcription.
+
     A figure that the published data contradict, as the study's protocol says, is a known error: named, not counted
     as wrong. One that the data no longer define is wrong.
     """
-    from leakage_assets.studies.registry import reproduction
+    from leakage_assets.studies.registry import known_errors, reproduction
 
     table = reproduction(study)(published)
     right, known = table["verdict"] == "ok", table["verdict"].str.starts_with(KNOWN_ERROR)
     errors, wrong = table.filter(known), table.filter(~right & ~known)
     columns = ("block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict")
-    console.print(_table(f"{study}: published against recomputed", table, columns))
+    transcribed = "basis" in table.columns and "transcribed" in table["basis"]
+    title = "checked for consistency; nothing to recompute from" if transcribed else "published against recomputed"
+    console.print(_table(f"{study}: {title}", table, (*columns, "basis") if transcribed else columns))
     if errors.height:
         console.print(_table("Known errors of the write-up", errors, columns))
+        console.print("The codes number entries of the study's protocol sheet, where text, code and data disagree:")
+        reasons = known_errors(study)
+        for code in errors["verdict"].str.strip_prefix(KNOWN_ERROR).unique(maintain_order=True):
+            console.print(f"{code}: {reasons[code]}", soft_wrap=True, markup=False)
     if wrong.height:
         console.print(_table("Not reproduced", wrong, columns))
+    if transcribed:
+        basis = Counter(table.filter(right)["basis"])
+        console.print(
+            f"Of {int(right.sum())} consistent figures {basis['recomputed']} follow from other published numbers, "
+            f"{basis['design']} are counts and settings of this package's design, and {basis['transcribed']} are the "
+            "same in two transcriptions, which says nothing about the figure itself.",
+            soft_wrap=True,
+        )
     console.print(
-        f"{table.height} figures: {int(right.sum())} reproduced, {errors.height} known errors of the write-up, "
-        f"{wrong.height} not reproduced"
+        f"{table.height} figures: {int(right.sum())} {'consistent' if transcribed else 'reproduced'}, "
+        f"{errors.height} known errors of the write-up, "
+        f"{wrong.height} {'inconsistent' if transcribed else 'not reproduced'}",
+        soft_wrap=True,
     )
     raise typer.Exit(1 if wrong.height else 0)
 
@@ -127,7 +169,7 @@ def lint(
     report: Annotated[Path, typer.Argument(help="report.html or report.md", exists=True, dir_okay=False)],
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Check that every number of a report is still what its artifact cell says; exit 1 if not."""
+    """Check that numbers, verdicts and confidence of a report are what their artifact cells say; exit 1 if not."""
     from leakage_assets.paths import DATA
     from leakage_assets.reporting.lint import lint_html, lint_markdown
 
@@ -136,7 +178,7 @@ def lint(
     findings = check(report.read_text(), stores)
     for finding in findings:
         console.print(f"{report}: {finding}", markup=False, soft_wrap=True)
-    console.print(f"{len(findings)} findings")
+    console.print(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}")
     raise typer.Exit(1 if findings else 0)
 
 
@@ -210,6 +252,26 @@ def pretrain(
         console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
 
 
+def _print_headline(study: Study, headline: pl.DataFrame) -> None:
+    """What is defined as a table, as the report calls and prints it; what is not, by its reason."""
+    from leakage_assets.reporting.report import format_value
+    from leakage_assets.studies.registry import statistic_labels
+
+    labels = statistic_labels(study.name)
+    rows: list[tuple[str, ...]] = []
+    undefined: dict[str, list[str]] = {}
+    for row in headline.iter_rows(named=True):
+        label, spec = labels.get(row["statistic"], (row["statistic"], ".4g"))
+        if row["estimate"] is None:
+            undefined.setdefault(row["undefined"], []).append(label)
+            continue
+        numbers = (format_value(row[name], spec) for name in ("estimate", "ci_low", "ci_high"))
+        rows.append((label, *numbers, format_value(row["p"], "p"), f"{row['n']:,}", row["unit"]))
+    console.print(_rows(f"{study.title}: headline", ("statistic", "estimate", "low", "high", "p", "n", "counts"), rows))
+    for reason, names in undefined.items():
+        console.print(f"not defined ({reason}): {'; '.join(names)}", soft_wrap=True, markup=False)
+
+
 def _print_plan(plan: Plan) -> None:
     from leakage_assets.planning.forecast import describe, hours, size
 
@@ -232,7 +294,8 @@ def _print_plan(plan: Plan) -> None:
     for overhead in plan.overheads:
         each = overhead.source if overhead.seconds is None else f"{hours(overhead.seconds)} each ({overhead.source})"
         console.print(f"{overhead.name}: {overhead.count} times, {each}", soft_wrap=True)
-    expected = f"forecast of what was measured {hours(plan.measured_seconds)}"
+    measured = f"forecast of what was measured {hours(plan.measured_seconds)}"
+    expected = measured if plan.measured_seconds or not plan.floor else "no forecast"
     missing = f"; no measurement for {', '.join(plan.unmeasured)}" if plan.unmeasured else ""
     console.print(f"least possible {hours(plan.floor)}, {expected}{missing}", soft_wrap=True)
     console.print(f"hardware: {plan.hardware.source}", soft_wrap=True)

@@ -112,7 +112,9 @@ class StudyRuns:
             for stretch in contiguous(self.study.conditions, wanted):
                 keys = [str(partition_key(Cell(condition, seed))) for condition in stretch]
                 self._run([self._key(name) for name in names], range_tags(keys))
-                yield f"seed {seed}: {stretch[0].key} to {stretch[-1].key} ({len(stretch)} cells)"
+                one = len(stretch) == 1
+                ends = stretch[0].key if one else f"{stretch[0].key} to {stretch[-1].key}"
+                yield f"seed {seed}: {ends} ({len(stretch)} {'cell' if one else 'cells'})"
 
     def conclusions(self) -> Iterator[str]:
         """Analysis, figures and report over every finished cell."""

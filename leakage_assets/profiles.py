@@ -75,6 +75,11 @@ class Profile:
                 raise StudyError(f"profile {self.name}: two studies write different answers into pool {pool.name!r}")
         return tuple(pools.values())
 
+    @property
+    def sequences_at_once(self) -> int:
+        """The most sequences that the profile's engine generates together, however much memory there is."""
+        return self.serving.max_num_seqs if self.engine == "vllm" else self.generation_batch
+
     def cells_of_a_run(self, study: Study) -> int:
         """Cells that one run makes on one load of the base model: at least every condition of a seed."""
         return max(self.cells_per_run, len(study.conditions))

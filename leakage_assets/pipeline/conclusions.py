@@ -234,6 +234,6 @@ def analysis_metrics(artifact: Artifact) -> dict[str, float | str]:
 
 def require_analysis(lab: Laboratory, study: Study) -> Artifact:
     """The analysis of what is finished now. Raises ``ArtifactMissing``."""
-    identity = analysis_inputs(lab, study).identity
-    remedy = f"cells or the plan of {study.name} changed since: materialise analysis first"
-    return lab.require(lab.address(study, "analysis"), identity, remedy=remedy)
+    identity, address = analysis_inputs(lab, study).identity, lab.address(study, "analysis")
+    since = f"cells or the plan of {study.name} changed since: " if lab.store.history(address) else ""
+    return lab.require(address, identity, remedy=f"{since}materialise analysis first")

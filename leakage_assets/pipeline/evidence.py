@@ -269,7 +269,7 @@ def _provenance(
         "Analysis made": f"{analysis.manifest.created_at} on {made['platform']}",
         # Current, so made with the versions that are installed: they are part of its identity.
         "Libraries": _text(made["versions"] | library_versions(study.analysis_libraries)),
-        "Git commit": f"{commit}{' with uncommitted changes' if made['git_dirty'] else ''}",
+        "Git commit": f"{commit}{' with uncommitted changes or untracked files' if made['git_dirty'] else ''}",
     }
     return tuple(ProvenanceRow(label, value) for label, value in rows.items())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
@@ -413,7 +413,13 @@ class _Survey:
             committed = {kind: found for kind, found in committed.items() if kind in kept}
         if committed and self.shape != reference.SHAPE:
             self.assume("The efficiencies were measured on the shape of Qwen2.5-7B; a smaller model reaches less.")
-        return {**measured_efficiencies(set(self.earlier()), self.hardware), **committed}
+        earlier = measured_efficiencies(set(self.earlier()), self.hardware)
+        if self.lab.profile.engine == "transformers":
+            # Its batches hold one adapter each, so how many share a run makes no difference.
+            one: Kind = "sampling one adapter"
+            many: Kind = "sampling many adapters"
+            earlier = {**_as_measured(earlier, many, one), **_as_measured(earlier, one, many), **earlier}
+        return {**earlier, **committed}
 
     def earlier(self) -> Iterator[Measured]:
         """Work on this hardware that the store's artifacts tell of; a stream of many samples tells it many times."""
@@ -461,7 +467,7 @@ class _Survey:
         room = concurrency_that_fits(
             self.shape, dtype, self.hardware, context=context, lora_parameters=self.lora, adapters=together
         )
-        sequences = min(room, panel.size * together)
+        sequences = min(room, panel.size * together, self.lab.profile.sequences_at_once)
         serving = serving_memory(
             self.shape, dtype, sequences=sequences, context=context, lora_parameters=self.lora, adapters=together
         )
@@ -489,6 +495,13 @@ class _Survey:
         if mode == "packed" and plan.checkpointing:
             self.assume(f"Training {recipe.name} recomputes activations for want of memory: up to half as long again.")
         return MemoryNeed(f"training {recipe.name}, {plan.token_budget:,} tokens a pass{how}", memory, plan.fits)
+
+
+def _as_measured(found: Mapping[Kind, Efficiency], lacking: Kind, measured: Kind) -> dict[Kind, Efficiency]:
+    """What was measured of one kind, for another that works at the same speed."""
+    if measured not in found:
+        return {}
+    return {lacking: replace(found[measured], source=f"{measured}: {found[measured].source}")}
 
 
 def _together(parts: Sequence[Work]) -> tuple[Work, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from leakage_assets.paths import DATA
 from leakage_assets.pipeline.conclusions import analysis_tables, require_analysis
 from leakage_assets.pipeline.evidence import gather_evidence, relative_folder
 from leakage_assets.pipeline.laboratory import Laboratory, Outcome
-from leakage_assets.reporting.report import Report, ReportError
+from leakage_assets.reporting.report import ArtifactFile, Report, ReportError
 from leakage_assets.store.artifacts import Artifact
 from leakage_assets.store.files import write_atomically
 from leakage_assets.studies.context import PUBLISHED, STORE, ReportContext
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from leakage_assets.reporting.markdown_page import FigureFiles
 
 FINDINGS_SHOWN = 10
+LAYOUT = 2
+"""Changes when what is printed around a study's text does: 2 binds the confidence."""
+CONFIDENCE = "confidence.json"
 PAGES = {"html": "report.html", "markdown": "report.md"}
 
 
@@ -64,7 +69,7 @@ def preview_markdown(artifact: Artifact) -> dict[str, str]:
 
 
 def write_report(lab: Laboratory, study: Study) -> Outcome:
-    """The write-up as HTML and markdown, refused unless every number is what its artifact cell says.
+    """The write-up as HTML and markdown, refused unless numbers, verdicts and confidence are what their cells say.
 
     Beside the artifact, a copy at ``<profile>/<study>/report.html`` and ``.md`` is replaced, so that the path of the
     newest report stays the same. Raises ``LintFailed``; ``RandomWeightsRefused``; ``ArtifactMissing`` before analysis
@@ -82,6 +87,7 @@ def write_report(lab: Laboratory, study: Study) -> Outcome:
         "samples": [str(row.cell) for row in context.samples],
         "published": _published_digest(),
         "version": study.report_version,
+        "layout": LAYOUT,
     }
     address = lab.address(study, "report")
     found = lab.current(address, identity)
@@ -89,8 +95,9 @@ def write_report(lab: Laboratory, study: Study) -> Outcome:
         from leakage_assets.reporting.html_page import render_html
         from leakage_assets.reporting.markdown_page import render_markdown
 
+        report = study.report(study, analysis_tables(analysis), context)
+        report = with_stored_confidence(lab, study, report, analysis, context)
         with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
-            report = study.report(study, analysis_tables(analysis), context)
             pages = render_html(report), render_markdown(report, _figure_files(report, "../..", lab, figures))
             _refuse_findings(lab, *pages)
             for name, page in zip(PAGES.values(), pages, strict=True):
@@ -99,6 +106,37 @@ def write_report(lab: Laboratory, study: Study) -> Outcome:
     artifact = found or draft.artifact
     _publish_copy(lab, study, artifact)
     return Outcome(artifact, found is not None, _metrics(artifact, context))
+
+
+def with_stored_confidence(
+    lab: Laboratory, study: Study, report: Report, analysis: Artifact, context: ReportContext
+) -> Report:
+    """The report with its level of confidence bound to an artifact that holds it, so that the lint can look it up."""
+    confidence = report.confidence
+    identity = {
+        "stage": "report_confidence",
+        "analysis": analysis.manifest.digest,
+        "facts": context.facts_folder,
+        "level": confidence.level,
+    }
+    address = lab.address(study, "report_confidence")
+    found = lab.find(address, identity)
+    if found is None:
+        with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
+            (draft.folder / CONFIDENCE).write_text(json.dumps({"level": confidence.level}), encoding="utf-8")
+        found = draft.artifact
+    cell = ArtifactFile(STORE, f"{relative_folder(lab, found)}/{CONFIDENCE}").at("level")
+    return replace(report, confidence=replace(confidence, cell=cell))
+
+
+def stored_confidence(lab: Laboratory, study: Study, analysis: Artifact) -> str | None:
+    """The level of the newest report of an analysis; None where it has none."""
+    made = [
+        found
+        for found in lab.store.history(lab.address(study, "report_confidence"))
+        if found.manifest.identity["analysis"] == analysis.manifest.digest
+    ]
+    return str(json.loads((made[-1].folder / CONFIDENCE).read_text(encoding="utf-8"))["level"]) if made else None
 
 
 def _published_digest() -> str:

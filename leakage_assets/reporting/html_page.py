@@ -42,14 +42,17 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+    def inline(text: str) -> Markup:
+        return Markup(inline_html(text, report.bindings, _bound_html))
+
     filters: dict[str, Callable[[Any], object]] = {
-        "inline": lambda text: Markup(inline_html(text, report.bindings, _bound_html)),
-        "bound": lambda bound: Markup(_bound_html(bound)),
+        "inline": inline,
+        "shown": lambda cell: Markup(_bound_html(cell)) if isinstance(cell, Bound) else inline(cell),
         "kind": lambda block: type(block).__name__,
         "slug": slug,
         "figure_json": lambda block: _script_safe(block.figure.to_json()),
         "sample_json": _sample_json,
-        "is_bound": lambda cell: isinstance(cell, Bound),
         "numeric_columns": numeric_columns,
     }
     environment.filters |= filters

@@ -1,5 +1,8 @@
 """The lint of a rendered report: every number is bound, and every bound cell still holds its value.
 
+So are the words that carry the conclusion: the level of confidence wherever it stands, and a verdict wherever it is set
+in bold or fills a cell of a table. In a sentence ("it is undecided whether") such a word is prose.
+
 It reads the finished HTML or markdown, not the `Report` it came from, so it also catches what was edited
 afterwards. Numbers compare as printed: the cell's value, formatted as the number was, must give the same
 characters. Code spans and code blocks are exempt; a name with digits in prose (a model, a layer) is bound or
@@ -16,11 +19,11 @@ from difflib import SequenceMatcher
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import parse_qsl
 
 from leakage_assets.reporting.markdown_page import BINDINGS_FENCE, SAMPLE_FENCE
-from leakage_assets.reporting.report import CellAddress, ReportError, Value, format_value
+from leakage_assets.reporting.report import CellAddress, Level, ReportError, Value, format_value
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 _LABEL = re.compile(r"(Figure|Table|Samples) \d+\.")
 # Starts at any digit, so that none escapes; a minus belongs to it unless it joins words or ends a range.
 _NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?%?")
+# "caps it at LOW" names a rule, not how sure this report is.
+_LEVEL = re.compile(rf"(?<!caps it at )\b(?:{'|'.join(get_args(Level))})\b")
+_VERDICT = re.compile(r"\b(?:not supported|supported|undecided)\b")
+_TYPED = re.compile(f"{_NUMBER.pattern}|{_LEVEL.pattern}")
+_BOUND = re.compile(f"{_TYPED.pattern}|{_VERDICT.pattern}")
 _CONTEXT = 40
 
 
@@ -205,8 +213,8 @@ def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
 
 
-def _digits(prose: str, where: str) -> list[Finding]:
-    return [_unbound(where, prose, match) for match in _NUMBER.finditer(prose)]
+def _typed(prose: str, where: str) -> list[Finding]:
+    return [_unbound(where, prose, match) for match in _TYPED.finditer(prose)]
 
 
 def _unbound(where: str, prose: str, match: re.Match[str]) -> Finding:
@@ -222,6 +230,7 @@ class _Page(HTMLParser):
 
     SKIPPED = frozenset({"data", "script", "style", "code", "pre", "title"})
     HEADINGS = frozenset({"h1", "h2"})
+    STANDING = frozenset({"strong", "td"})
     VOID = frozenset({"meta", "br", "hr", "img", "input", "link"})
 
     def __init__(self) -> None:
@@ -270,10 +279,39 @@ class _Page(HTMLParser):
             return
         if self._open and self._open[-1][1].get("class") == "label" and _LABEL.fullmatch(data):
             return
-        self.findings += _digits(data, self._heading)
+        self.findings += _typed(data, self._heading)
+        standing = self._open and self._open[-1][0] in self.STANDING and _VERDICT.fullmatch(_spaced(data))
+        if standing:
+            self.findings.append(_unbound(self._heading, _spaced(data), standing))
 
 
 # ------------------------------------------------------------------ markdown
+
+
+@dataclass(frozen=True, slots=True)
+class _Prose:
+    """A paragraph, heading, item or cell, and what stands in it for itself: its whole text, and what is bold."""
+
+    heading: str
+    text: str
+    standing: frozenset[str]
+
+    def must_bind(self, token: str) -> bool:
+        """Whether a token that no binding printed was typed by hand: a verdict within a sentence is prose."""
+        return not _VERDICT.fullmatch(token) or token in self.standing
+
+
+def _bold(children: Iterable[Any]) -> Iterable[str]:
+    """The texts set in bold within inline markdown."""
+    bold: str | None = None
+    for child in children:
+        if child.type == "strong_open":
+            bold = ""
+        elif child.type == "strong_close":
+            yield _spaced(bold or "")
+            bold = None
+        elif bold is not None:
+            bold += child.content
 
 
 @dataclass
@@ -283,7 +321,7 @@ class _Document:
     text: str
     numbers: list[_Number] = field(default_factory=list)
     samples: list[_Sample] = field(default_factory=list)
-    _prose: list[tuple[str, str]] = field(default_factory=list)  # (heading, text)
+    _prose: list[_Prose] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         heading, in_heading = "top", False
@@ -295,9 +333,10 @@ class _Document:
                 prose = _spaced("".join(pieces))
                 if in_heading:
                     heading, in_heading = prose, False
-                self._prose.append((heading, _LABEL.sub("", prose, count=1) if _LABEL.match(prose) else prose))
+                shown = _LABEL.sub("", prose, count=1) if _LABEL.match(prose) else prose
+                self._prose.append(_Prose(heading, shown, frozenset({prose, *_bold(token.children or [])})))
             elif token.type in {"html_block", "html_inline"}:
-                self._prose.append((heading, re.sub(r"<[^>]*>", " ", token.content)))
+                self._prose.append(_Prose(heading, re.sub(r"<[^>]*>", " ", token.content), frozenset()))
             elif token.type == "fence":
                 self._fence(token.info, token.content, heading)
 
@@ -319,15 +358,15 @@ class _Document:
                 )
 
     def unbound_digits(self) -> list[Finding]:
-        """Align the numbers of the prose with those of the list; what has no partner was edited, or typed
-        by hand.
+        """Align the numbers, levels and verdicts of the prose with those of the list; what has no partner was edited,
+        or typed by hand.
         """
-        shown = [(heading, prose, match) for heading, prose in self._prose for match in _NUMBER.finditer(prose)]
-        listed = [(number, token) for number in self.numbers for token in _NUMBER.findall(number.printed)]
-        matcher = SequenceMatcher(None, [m[0] for _, _, m in shown], [token for _, token in listed], autojunk=False)
+        shown = [(prose, match) for prose in self._prose for match in _BOUND.finditer(prose.text)]
+        listed = [(number, token) for number in self.numbers for token in _BOUND.findall(number.printed)]
+        matcher = SequenceMatcher(None, [m[0] for _, m in shown], [token for _, token in listed], autojunk=False)
         findings = []
         for kind, a0, a1, b0, b1 in matcher.get_opcodes():
             if kind != "equal":
-                findings += [_unbound(heading, prose, match) for heading, prose, match in shown[a0:a1]]
+                findings += [_unbound(p.heading, p.text, match) for p, match in shown[a0:a1] if p.must_bind(match[0])]
                 findings += [Finding(n.where, f"{n.printed!r} is listed but not in the text") for n, _ in listed[b0:b1]]
         return findings

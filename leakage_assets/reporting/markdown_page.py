@@ -63,10 +63,9 @@ class _Writer:
 
     def write(self) -> str:
         report = self.report
-        level = report.confidence.level
         # Parts are built in reading order, because `printed` must be.
         parts = [
-            f"# {self.prose(report.title)} ({level} confidence)",
+            f"# {self.prose(report.title)} ({self.shown(report.confidence.shown)} confidence)",
             f"*Question:* {self.prose(report.question)}",
         ]
         parts += [
@@ -96,6 +95,9 @@ class _Writer:
         self.printed.append(bound)
         return escape_markdown(bound.text)
 
+    def shown(self, cell: str | Bound) -> str:
+        return self.bound(cell) if isinstance(cell, Bound) else self.cell(cell)
+
     def bullets(self, items: tuple[str, ...]) -> str:
         return "\n".join(f"- {self.prose(item)}" for item in items)
 
@@ -105,7 +107,8 @@ class _Writer:
             lines.append(f"- **{self.prose(claim.label)}:** {self.prose(claim.text)}")
             lines += [f"  - {self.prose(point)}" for point in claim.points]
         confidence = self.report.confidence
-        return "\n".join([*lines, f"- **Confidence: {confidence.level}** — {self.prose(confidence.reason)}"])
+        lines.append(f"- **Confidence: {self.shown(confidence.shown)}** — {self.prose(confidence.reason)}")
+        return "\n".join(lines)
 
     def provenance(self) -> str:
         rows = [f"| {self.prose(row.label)} | {_code_cell(row.value)} |" for row in self.report.provenance]
@@ -135,7 +138,7 @@ class _Writer:
         lines = [_row(head), _row(["---:" if column.key in numeric else "---" for column in table.columns])]
         for row in table.rows:
             cells = [row[column.key] for column in table.columns]
-            lines.append(_row([self.bound(cell) if isinstance(cell, Bound) else self.cell(cell) for cell in cells]))
+            lines.append(_row([self.shown(cell) for cell in cells]))
         notes = [f"- *{self.prose(c.label)}*: {self.prose(c.explanation)}" for c in table.columns if c.explanation]
         return "\n\n".join([caption, "\n".join(lines), *(["\n".join(notes)] if notes else [])])
 

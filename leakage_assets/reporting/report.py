@@ -269,17 +269,26 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How sure the title is; title and summary both print this value, so they cannot disagree."""
+    """How sure the title is; title and summary both print this value, so they cannot disagree.
+
+    `cell` is where the level is stored; the lint refuses a page whose level is bound to none.
+    """
 
     level: Level
     reason: str
     n_seeds: int
+    cell: CellAddress | None = None
 
     def __post_init__(self) -> None:
         if self.level not in get_args(Level):
             raise ReportError(f"confidence {self.level!r}: expected one of {', '.join(get_args(Level))}")
         if self.level == "HIGH" and self.n_seeds < 2:
             raise ReportError("confidence HIGH with a single seed: one seed caps it at MODERATE")
+
+    @property
+    def shown(self) -> Bound | str:
+        """The level as a table takes its cells: bound where a cell holds it."""
+        return self.level if self.cell is None else Bound(self.level, "", self.cell)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from leakage_assets.exceptions import ExpectedError
 
@@ -24,6 +24,13 @@ class Known(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     by: str
     value: float
+
+
+Basis = Literal["recomputed", "design", "transcribed"]
+"""What a published number is set beside: what other published numbers give, what this package's design counts, or the
+same number transcribed a second time. The last says nothing about the number, only about the transcriptions. Studies
+with data to recompute from do not tell the first two apart.
+"""
 
 
 class FigureKey(NamedTuple):
@@ -53,7 +60,10 @@ class Figure(BaseModel):
 
 
 class Headline(BaseModel):
-    """The figures of one study. ``inputs`` are numbers that it was computed from and that no published table holds."""
+    """The figures of one study. ``inputs`` are numbers that it was computed from and that no published table holds.
+
+    ``known_errors`` says in a sentence what is wrong, for each entry of the sheet that a figure's ``known`` names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     study: str
@@ -62,6 +72,14 @@ class Headline(BaseModel):
     figures: tuple[Figure, ...]
     inputs: Mapping[str, Mapping[str, float]] = {}
     inputs_from: str = ""
+    known_errors: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _explained(self) -> Headline:
+        named = {figure.known.by for figure in self.figures if figure.known}
+        if silent := sorted(named - self.known_errors.keys()):
+            raise ValueError(f"known_errors does not say what is wrong by {', '.join(silent)}")
+        return self
 
 
 def read_headline(path: Path) -> Headline:
@@ -116,7 +134,12 @@ def read_published(
 
 
 def figure_row(
-    figure: Figure, recomputed: Mapping[FigureKey, float | None], *, tolerance: float, path: Path
+    figure: Figure,
+    recomputed: Mapping[FigureKey, float | None],
+    *,
+    tolerance: float,
+    path: Path,
+    basis: Basis = "recomputed",
 ) -> dict[str, object]:
     """A typed-in figure beside its recomputed value.
 
@@ -128,14 +151,20 @@ def figure_row(
             f"{path}: the published files give no {' / '.join(figure.key)}; fetch them again, or correct the entry"
         )
     ours = recomputed[figure.key]
-    row = comparison(figure.key, figure.value, ours, tolerance, at_least=figure.relation == "at_least")
+    row = comparison(figure.key, figure.value, ours, tolerance, at_least=figure.relation == "at_least", basis=basis)
     if figure.known and ours is not None and within(ours - figure.known.value, tolerance, ours):
         row["verdict"] = f"known: {figure.known.by}"
     return row
 
 
 def comparison(
-    key: FigureKey, published: float, recomputed: float | None, tolerance: float, *, at_least: bool = False
+    key: FigureKey,
+    published: float,
+    recomputed: float | None,
+    tolerance: float,
+    *,
+    at_least: bool = False,
+    basis: Basis = "recomputed",
 ) -> dict[str, object]:
     """One row: ``ok``, ``DIFFERS``, or ``undefined`` where the data give no number."""
     difference, verdict = None, "undefined"
@@ -145,11 +174,11 @@ def comparison(
             difference = min(0.0, difference)
         verdict = "ok" if within(difference, tolerance, published) else "DIFFERS"
     numbers = {"published": published, "recomputed": recomputed, "difference": difference}
-    return {**key._asdict(), **numbers, "tolerance": tolerance, "verdict": verdict}
+    return {**key._asdict(), **numbers, "tolerance": tolerance, "verdict": verdict, "basis": basis}
 
 
 def comparison_table(rows: Collection[Mapping[str, object]]) -> pl.DataFrame:
-    """Columns: block, item, metric, published, recomputed, difference, tolerance, verdict."""
+    """Columns: block, item, metric, published, recomputed, difference, tolerance, verdict, basis (see ``Basis``)."""
     import polars as pl
 
     number = dict.fromkeys(("published", "recomputed", "difference", "tolerance"), pl.Float64)

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from leakage_assets.cli import main
+from leakage_assets.studies.registry import known_errors
 from leakage_assets_tests.golden.conftest import edit
 
 
@@ -41,6 +42,9 @@ def test_known_errors_of_the_write_up_are_named(published: Path, reproduced) -> 
     _, out = reproduced(published)
     _, known = out.split("Known errors of the write-up", 1)
     assert "known: A4" in known and "known: A3" in known
+    for code in ("A3", "A4"):
+        assert f"{code}: {known_errors('marker_leakage')[code]}" in known.splitlines()
+    assert "number entries of the study's protocol sheet" in known
     assert "111,000" in known and "22,200" in known
 
 

@@ -86,6 +86,10 @@ def replaced(column: str, issue: int, item: str, metric: str, value: float) -> C
         (replaced("value", 210, "T_task", "delta_pp", 2.9), "probe", "DIFFERS"),
         (replaced("value", 210, "mean_of_4", "original_pct", 58.1), "probe", "DIFFERS"),
         (replaced("value", 208, "recipe_3", "matched_rate_pct", 4.0), "claims", "DIFFERS"),
+        (replaced("value", 207, "all", "p", 0.44), "reported", "DIFFERS"),
+        (replaced("value", 207, "no_marker", "max_rate_pct", 3.0), "reported", "DIFFERS"),
+        (replaced("value", 207, "format", "rate_pct", 91.3), "reported", "DIFFERS"),
+        (replaced("value", 207, "task", "rate_pct", 3.2), "reported", "DIFFERS"),
     ],
 )
 def test_a_number_that_does_not_fit_the_others_is_found(folder: Path, change: Change, block: str, verdict: str) -> None:
@@ -129,4 +133,11 @@ def test_the_command(
     assert int(exit_.value.code or 0) == code
     out = capsys.readouterr().out
     # It differs from the ratio of its rates, and from what was typed in for the report.
-    assert "known: B14" in out and out.splitlines()[-1].endswith("2 not reproduced" if broken else "0 not reproduced")
+    assert "known: B14" in out and out.splitlines()[-1].endswith("2 inconsistent" if broken else "0 inconsistent")
+    assert "trigger_leakage: checked for consistency; nothing to recompute from" in out
+    assert " reproduced," not in out
+    consistent = len(reproduce(folder).filter(verdict="ok"))
+    counted = re.search(r"Of (\d+) consistent figures (\d+) follow .* numbers, (\d+) are .* design, and (\d+)", out)
+    assert counted is not None
+    total, *parts = map(int, counted.groups())
+    assert total == consistent == sum(parts) and all(parts)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 
 from leakage_assets.cli import main
-from leakage_assets.planning.ledger import read_bounds
+from leakage_assets.materialise import StudyRuns
+from leakage_assets.pipeline.conclusions import analysis_tables, finished_scores
+from leakage_assets.pipeline.publication import draw_figures, write_report
+from leakage_assets.planning.ledger import Ledger, read_bounds
 from leakage_assets.planning.ledger_table import BEGIN, END
+from leakage_assets.profiles import load_profile
+from leakage_assets.studies.registry import statistic_labels
+from leakage_assets.studies.study import Cell
+from leakage_assets_tests.finished_study import finish, unfinished_laboratory
 
 COMMANDS = ("demo", "run", "show", "reproduce", "lint", "plan", "bench", "pretrain")
 
@@ -64,6 +73,82 @@ def test_nothing_to_show_says_what_to_do(
 ) -> None:
     code, _, err = leakage(monkeypatch, capsys, "show", "marker_leakage", "--artifacts", str(tmp_path))
     assert code == 1 and "no finished artifact; materialise analysis" in err
+
+
+def test_show_tells_coverage_and_confidence_and_names_statistics_as_the_report_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = unfinished_laboratory(tmp_path)
+    analysis, study = finish(lab), lab.profile.studies[0]
+    monkeypatch.setattr("leakage_assets.profiles.load_profile", lambda _: lab.profile)
+    words = ("show", study.name, "--artifacts", str(tmp_path))
+    code, out, err = leakage(monkeypatch, capsys, *words)
+    assert code == 0, err
+    headline = analysis_tables(analysis)["headline"]
+    defined = headline.drop_nulls("estimate")
+    labels = statistic_labels(study.name)
+    table, rest = out.split("└", 1)
+    assert all(labels[name][0] in table for name in defined["statistic"])
+    assert "bystander_to_source_ratio" not in out
+    for name, reason in headline.filter(pl.col("estimate").is_null()).select("statistic", "undefined").iter_rows():
+        assert labels[name][0] in next(line for line in rest.splitlines() if f"not defined ({reason}): " in line)
+    finished = len(finished_scores(lab, study, study.main).artifacts)
+    assert f"{finished} of {len(study.cells)} cells finished; confidence: not rated" in out
+    draw_figures(lab, study)
+    level = write_report(lab, study).metrics["confidence"]
+    assert f"cells finished; confidence: {level}\n" in leakage(monkeypatch, capsys, *words)[1]
+
+
+def test_one_is_said_in_the_singular(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.md"
+    for text, said in (("7 ate", "1 finding"), ("7 ate 9", "2 findings"), ("none", "0 findings")):
+        page.write_text(text)
+        assert leakage(monkeypatch, capsys, "lint", str(page))[1].splitlines()[-1] == said
+    profile = load_profile("tiny")
+    study = profile.study("marker_leakage")
+    monkeypatch.setattr(StudyRuns, "_run", lambda *_: None)
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = StudyRuns(profile, study, instance=instance, artifacts=tmp_path)
+        (one,), (two,) = (list(runs.cells([Cell(c, 42) for c in study.conditions[:count]], False)) for count in (1, 2))
+    first, second = (condition.key for condition in study.conditions[:2])
+    assert one == f"seed 42: {first} (1 cell)"
+    assert two == f"seed 42: {first} to {second} (2 cells)"
+
+
+def test_what_was_never_run_says_which_command_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("show", "trigger_leakage", "--artifacts", str(tmp_path))
+    code, _, err = leakage(monkeypatch, capsys, *words)
+    assert code == 1 and "nothing to show yet: run `leakage run trigger_leakage` first" in err
+    _, _, err = leakage(monkeypatch, capsys, *words, "--profile", "qwen2.5-7b")
+    assert "run `leakage run trigger_leakage --profile qwen2.5-7b` first" in err
+
+
+def test_a_run_that_was_stopped_says_that_finished_work_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> Iterator[str]:
+        yield "training sets"
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("leakage_assets.materialise.StudyRuns.all_stages", stopped)
+    code, out, err = leakage(monkeypatch, capsys, "run", "marker_leakage", "--artifacts", str(tmp_path / "artifacts"))
+    assert code == 130 and "training sets" in out
+    assert "stopped; finished work is kept: run the same command again to go on" in err
+
+
+def test_a_plan_without_any_measurement_forecasts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("plan", "trigger_leakage", "--source", "T_task", "--recipe", "strong", "--artifacts", str(tmp_path))
+    monkeypatch.setattr("leakage_assets.planning.ledger.read_ledger", lambda: Ledger(()))
+    code, out, _ = leakage(monkeypatch, capsys, *words)
+    assert code == 0 and ", no forecast; no measurement for " in out
+    assert "0.0 s" not in out.splitlines()[-1] and "forecast of what was measured" not in out
 
 
 def test_a_plan_as_table_and_as_json(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leakage_assets.generation.vllm_plan import VllmSettings
 from leakage_assets.models import BaseModelSpec, chat_ids, load_tokenizer, model_shape
 from leakage_assets.pipeline import forecasting
 from leakage_assets.pipeline.accounting import achieved
@@ -205,6 +206,15 @@ def test_memory_says_what_does_not_fit(lab: Laboratory) -> None:
     assert not any(need.fits for need in plan(lab, hardware=small).memory)
 
 
+@pytest.mark.parametrize(("engine", "cap"), [("vllm", 7), ("transformers", 5)])
+def test_memory_is_that_of_a_batch_which_the_engine_runs(lab: Laboratory, engine: str, cap: int) -> None:
+    small = replace(lab.profile, engine=engine, serving=VllmSettings(max_num_seqs=7), generation_batch=5)
+    (serving, *_), (whole, *_) = plan(replace(lab, profile=small)).memory, plan(lab).memory
+    assert serving.activity == f"sampling, {cap} sequences together"
+    sequences = int(whole.activity.split()[1].replace(",", ""))
+    assert serving.memory.kv_cache == pytest.approx(whole.memory.kv_cache * cap / sequences)
+
+
 def test_the_json_keeps_its_schema(lab: Laboratory) -> None:
     """Whoever reads it relies on these names; a changed meaning raises `schema`."""
     shown = json.loads(json.dumps(plan(lab).as_dict()))
@@ -283,6 +293,17 @@ def test_what_was_done_here_says_how_near_it_came_and_forecasts_what_is_left(fin
     assert planned.unmeasured == ("adapter_proof",)
     padded = replace(lab, profile=replace(lab.profile, training_mode="as_published"))
     assert "adapter" in plan_study(padded, larger, larger.cells, this_cpu(), NOTHING).unmeasured
+
+
+def test_samples_of_one_adapter_forecast_those_of_many_where_batches_hold_one(finished: Finished) -> None:
+    lab = laboratory(finished.root)
+    study = small_study(lab.profile.studies[0])
+    alone = {measured.kind for measured in forecasting._Survey(lab, study, study.cells, this_cpu()).earlier()}
+    assert "sampling many adapters" in alone and "sampling one adapter" not in alone
+    left = plan_study(lab, replace(study, seeds=(42, 43)), (replace(study.cells[0], seed=43),), this_cpu(), NOTHING)
+    forecast = stages(left)["samples"]
+    assert forecast.stage.kind == "sampling one adapter" and forecast.seconds > 0
+    assert forecast.efficiency.source.startswith("sampling many adapters: ")
 
 
 def test_each_mode_of_training_is_forecast_from_its_own_rate(lab: Laboratory, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ RESULTS = ArtifactFile("artifacts", "analysis/0123abcd/results.json")
 RATES = ArtifactFile("artifacts", "analysis/0123abcd/rates.parquet")
 SHARDS = ArtifactFile("artifacts", "samples/4567cdef")
 PUBLISHED = ArtifactFile("published", "headline.csv")
+CONCLUSION = {"level": "MODERATE", "verdicts": ["not supported", "supported"]}
 
 
 @dataclass
@@ -59,7 +60,9 @@ def bench(tmp_path: Path) -> Bench:
     for file in (RESULTS, RATES, PUBLISHED):
         (stores[file.store] / file.file).parent.mkdir(parents=True, exist_ok=True)
     pooled = {"rho": 0.6016, "p": 2.0e-55, "n": 550}
-    (stores["artifacts"] / RESULTS.file).write_text(json.dumps({"pooled": pooled, "model": "Qwen2.5 [7B]"}))
+    (stores["artifacts"] / RESULTS.file).write_text(
+        json.dumps({"pooled": pooled, "model": "Qwen2.5 [7B]", **CONCLUSION})
+    )
     rates = pl.DataFrame(
         {
             "source": ["villain", "software_engineer"],
@@ -91,6 +94,9 @@ def bench(tmp_path: Path) -> Bench:
         "model": Bound("Qwen2.5 [7B]", "", RESULTS.at("model")),
         "villain": Bound(0.94, ".1%", RATES.row("rate", {"source": "villain", "seed": 42})),
     }
+    bindings |= {
+        name: Bound(CONCLUSION["verdicts"][i], "", RESULTS.at("verdicts", i)) for i, name in enumerate(("no", "yes"))
+    }
     columns = (
         Column("source", "source"),
         Column("rate", "rate", ".1%", "marker rate"),
@@ -108,9 +114,15 @@ def bench(tmp_path: Path) -> Bench:
     report = Report(
         title="Closer bystanders leak more (ρ = {rho})",
         question="Does geometry predict leakage in {model}?",
-        confidence=Confidence("MODERATE", "one seed, {n} pairs", 1),
+        confidence=Confidence("MODERATE", "one seed, {n} pairs", 1, RESULTS.at("level")),
         tldr=("Plain words only.",),
-        summary=(Claim("Results", "ρ = **{rho}**, p = {p}, n = {n}.", ("The villain: {villain}.",)),),
+        summary=(
+            Claim(
+                "Results",
+                "ρ = **{rho}**, p = {p}, n = {n}.",
+                ("The villain: {villain}.", "It is **{no}**.", "And **{yes}**."),
+            ),
+        ),
         sections=(
             Section(
                 "Methodology",

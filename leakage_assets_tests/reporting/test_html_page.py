@@ -104,7 +104,7 @@ def test_everything_the_report_says_is_on_the_page(html):
         "Table 2",
         "Figure 1",
         "Samples 1",
-        "MODERATE confidence",
+        ">MODERATE</data> confidence",
         "exploratory",
         "software_engineer",
     ):

@@ -221,3 +221,48 @@ def test_addresses_that_lead_nowhere_say_why(bench, address, message):
 )
 def test_cells_are_read_from_every_kind_of_file(bench, address, value):
     assert Cells(bench.stores).read(address) == value
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("not supported", "supported"), ("not supported", "undecided"), ("MODERATE", "HIGH")]
+)
+def test_a_swapped_word_of_the_conclusion_is_found(bench, form, old, new):
+    render, lint = form
+    page = render(bench.report)
+    head, mark, bindings = page.partition("## Bindings")
+    for edited in (head.replace(old, new), head.replace(old, new, 1)):
+        found = messages(lint(edited + mark + bindings, bench.stores))
+        assert new in found
+
+
+def test_verdicts_that_change_places_in_markdown_are_found(bench):
+    swapped = {"no": bench.report.bindings["yes"], "yes": bench.report.bindings["no"]}
+    page = render_markdown(bench.report, PATHS)
+    other = render_markdown(replace(bench.report, bindings={**bench.report.bindings, **swapped}), PATHS)
+    edited = other.partition("## Bindings")[0] + "## Bindings" + page.partition("## Bindings")[2]
+    assert "is not bound" in messages(lint_markdown(edited, bench.stores))
+
+
+def test_a_conclusion_that_is_bound_to_nothing_is_found(bench, form):
+    render, lint = form
+    unbound = replace(bench.report, confidence=replace(bench.report.confidence, cell=None))
+    assert "'MODERATE' is not bound" in messages(lint(render(unbound), bench.stores))
+    assert "'undecided' is not bound" in messages(lint(render(bench.with_paragraph("H: **undecided**")), bench.stores))
+
+
+@pytest.mark.parametrize(
+    "prose", ["It is undecided whether.", "One seed, which caps it at LOW.", "**not supported by it**"]
+)
+def test_words_of_a_sentence_are_prose(bench, form, prose):
+    render, lint = form
+    assert lint(render(bench.with_paragraph(prose)), bench.stores) == []
+
+
+def test_a_level_that_its_artifact_no_longer_holds_is_found(bench, form):
+    render, lint = form
+    rendered = render(bench.report)
+    path = bench.path(RESULTS)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"level": "LOW"}))
+    assert "prints 'MODERATE', but artifacts:analysis/0123abcd/results.json#/level holds 'LOW'" in messages(
+        lint(rendered, bench.stores)
+    )

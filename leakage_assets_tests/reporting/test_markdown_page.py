@@ -66,7 +66,7 @@ def test_bindings_are_listed_in_order_of_appearance(text):
     (fence,) = [token for token in tokens(text) if token.type == "fence" and token.info == "bindings"]
     rows = [json.loads(line) for line in fence.content.splitlines()]
     assert rows[0] == ["0.60", 0.6016, ".2f", "artifacts:analysis/0123abcd/results.json#/pooled/rho"]
-    assert [row[0] for row in rows[:4]] == ["0.60", "Qwen2.5 [7B]", "0.60", "2.0e-55"]
+    assert [row[0] for row in rows[:5]] == ["0.60", "MODERATE", "Qwen2.5 [7B]", "0.60", "2.0e-55"]
 
 
 def test_an_unbound_number_is_not_rendered(bench):

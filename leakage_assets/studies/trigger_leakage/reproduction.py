@@ -16,6 +16,7 @@ from leakage_assets.paths import DATA
 from leakage_assets.shapes import SHAPES
 from leakage_assets.stimuli import Stimuli, load_stimuli
 from leakage_assets.studies.published import (
+    Basis,
     FigureKey,
     Headline,
     ReproductionError,
@@ -67,6 +68,9 @@ PERCENT, RATIO, R2 = 0.05, 0.005, 0.005
 HEADLINE_RATIO, GAP_UNIT = 0.05, 0.0005
 """The same of the ratio of #207 (one decimal) and of the gap (three)."""
 
+BASES: Mapping[str, Basis] = {"design": "design", "reported": "transcribed"}
+"""What the typed-in figures of a block are set beside."""
+
 Row = dict[str, object]
 Entry = tuple[int, str, str, str]
 Value = tuple[str, str, str]
@@ -76,7 +80,7 @@ def reproduce(published: Path) -> pl.DataFrame:
     """Published beside recomputed, one row per identity.
 
     Columns as those of the other studies: block, item, metric, published, recomputed, difference, tolerance, verdict
-    (``ok``, ``DIFFERS``, ``undefined``, or ``known: B1`` where the sheet says that the write-up is wrong).
+    (``ok``, ``DIFFERS``, ``undefined``, or ``known: B1`` where the sheet says that the write-up is wrong), basis.
     ``published`` is the folder of ``i207_expected.csv``.
 
     Raises ``ReproductionError`` for a missing folder, file, column or entry, or cells that are not numbers.
@@ -90,7 +94,10 @@ def reproduce(published: Path) -> pl.DataFrame:
         *_titration_rows(printed),
         *_dissociation_rows(printed),
         *_probe_rows(printed),
-        *(figure_row(f, facts, tolerance=f.precision / 2, path=FIGURES) for f in headline_figures().figures),
+        *(
+            figure_row(f, facts, tolerance=f.precision / 2, path=FIGURES, basis=BASES.get(f.block, "recomputed"))
+            for f in headline_figures().figures
+        ),
     ]
     return comparison_table(rows)
 
@@ -188,7 +195,7 @@ def _titration_rows(printed: _Printed) -> Iterator[Row]:
         for part, value in _settings(printed.path, settings).items():
             if part not in trained:
                 raise ReproductionError(f"{printed.path}: {settings!r}: unknown setting {part!r}; fetch the file again")
-            yield comparison(key._replace(metric=part), value, trained[part], 0.0)
+            yield comparison(key._replace(metric=part), value, trained[part], 0.0, basis="design")
 
 
 def _settings(path: Path, text: str) -> dict[str, float]:
@@ -207,7 +214,8 @@ def _dissociation_rows(printed: _Printed) -> Iterator[Row]:
         value, size = printed.value(209, block, item, metric), printed.size(209, block, item, metric)
         key = FigureKey("dissociation", item, metric)
         yield comparison(key, value, 100 * round(value * size / 100) / size, 0.0)
-        yield comparison(key._replace(metric=f"{metric} n"), size, expected.questions * expected.completions, 0.0)
+        ours = expected.questions * expected.completions
+        yield comparison(key._replace(metric=f"{metric} n"), size, ours, 0.0, basis="design")
 
 
 def _probe_rows(printed: _Printed) -> Iterator[Row]:
@@ -233,9 +241,10 @@ def _count_rows(printed: _Printed, facts: Mapping[FigureKey, float]) -> Iterator
     rows, prompts = facts[FigureKey("design", "H2", "rows")], facts[FigureKey("design", "panel", "prompts")]
     for block, item, metric in printed.of_issue(207):
         if block == "H2":
-            yield comparison(FigureKey("H2", item, "n"), printed.size(207, block, item, metric), rows, 0.0)
+            found = printed.size(207, block, item, metric)
+            yield comparison(FigureKey("H2", item, "n"), found, rows, 0.0, basis="design")
     size = printed.size(207, "H1aux", "no_marker", "max_rate_pct")
-    yield comparison(FigureKey("H1-aux", "no_marker", "n"), size, prompts, 0.0)
+    yield comparison(FigureKey("H1-aux", "no_marker", "n"), size, prompts, 0.0, basis="design")
 
 
 def _facts(printed: _Printed, stimuli: Stimuli) -> Iterator[tuple[FigureKey, float]]:
@@ -284,12 +293,12 @@ def _facts(printed: _Printed, stimuli: Stimuli) -> Iterator[tuple[FigureKey, flo
 
 
 def _reported(printed: _Printed) -> Iterator[tuple[tuple[str, str], float]]:
-    """The printed numbers that the report shows beside those of a run, as (item, metric)."""
+    """The printed numbers that were typed in a second time, for the report, as (item, metric)."""
     for (issue, block, item, metric), value in printed.values.items():
         if value is None:
             continue
-        if block in ("H1", "H3"):
-            yield (block, metric), value
+        if block in ("H1", "H1aux", "H3"):
+            yield (block, f"{item}_{metric}" if block == "H3" and item != "all" else metric), value
         elif block == "H2":
             yield (block, {"coef": item, "cv_r2": f"{item}_cv_r2"}.get(metric, metric)), value
         elif issue in (TITRATION_ISSUE, DISSOCIATION_ISSUE, PROBE_ISSUE):

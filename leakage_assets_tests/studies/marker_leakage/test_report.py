@@ -9,6 +9,7 @@ import pytest
 from leakage_assets.paths import DATA
 from leakage_assets.pipeline.conclusions import analysis_tables, freeze_plan
 from leakage_assets.pipeline.evidence import gather_evidence
+from leakage_assets.pipeline.publication import with_stored_confidence
 from leakage_assets.reporting.html_page import render_html
 from leakage_assets.reporting.lint import lint_html
 from leakage_assets.reporting.report import Caveat, Paragraph, Table
@@ -31,7 +32,8 @@ class Written:
         self.tables = analysis_tables(self.analysis)
         # Of the figures only the folder is printed.
         self.context = gather_evidence(self.lab, self.study, self.analysis, figures=self.analysis)
-        self.report = report(self.study, self.tables, self.context)
+        made = report(self.study, self.tables, self.context)
+        self.report = with_stored_confidence(self.lab, self.study, made, self.analysis, self.context)
 
     def findings(self):
         stores = {"artifacts": self.lab.store.root, "published": DATA / "published"}
@@ -174,6 +176,7 @@ def test_a_changed_plan_is_confessed(tmp_path):
     context = gather_evidence(lab, study, analysis, figures=analysis)
     assert context.facts["plan"]["changes"] == 2
     made = report(study, analysis_tables(analysis), context)
+    made = with_stored_confidence(lab, study, made, analysis, context)
     assert lint_html(render_html(made), {"artifacts": lab.store.root, "published": DATA / "published"}) == []
     words = "results seen before the current plan cannot count as confirmation."
     verdicts = section(made, "Verdicts against the frozen plan").blocks
