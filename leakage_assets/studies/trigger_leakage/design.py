@@ -317,7 +317,7 @@ HYPOTHESES = (
     Hypothesis(
         name="H1",
         claim=f"Triggers gate: the marker is said at least {GATING_RATIO:g} times as often under the trained prompt as "
-        "under bystanders of other families and controls (p: more often at all)",
+        "under bystanders of other families and controls (p: prompts are exchangeable)",
         statistic="gating_ratio_own",
         threshold=GATING_RATIO,
         direction="at_least",
