@@ -37,7 +37,7 @@ def test_every_published_statistic_reproduces(table: pl.DataFrame) -> None:
     wrong = table.filter(~pl.col("verdict").str.starts_with("ok") & ~pl.col("verdict").str.starts_with("known"))
     assert wrong.is_empty(), str(wrong)
     assert table.columns == [
-        "block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict"
+        "block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict", "basis"
     ]  # fmt: skip
     assert len(table) == 24 * 5 + 5 * 2 + len(headline_figures().figures)
 

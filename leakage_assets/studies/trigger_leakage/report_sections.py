@@ -135,8 +135,8 @@ def gates(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
         "The p of the plan exchanges whole prompts, each with the rates of all adapters, among every place that is an "
         "own prompt or a bystander to one of them. Its null is that prompts are exchangeable: that nothing hangs on "
-        "which prompt was trained or which family it is of. That is more than that the marker is no more frequent under "
-        "the own prompt: what leaks to an adapter's own family, which is left out of "
+        "which prompt was trained or which family it is of. That is more than that the marker is no more frequent "
+        "under the own prompt: what leaks to an adapter's own family, which is left out of "
         "its own comparison, comes among the bystanders when prompts are exchanged, so that a small p may owe part of "
         "its smallness to the family."
     )
