@@ -71,6 +71,11 @@ class Cell:
         return f"{self.condition.key} seed {self.seed}"
 
 
+def panel_prefix(panel: str) -> str:
+    """The main panel's assets are ``samples`` and ``scores``; other panels put their name before."""
+    return "" if panel == MAIN_PANEL else f"{panel}_"
+
+
 @dataclass(frozen=True)
 class Panel:
     """Prompts x questions x completions asked of every adapter.
@@ -87,8 +92,8 @@ class Panel:
 
     @property
     def asset_prefix(self) -> str:
-        """The main panel's assets are ``samples`` and ``scores``; other panels put their name before."""
-        return "" if self.name == MAIN_PANEL else f"{self.name}_"
+        """As ``panel_prefix`` says."""
+        return panel_prefix(self.name)
 
     @property
     def size(self) -> int:

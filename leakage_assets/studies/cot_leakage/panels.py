@@ -23,7 +23,7 @@ from leakage_assets.studies.cot_leakage.evaluation import (
 )
 from leakage_assets.studies.cot_leakage.questions import QuestionSource
 from leakage_assets.studies.scoring import Scoring
-from leakage_assets.studies.study import MAIN_PANEL, Cell, Study
+from leakage_assets.studies.study import MAIN_PANEL, Cell, Study, panel_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ class _Step:
 
     @property
     def asset_prefix(self) -> str:
-        return "" if self.name == MAIN_PANEL else f"{self.name}_"
+        return panel_prefix(self.name)
 
     @property
     def prompts(self) -> tuple[str, ...]:
