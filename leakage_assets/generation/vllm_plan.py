@@ -149,8 +149,8 @@ def admitted_together(sequences: int) -> int:
     """How many new sequences join an engine of `sequences` at a time.
 
     One by one they would put a prompt into every step: on one H200 a step of 1,024 sequences of a 7B model then takes
-    40 ms instead of 37 (attention is launched layer by layer, and products of 1,088 rows use the device worse than
-    those of 1,024); with a sixteenth at a time a thirty-second of the places is empty on average.
+    40 ms instead of 37 (products of 1,088 rows use the device worse than those of 1,024); with a sixteenth at a time a
+    thirty-second of the places is empty on average.
     """
     return max(1, sequences // 16)
 

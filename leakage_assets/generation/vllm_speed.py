@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,21 @@ def _top_p_programs(device: int = 0) -> int:
     from vllm.utils.platform_utils import num_compute_units
 
     return TOP_P_PROGRAMS * int(num_compute_units(device))
+
+
+def look_at_models_here() -> None:
+    """Before an engine starts: vLLM looks at the class of a model in this process.
+
+    It would start another one, which imports vLLM again (15 s on a new machine), so that this one does not touch the
+    GPU; but the engine runs in this process all the same.
+    """
+    from vllm.model_executor.models import registry
+
+    registry._run_in_subprocess = _here
+
+
+def _here(look: Callable[[], Any]) -> Any:
+    return look()
 
 
 def speed_up_blocks() -> None:

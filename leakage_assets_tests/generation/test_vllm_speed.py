@@ -15,6 +15,7 @@ from leakage_assets.generation.vllm_speed import (
     TOP_P_PROGRAMS,
     TUNED_KERNELS,
     expand_one_by_one,
+    look_at_models_here,
     slots_of_rows,
     speed_up_lora,
     speed_up_top_p,
@@ -155,6 +156,19 @@ def test_a_top_p_kernel_that_divides_rows_is_left_alone(monkeypatch: pytest.Monk
     kernel = _top_p_kernel(monkeypatch, _SPLIT_MAX_BATCH=64)
     speed_up_top_p()
     assert kernel.num_compute_units is None
+
+
+@needs_vllm
+def test_the_class_of_a_model_is_looked_at_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.models import registry
+
+    monkeypatch.setattr(registry, "_run_in_subprocess", registry._run_in_subprocess)
+    look_at_models_here()
+    assert registry._run_in_subprocess(os.getpid) == os.getpid()
+    lazy = registry._LazyRegisteredModel("vllm.model_executor.models.qwen2", "Qwen2ForCausalLM")
+    for name in ("_load_modelinfo_from_cache", "_save_modelinfo_to_cache"):
+        monkeypatch.setattr(registry._LazyRegisteredModel, name, lambda *_: None)
+    assert lazy.inspect_model_cls().is_text_generation_model
 
 
 def _blocks_of(manager: Any, told: Any) -> tuple[Any, ...]:
