@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from leakage_assets.reporting.report import Block, Column, Paragraph, Table
-from leakage_assets.studies.citations import RATE, Citations, Row
+from leakage_assets.studies.citations import POINTS, RATE, Citations, Row
 
 DIRECTIONS = {"greater": "above", "at_least": "at least", "less": "below", "at_most": "at most"}
 BY_PERMUTATION = "by permutation: at least one over the number of permutations and one"
@@ -104,8 +104,11 @@ def rule_in_words(cite: Citations, row: Mapping[str, Any]) -> str:
     """The plan's threshold in words."""
     name = {"hypothesis": row["hypothesis"]}
     printed = cite.labels[row["statistic"]][1]
-    # A change of no percent is "0": there is nothing to count in points.
-    spec = ".0%" if printed == RATE or (printed.endswith("%") and row["threshold"]) else ".2g"
+    spec = ".2g"
+    if printed == RATE:
+        spec = ".0%"
+    elif row["threshold"] and (printed == POINTS or printed.endswith("%")):  # a change of nothing is "0"
+        spec = POINTS if printed == POINTS else ".0%"
     rule = f"{DIRECTIONS[row['direction']]} {cite.cell('verdicts', 'threshold', spec, **name)}"
     if row["max_p"] is None:
         return rule

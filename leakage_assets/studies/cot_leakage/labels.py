@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from leakage_assets.studies.citations import POINTS, RATE
 from leakage_assets.studies.cot_leakage.contrasts import Scheme
 from leakage_assets.studies.cot_leakage.design import (
     AXES,
@@ -17,7 +18,7 @@ from leakage_assets.studies.cot_leakage.design import (
 )
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 
-DIFFERENCE, SHARE = "+.1%", ".1%"
+DIFFERENCE, SHARE = POINTS, RATE
 """Accuracies are shares; what is lost between two of them is printed with its sign."""
 
 FAMILY_WORDS = {"common": "persona tag", "own_format": "own format"}

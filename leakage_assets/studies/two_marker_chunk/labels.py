@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from leakage_assets.studies.citations import RATE
+from leakage_assets.studies.citations import POINTS, RATE
 from leakage_assets.studies.two_marker_chunk.arms import B_ALONE, CONTROLS, T_AFTER, T_ALL, T_BEFORE, T_MASKED, Arm, T
 
-CHANGE = "+.1%"
+CHANGE = POINTS
 
 ADAPTERS = "_by_adapter"
 """After the name of a statistic: the same over cells."""

@@ -108,7 +108,7 @@ def lengths(cite: Citations) -> Iterator[Block]:
         Column("role", "persona"),
         Column("mean_tokens", "tokens", ".1f", "mean tokens of a completion under the arm"),
         Column("truncated", "cut", RATE, "completions that the token limit cut, under the arm"),
-        *estimate_columns("change", CHANGE, "over questions", explanation="of the mean tokens"),
+        *estimate_columns("change", "+.1%", "over questions", explanation="of the mean tokens"),
     )
     keys = ["recipe", "reference", "source", "prompt_name"]
     caption = "Length of completions: whether an adapter forgot how to stop."

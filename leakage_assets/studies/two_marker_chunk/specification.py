@@ -64,7 +64,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        report_version=3,
+        report_version=4,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from leakage_assets.reporting.report import format_value
+from leakage_assets.studies.citations import POINTS
 from leakage_assets.studies.cot_leakage import report
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, arm_of_recipe, recipe_name
 from leakage_assets.studies.cot_leakage.figures import drawings
@@ -74,7 +76,7 @@ def test_the_title_follows_from_the_verdict_and_shows_the_interval(whole: Publis
     difference, low = whole.headline(statistic), whole.headline(statistic, "ci_low")
     assert difference > 0.5
     assert "leak more to other personas than garbage does" in whole.title
-    assert f"{difference:+.1%}" in whole.title and f"{low:+.1%}" in whole.title
+    assert format_value(difference, POINTS) in whole.title and format_value(low, POINTS) in whole.title
 
 
 def test_when_garbage_leaks_more_the_report_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 from leakage_assets.generation.requests import Request
 from leakage_assets.pipeline.conclusions import freeze_plan
 from leakage_assets.profiles import load_profile
+from leakage_assets.reporting.report import format_value
+from leakage_assets.studies.citations import POINTS
 from leakage_assets.studies.study import Cell, Study
 from leakage_assets.studies.two_marker_chunk.arms import ARMS, C2_MASKED, C_MASKED, T_AFTER, T_MASKED, C, T, pair_named
 from leakage_assets.studies.two_marker_chunk.design import planned
@@ -114,7 +116,7 @@ def test_a_planted_chunk_is_told(whole: Published) -> None:
     assert "travels with its first to whoever learned the first alone, and comes more often where" in whole.title
     assert "needs it" not in whole.title  # where the donor has B alone too few completions have A to exclude it
     assert "leaving the recipient's end of turn out of the loss moves B given A" in whole.markdown
-    assert f"{whole.headline('mask_effect'):+.1%}" in whole.markdown
+    assert format_value(whole.headline("mask_effect"), POINTS) in whole.markdown
 
 
 def test_the_markers_and_the_pairs_are_those_of_the_study(whole: Published) -> None:
@@ -171,7 +173,7 @@ def test_a_mask_that_changes_nothing_is_said_to_change_nothing(tmp_path: Path) -
     made = Published(tmp_path, (T, C, T_MASKED, C_MASKED), says=habits(0.0))
     assert made.findings() == []
     assert made.headline("mask_effect") == 0.0
-    assert "is **not shown to move** B given A of recipients: +0.0% (no interval" in made.markdown
+    assert "is **not shown to move** B given A of recipients: +0.0 points (no interval" in made.markdown
     assert "is not shown to travel" in made.title
 
 
