@@ -13,6 +13,12 @@ List = Literal["write-up", "code", "follow-up", "own"]
 Direction = Literal["at_least", "at_most", "below"]
 
 
+WITH_A, WITH_A_MASKED = "recipient completions with A, T and C", "recipient completions with A, masked arms"
+QUESTIONS_MASKED = "recipient questions with A, masked arms"
+COUNTS = (WITH_A, WITH_A_MASKED, QUESTIONS_MASKED)
+"""Gates on a number; the others are on a share."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """One requirement, the lists it is on, and the value it is read from (None where that does not exist)."""
@@ -92,7 +98,7 @@ def gates(values: GateValues, limits: GateLimits) -> tuple[Gate, ...]:
         Gate("donor R_B|A, lower bound", values.donor_low, limits.donor_low, "at_least", ("write-up",)),
         Gate("recipient R_B in C", values.recipient_b_in_c, limits.b_in_c, "at_most", ("write-up",)),
         Gate("largest R_B of a persona in C", values.largest_b_in_c, limits.b_in_c, "below", ("code",)),
-        Gate("recipient completions with A, T and C", fewest, limits.completions_with_a, "at_least", ("code",)),
+        Gate(WITH_A, fewest, limits.completions_with_a, "at_least", ("code",)),
     )
 
 
@@ -114,8 +120,8 @@ def own_gates(fewest: float | None, fewest_questions: float | None, floors: Floo
     """
     only: tuple[List, ...] = ("own",)
     return (
-        Gate("recipient completions with A, masked arms", fewest, floors.completions, "at_least", only),
-        Gate("recipient questions with A, masked arms", fewest_questions, floors.questions, "at_least", only),
+        Gate(WITH_A_MASKED, fewest, floors.completions, "at_least", only),
+        Gate(QUESTIONS_MASKED, fewest_questions, floors.questions, "at_least", only),
     )
 
 

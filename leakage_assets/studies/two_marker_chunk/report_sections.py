@@ -20,6 +20,7 @@ from leakage_assets.studies.report_parts import (
 from leakage_assets.studies.two_marker_chunk.analysis import UNTRAINED
 from leakage_assets.studies.two_marker_chunk.arms import NEGATIVES, T_ALL, T_MASKED, Pair, T
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan, planned
+from leakage_assets.studies.two_marker_chunk.gates import COUNTS
 from leakage_assets.studies.two_marker_chunk.labels import (
     CHANGE,
     CONDITIONS,
@@ -179,7 +180,6 @@ def _coherent(cite: Citations) -> str:
 
 
 KEYS = ("source", "arm", "list")
-COUNTED = "recipient completions with A, T and C"
 
 
 def _gates(cite: Citations) -> Table:
@@ -193,8 +193,9 @@ def _gates(cite: Citations) -> Table:
     )
     rows: list[Row] = []
     for source, arm, gate, direction in cite.tables["gates"].select("source", "arm", "gate", "direction").iter_rows():
-        keys, spec = {"source": source, "arm": arm, "gate": gate}, ".0f" if gate == COUNTED else RATE
-        limit = cite.cell("gates", "limit", ".0f" if gate == COUNTED else ".0%", **keys)
+        keys = {"source": source, "arm": arm, "gate": gate}
+        spec, limit_spec = (".0f", ".0f") if gate in COUNTS else (RATE, ".0%")
+        limit = cite.cell("gates", "limit", limit_spec, **keys)
         row: Row = {name: cite.bound("gates", name, "", **keys) for name in (*keys, "passed")}
         rows.append(
             row | {"value": cite.bound("gates", "value", spec, **keys), "rule": f"{CONDITIONS[direction]} {limit}"}

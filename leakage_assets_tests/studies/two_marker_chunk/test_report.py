@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from leakage_assets.studies.study import Cell, Study
 from leakage_assets.studies.two_marker_chunk.arms import ARMS, C2_MASKED, C_MASKED, T_AFTER, T_MASKED, C, T, pair_named
 from leakage_assets.studies.two_marker_chunk.design import planned
 from leakage_assets.studies.two_marker_chunk.figures import drawings
+from leakage_assets.studies.two_marker_chunk.gates import COUNTS
 from leakage_assets.studies.two_marker_chunk.labels import HEADLINE
 from leakage_assets_tests.finished_study import finish
 from leakage_assets_tests.small_study import laboratory, small_two_markers, the_study
@@ -107,6 +109,13 @@ def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> 
 
 def test_every_headline_statistic_has_a_label_and_none_too_many(whole: Published) -> None:
     assert set(whole.tables["headline"]["statistic"]) == set(HEADLINE)
+
+
+def test_gates_on_numbers_are_printed_as_numbers_and_the_others_as_shares(whole: Published) -> None:
+    counted = set(re.findall(r"\| (recipient [^|]*) \| \d+ \| at least \d+ \|", whole.markdown))
+    assert counted == set(COUNTS)
+    shares = re.findall(r"\| ([\d.]+)% \| (?:at least|at most|below) ([\d.]+)% \|", whole.markdown)
+    assert shares and all(float(value) <= 100 and float(limit) <= 100 for value, limit in shares)
 
 
 def test_a_planted_chunk_is_told(whole: Published) -> None:
