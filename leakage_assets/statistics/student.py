@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from leakage_assets.statistics.resampling import Floats
-from leakage_assets.statistics.result import Estimate
+from leakage_assets.statistics.result import Estimate, StatisticsError
 
 Alternative = Literal["two-sided", "greater"]
 
@@ -26,6 +26,19 @@ def t_p(value: float, error: float, df: float, alternative: Alternative = "two-s
 
     t = value / error
     return 2 * float(stdtr(df, -abs(t))) if alternative == "two-sided" else float(stdtr(df, -t))
+
+
+def t_error(estimate: Estimate, df: float) -> float:
+    """The standard error that an estimate's interval was made of: half its width over t_df at its level.
+
+    Raises:
+        StatisticsError: it has no interval.
+    """
+    from scipy.special import stdtrit
+
+    if estimate.ci_low is None or estimate.ci_high is None or estimate.ci_level is None:
+        raise StatisticsError(f"estimate {estimate.name!r} has no interval to read an error from")
+    return (estimate.ci_high - estimate.ci_low) / 2 / float(stdtrit(df, (1 + estimate.ci_level) / 2))
 
 
 def t_estimate(
