@@ -7,14 +7,18 @@ VLLM_TESTS := $(addprefix leakage_assets_tests/,generation/test_engine_contract.
   generation/test_vllm_speed.py generation/test_vllm_plan.py::test_the_ranks_are_those_of_the_installed_vllm benchmarks/test_generate_benchmark.py)
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 
-.PHONY: demo test test-vllm test-fast lint dev clean
+.PHONY: demo test test-main test-vllm test-fast lint dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/leakage demo
 
-test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# vLLM's environment is installed beside the linters, one job each. Where that fails, make lets the suite end and fails.
+test:
+	$(MAKE) --no-print-directory --jobs 2 test-main $(VLLM_VENV)/.installed
 	$(MAKE) --no-print-directory test-vllm
+
+test-main: lint
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What every engine owes its callers, held against vLLM's CPU build. With LEAKAGE_TEST_ENGINE nothing of it is skipped.
 test-vllm: $(VLLM_VENV)/.installed
