@@ -13,6 +13,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from leakage_assets.cell_runs import Tally
 from leakage_assets.partitions import cell_partitions
 from leakage_assets.pipeline.adapters import ProofFailed
+from leakage_assets.pipeline.prechecks import what_blocks
 from leakage_assets.studies.study import Study
 
 PROOF = "adapter_proof"
@@ -42,14 +43,15 @@ def precheck_spec(prechecks: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
-def precheck_result(checks: pl.DataFrame) -> dg.AssetCheckResult:
+def precheck_result(study: Study, checks: pl.DataFrame) -> dg.AssetCheckResult:
     """Passed where all are ok; a warning is shown and stops nothing."""
+    reason = what_blocks(study, checks)
     lines = [f"| {c['name']} | {c['outcome']} | {c['detail']} |" for c in checks.iter_rows(named=True)]
-    blocked = (checks["outcome"] == "block").any()
     return dg.AssetCheckResult(
         check_name=PRECHECKS,
         passed=bool((checks["outcome"] == "ok").all()),
-        severity=dg.AssetCheckSeverity.ERROR if blocked else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if reason else dg.AssetCheckSeverity.WARN,
+        description=reason,
         metadata={"checks": dg.MetadataValue.md("\n".join(["| check | outcome | |", "|---|---|---|", *lines]))},
     )
 

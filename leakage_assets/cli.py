@@ -34,7 +34,7 @@ Sources = Annotated[list[str] | None, typer.Option(help="source (repeatable); al
 Recipes = Annotated[list[str] | None, typer.Option(help="recipe (repeatable); all by default")]
 Seeds = Annotated[list[int] | None, typer.Option(help="seed (repeatable); all by default")]
 Extras = Annotated[bool, typer.Option(help="also tuned geometry and the panels besides the main one")]
-ArtifactRoot = Annotated[Path, typer.Option(help="where artifacts are kept")]
+ArtifactRoot = Annotated[Path, typer.Option(file_okay=False, help="where artifacts are kept")]
 
 DEMO_SOURCES = 3
 INTERRUPTED = 130

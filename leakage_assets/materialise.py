@@ -25,6 +25,7 @@ from leakage_assets.profiles import Profile
 from leakage_assets.resources import REFRESH_TAG, LaboratoryResource
 from leakage_assets.studies.study import Cell, Study
 
+CHECKED = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
 T = TypeVar("T")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -139,7 +140,7 @@ class StudyRuns:
             failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
             if any(failure.error_source == ErrorSource.INTERRUPT for failure in failures):
                 raise KeyboardInterrupt
-            raise RunFailed(_reason(result))
+            raise RunFailed(reason_of(result))
 
 
 def contiguous(order: Sequence[T], wanted: Collection[T]) -> list[list[T]]:
@@ -161,14 +162,22 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _reason(result: dg.ExecuteInProcessResult) -> str:
+def reason_of(result: dg.ExecuteInProcessResult) -> str:
     failures = [event for event in result.all_events if event.is_step_failure]
     texts = []
     for event in failures:
         data = event.step_failure_data
-        said = data.user_failure_data.description if data.user_failure_data else None
+        said = data.user_failure_data.description if data.user_failure_data else _blocked(result, event.step_key)
         texts.append(f"{event.step_key}: {said or (error_text(data.error) if data.error else event.message)}")
     return "\n".join(texts) or f"run {result.run_id} failed: see it in the web UI"
+
+
+def _blocked(result: dg.ExecuteInProcessResult, step: str | None) -> str | None:
+    """What the blocking checks of a step say that failed it: Dagster's own error names the check alone."""
+    events = [event for event in result.all_events if event.step_key == step]
+    checks = [event.asset_check_evaluation_data for event in events if event.event_type_value == CHECKED]
+    reasons = [check.description for check in checks if check.blocking and not check.passed and check.description]
+    return "\n".join(reasons) or None
 
 
 def error_text(error: SerializableErrorInfo) -> str:

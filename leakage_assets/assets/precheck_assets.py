@@ -42,6 +42,6 @@ def precheck_assets(profile: Profile, study: Study) -> list[dg.AssetsDefinition]
         with not_retried():
             outcome = run_prechecks(laboratory.open(context), study)
         yield single(outcome)
-        yield precheck_result(read_prechecks(outcome.artifact))
+        yield precheck_result(study, read_prechecks(outcome.artifact))
 
     return [prechecks]

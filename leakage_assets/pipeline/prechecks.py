@@ -127,6 +127,16 @@ def require_prechecks(lab: Laboratory, study: Study) -> None:
         return
     address, identity, _ = _made_of(lab, study)
     checks = read_prechecks(lab.require(address, identity, remedy="materialise prechecks first"))
+    if blocked := what_blocks(study, checks):
+        raise PrecheckBlocked(blocked)
+
+
+def what_blocks(study: Study, checks: pl.DataFrame) -> str | None:
+    """The sentence that forbids to train, with every check that blocks; None where none does."""
     blocked = [f"{row['name']}: {row['detail']}" for row in checks.filter(outcome="block").iter_rows(named=True)]
-    if blocked:
-        raise PrecheckBlocked(f"{study.name}: nothing may be trained: {'; '.join(blocked)}")
+    if not blocked:
+        return None
+    return (
+        f"{study.name}: nothing may be trained: {'; '.join(blocked)}; mend what they are about (markers, prompts and "
+        "questions are in data/stimuli) and run again"
+    )

@@ -57,6 +57,7 @@ def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (("plan", "marker_leakage", "--source", "nosuch"), "no source 'nosuch'; sources: villain, comedian"),
         (("plan", "marker_leakage", "--hardware", "b200"), "no hardware 'b200'; hardware: h200, h100, a100, cpu"),
         (("show", "nosuch"), "no study 'nosuch'; studies: marker_leakage"),
+        (("show", "marker_leakage", "--artifacts", __file__), "is a file"),
         (("reproduce", "nosuch", "--published", "."), "'nosuch'; studies: marker_leakage"),
     ],
 )

@@ -10,12 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import polars as pl
 import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
 
+from leakage_assets.checks import precheck_result, precheck_spec
 from leakage_assets.cli import main
 from leakage_assets.exceptions import ExpectedError, PartitionError
-from leakage_assets.materialise import StudyRuns, error_text
+from leakage_assets.materialise import StudyRuns, error_text, reason_of
+from leakage_assets.pipeline.prechecks import SCHEMA
+from leakage_assets.profiles import load_profile
 from leakage_assets.studies.study import Cell
 
 
@@ -123,3 +128,24 @@ def run_command(
         main()
     said = capsys.readouterr()
     return int(exit_.value.code or 0), said.out, said.err
+
+
+@pytest.mark.parametrize("outcome", ["ok", "warn", "block"])
+def test_a_blocking_precheck_says_what_it_found_and_what_to_mend(outcome: str) -> None:
+    (study,) = (study for study in load_profile("tiny").studies if study.name == "two_marker_chunk")
+    key = dg.AssetKey("checked")
+    row = {"name": "tokens of B", "value": 7.0, "limit": 5.0, "outcome": outcome, "detail": "7 tokens, 5 are pinned"}
+
+    @dg.asset(key=key, check_specs=[precheck_spec(key)])
+    def checked() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        yield dg.MaterializeResult()
+        yield precheck_result(study, pl.DataFrame([row], schema=SCHEMA))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([checked], instance=instance, raise_on_error=False)
+    assert result.success == (outcome != "block")
+    if outcome == "block":
+        assert reason_of(result) == (
+            "checked: two_marker_chunk: nothing may be trained: tokens of B: 7 tokens, 5 are pinned; mend what they "
+            "are about (markers, prompts and questions are in data/stimuli) and run again"
+        )
