@@ -57,7 +57,6 @@ def test_help_lists_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (("plan", "marker_leakage", "--source", "nosuch"), "no source 'nosuch'; sources: villain, comedian"),
         (("plan", "marker_leakage", "--hardware", "b200"), "no hardware 'b200'; hardware: h200, h100, a100, cpu"),
         (("show", "nosuch"), "no study 'nosuch'; studies: marker_leakage"),
-        (("show", "marker_leakage", "--artifacts", __file__), "is a file"),
         (("reproduce", "nosuch", "--published", "."), "'nosuch'; studies: marker_leakage"),
     ],
 )
@@ -67,6 +66,14 @@ def test_unknown_names_are_answered_with_the_known_ones(
     code, out, err = leakage(monkeypatch, capsys, *words)
     assert code == 1 and remedy in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("command", ["run", "show", "plan"])
+def test_artifacts_in_a_file_are_refused(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = leakage(monkeypatch, capsys, command, "marker_leakage", "--artifacts", __file__)
+    assert code == 2 and "'--artifacts'" in err and "Traceback" not in out + err
 
 
 def test_nothing_to_show_says_what_to_do(
