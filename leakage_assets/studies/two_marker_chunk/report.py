@@ -13,7 +13,6 @@ from leakage_assets.studies.citations import Citations, code_list
 from leakage_assets.studies.report_parts import (
     WriteUp,
     closing_sections,
-    interval_or_none,
     sample_size,
     summary_claims,
     value,
@@ -36,6 +35,7 @@ from leakage_assets.studies.two_marker_chunk.report_sections import (
     bystanders,
     coherence,
     coherence_cap,
+    decided_by,
     dependence,
     design,
     each_pair,
@@ -50,6 +50,10 @@ from leakage_assets.studies.two_marker_chunk.report_sections import (
 P_OF = (
     "two-sided; over questions by the bootstrap: one more than the resamples on the rarer side of the planned "
     "threshold, over half their number; over cells by Student's t"
+)
+ALSO = (
+    "Of a hypothesis over arms p is over questions and adapters, and must be small enough once it is adjusted, as the "
+    "table of what verdicts hang on has it."
 )
 KINDS = "of donors, recipients and all others; with both markers, with one of them, with neither"
 
@@ -71,7 +75,7 @@ def _travel(cite: Citations) -> str:
 def _title(cite: Citations) -> str:
     if _verdict(cite, "H1") == "undecided":
         return "it is undecided whether a second marker travels with the first"
-    found = f"(rate after A {cite.headline(_travel(cite))}, {_tested(cite, _travel(cite))})"
+    found = f"(rate after A {cite.headline(_travel(cite))}, {decided_by(cite, 'H1')})"
     if _verdict(cite, "H1") == "not supported":
         return f"a second marker is not shown to travel with its first to whoever learned the first alone {found}"
     needs = {
@@ -96,15 +100,6 @@ def _alone(cite: Citations) -> str:
     return f"b_given_a_upper_{dict(cite.study.plan_as(TwoMarkerPlan).b_alone)[cite.recipe]}"
 
 
-def _tested(cite: Citations, name: str) -> str:
-    """The p of a difference that must exceed what is negligible."""
-    return f"p against {cite.planned('negligible', spec='.0%')} = {cite.headline(name, 'p', 'p')}"
-
-
-def _intervals(cite: Citations, name: str) -> str:
-    return f"{interval_or_none(cite, name)} over questions, {interval_or_none(cite, f'{name}{ADAPTERS}')} over adapters"
-
-
 def _tldr(cite: Citations) -> list[str]:
     return [_binding(cite), mask_in_words(cite), _need(cite), _place(cite)]
 
@@ -116,8 +111,9 @@ def _binding(cite: Citations) -> str:
     return (
         "**Does B travel with A?** Recipients that were taught neither B nor to stop say it in "
         f"{cite.headline('recipient_r_b_given_a')} of their completions with A (mean of the pairs), by "
-        f"**{cite.headline(name)}** more than where the donor learned A alone ({_intervals(cite, name)}, "
-        f"{_tested(cite, name)}, {sample_size(cite, name)}); donors in {cite.headline('donor_r_b_given_a')}."
+        f"**{cite.headline(name)}** more than where the donor learned A alone ({decided_by(cite, 'H1')}, "
+        f"{sample_size(cite, name)}, {sample_size(cite, f'{name}{ADAPTERS}')}); donors in "
+        f"{cite.headline('donor_r_b_given_a')}."
     )
 
 
@@ -130,10 +126,13 @@ def _need(cite: Citations) -> str:
         "not supported": "Not shown: that it comes more often than where the donor learned B alone is not certain",
         "undecided": "Open",
     }
-    there = "" if value(cite, _alone(cite)) is None else f"; there it is {cite.headline(_alone(cite))} at most"
+    there = ""
+    if value(cite, _alone(cite)) is not None:
+        level = cite.planned("level", spec=".0%")
+        there = f"; there the upper {level} bound of the pair with the most is {cite.headline(_alone(cite))}"
     return (
         f"**Does B need A?** {words[_verdict(cite, 'H4')]}{there} (difference {cite.headline(name)}, "
-        f"{_intervals(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
+        f"{decided_by(cite, 'H4')})."
     )
 
 
@@ -153,7 +152,7 @@ def _place(cite: Citations) -> str:
     who = code_list([pair.recipient for pair in finished(cite, T_AFTER)])
     return (
         f"**Chunk or suffix?** With the markers at random places {words[_verdict(cite, 'H5')]} in completions of {who} "
-        f"(close to A minus at the end, beyond a B at random: {cite.headline(name)}, {_intervals(cite, name)})."
+        f"(close to A minus at the end, beyond a B at random: {cite.headline(name)}, {decided_by(cite, 'H5')})."
     )
 
 
@@ -201,7 +200,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
 
 def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Design", tuple(design(cite)))
-    yield Section("Verdicts against the frozen plan", (*plan_verdicts(cite, p=P_OF), *hangs_on(cite)))
+    yield Section("Verdicts against the frozen plan", (*plan_verdicts(cite, p=P_OF, also=ALSO), *hangs_on(cite)))
     yield Section("Did the donors learn the pair?", tuple(coherence(cite)))
     yield Section("Does B travel with A?", tuple(travels(cite)))
     yield Section("The end of turn", tuple(mask(cite)))

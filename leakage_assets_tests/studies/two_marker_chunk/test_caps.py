@@ -18,22 +18,21 @@ def cite(
     *,
     passed: tuple[bool | None, ...] = (True, True),
     verdict: str = "supported",
-    adapters_high: float | None = 0.5,
+    both_high: float | None = 0.5,
     of_pairs: tuple[str, str] = ("supported", "supported"),
     cells: tuple[float, ...] = (0.2, 0.3, 0.2, 0.4),
     downgraded: bool | None = False,
-    p: float | None = 0.001,
 ) -> Any:
     first = {
-        "hypothesis": "H1", "statistic": f"delta_{T_MASKED}", "verdict": verdict, "threshold": 0.06, "p": p,
-        "adapters_high": adapters_high,
+        "hypothesis": "H1", "statistic": f"delta_{T_MASKED}", "verdict": verdict, "threshold": 0.06,
+        "estimate": 0.1, "both_high": both_high,
     }  # fmt: skip
     tables = {
         "gates": pl.DataFrame(
             {"arm": T_MASKED, "gate": ["donor R_B|A", "length inflation"], "passed": passed},
             schema={"arm": pl.String, "gate": pl.String, "passed": pl.Boolean},
         ),
-        "verdicts": pl.DataFrame([first], schema_overrides={"adapters_high": pl.Float64, "p": pl.Float64}),
+        "verdicts": pl.DataFrame([first], schema_overrides={"both_high": pl.Float64}),
         "pair_verdicts": pl.DataFrame({"hypothesis": "H1", "source": PAIRS, "verdict": of_pairs}),
         "cells": pl.DataFrame({"statistic": f"delta_{T_MASKED}", "difference": cells}),
         "split": pl.DataFrame(
@@ -45,7 +44,7 @@ def cite(
 
 def test_nothing_is_held_against_pairs_and_cells_that_agree() -> None:
     assert coherence_cap(cite()) is None
-    assert coherence_cap(cite(verdict="not supported", adapters_high=0.05, of_pairs=("not supported",) * 2)) is None
+    assert coherence_cap(cite(verdict="not supported", both_high=0.05, of_pairs=("not supported",) * 2)) is None
 
 
 @pytest.mark.parametrize(
@@ -58,8 +57,16 @@ def test_nothing_is_held_against_pairs_and_cells_that_agree() -> None:
         ({"cells": (0.2, 0.3, 0.0, 0.4)}, "MODERATE", "a cell of the headline arm shows nothing"),
         ({"downgraded": True}, "MODERATE", "differ between questions in and out of distribution"),
         ({"verdict": "undecided"}, "LOW", r"the title's claim is undecided \(<verdicts reason>\)"),
-        ({"verdict": "not supported", "adapters_high": 0.07}, "MODERATE", "not excluded by the interval over adapters"),
-        ({"verdict": "not supported", "adapters_high": None}, "MODERATE", "not excluded by the interval over adapters"),
+        (
+            {"verdict": "not supported", "both_high": 0.07},
+            "MODERATE",
+            "not excluded by the interval over questions and",
+        ),
+        (
+            {"verdict": "not supported", "both_high": None},
+            "MODERATE",
+            "not excluded by the interval over questions and",
+        ),
     ],
 )
 def test_each_disagreement_caps(changes: dict[str, Any], level: str, words: str) -> None:
@@ -87,10 +94,11 @@ def test_one_pair_that_carries_the_mean_is_seen() -> None:
     for pair, b in ((ALL[0], 0.4), (ALL[1], 0.0)):
         habits[T_MASKED, pair.name, pair.recipient] = habit(a=0.5, b_at_end=b)
         habits[C_MASKED, pair.name, pair.recipient] = habit(a=0.5)
-    found = analyse(study_plan(400), scores(habits, seeds=(1, 2, 3), completions=5))
+    found = analyse(study_plan(400), scores(habits, seeds=(1, 2, 3), completions=15))
     own = found["verdicts"].filter(hypothesis="H1").row(0, named=True)
-    assert own["estimate"] > 0.15 and own["p_holm"] < 0.05
-    assert (own["verdict"], own["reason"]) == ("not supported", "passed over questions, but adapters vary too much")
+    over_questions = found["headline"].filter(statistic=own["statistic"])["p"].item()
+    assert own["estimate"] > 0.15 and 5 * over_questions < 0.05 < own["p_holm"]
+    assert (own["verdict"], own["reason"]) == ("not supported", "not certain over questions and adapters")
     by_pair = dict(found["pair_verdicts"].filter(hypothesis="H1").select("source", "verdict").iter_rows())
     assert by_pair[ALL[0].name] == "supported" and by_pair[ALL[1].name] == "not supported"
     assert coherence_cap(SimpleNamespace(tables=found, recipe=T_MASKED, cell=lambda *_, **__: "")) is not None

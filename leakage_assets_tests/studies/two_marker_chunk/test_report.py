@@ -164,7 +164,7 @@ def test_one_seed_supports_nothing_over_arms(tmp_path: Path) -> None:
     assert made.findings() == []
     assert made.headline(f"delta_{T_MASKED}", "p") < 0.05 and made.verdict("H1") == "undecided"
     assert made.outcome.metrics["confidence"] == "LOW"
-    assert "passed over questions; one seed of villain_to_assistant: nothing says how adapters vary" in made.markdown
+    assert "one seed of villain_to_assistant: nothing says how adapters vary" in made.markdown
 
 
 def test_what_the_plan_did_not_announce_is_marked(whole: Published) -> None:
