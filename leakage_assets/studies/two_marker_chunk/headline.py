@@ -188,10 +188,19 @@ def _beside(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
             raw = {label: one.both[0] for label, one in _nearer(parts).items()}
             yield _mean(plan, f"chunk_minus_suffix_{arm}", raw).estimate
     yield from _rates_over_pairs(plan, counts)
+    yield from _without_a(plan, counts)
     for _, alone in plan.b_alone:
         yield _largest(plan, f"b_given_a_upper_{alone}", counts, alone, ("recipient",), "r_b_given_a")
     roles = ("donor", "recipient")
     yield _largest(plan, "control_b_upper", counts, plan.control_recipe, roles, "r_b")
+
+
+def _without_a(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
+    """Whether recipients of the headline arm say B without A: within questions, and as often as it may be at most."""
+    parts = _recipients(counts, plan.pairs, plan.headline_recipe)
+    within = {pair.name: strata for pair, own in parts.items() if (strata := dependence_sums(own)) is not None}
+    yield _mean(plan, f"needs_a_{plan.headline_recipe}", within).estimate
+    yield _largest(plan, "b_without_a_upper", counts, plan.headline_recipe, ("recipient",), "r_b_given_not_a")
 
 
 def _rates_over_pairs(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
@@ -207,6 +216,7 @@ def _rates_over_pairs(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Est
         ("donor_r_b_given_a", plan.headline_recipe, ["donor"], "r_b_given_a"),
         ("recipient_r_a", plan.headline_recipe, ["recipient"], "r_a"),
         ("recipient_r_b_given_a", plan.headline_recipe, ["recipient"], "r_b_given_a"),
+        ("recipient_r_b_given_not_a", plan.headline_recipe, ["recipient"], "r_b_given_not_a"),
         ("control_b_rate", plan.control_recipe, ["donor", "recipient"], "r_b"),
     ):
         part = counts.filter(pl.col("recipe") == recipe, pl.col("role").is_in(roles))

@@ -13,6 +13,7 @@ from leakage_assets.studies.citations import Citations, code_list
 from leakage_assets.studies.report_parts import (
     WriteUp,
     closing_sections,
+    interval_or_none,
     sample_size,
     summary_claims,
     value,
@@ -27,11 +28,13 @@ from leakage_assets.studies.two_marker_chunk.report_checks import (
     distances,
     lengths,
     probe,
+    probe_in_words,
     published_and_this_run,
     seeds,
     split,
 )
 from leakage_assets.studies.two_marker_chunk.report_sections import (
+    b_only_with_a,
     bystanders,
     coherence,
     coherence_cap,
@@ -78,15 +81,16 @@ def _title(cite: Citations) -> str:
     found = f"(rate after A {cite.headline(_travel(cite))}, {decided_by(cite, 'H1')})"
     if _verdict(cite, "H1") == "not supported":
         return f"a second marker is not shown to travel with its first to whoever learned the first alone {found}"
+    bound = b_only_with_a(cite)
+    travels_or_leaks = "travels with its first to" if bound else "leaks to"
     needs = {
-        "supported": "and needs it" if _never_alone(cite) else "and comes more often where the donor learned both",
-        "not supported": "but is not shown to need it",
-        "undecided": "and whether it needs it is open",
+        "supported": "and needs its first"
+        if bound and _never_alone(cite)
+        else "and comes more often where the donor learned both",
+        "not supported": "but is not shown to need its first",
+        "undecided": "and whether it needs its first is open",
     }
-    return (
-        f"a second marker travels with its first to whoever learned the first alone, "
-        f"{needs[_verdict(cite, 'H4')]} {found}"
-    )
+    return f"a second marker {travels_or_leaks} whoever learned the first alone, {needs[_verdict(cite, 'H4')]} {found}"
 
 
 def _never_alone(cite: Citations) -> bool:
@@ -101,7 +105,7 @@ def _alone(cite: Citations) -> str:
 
 
 def _tldr(cite: Citations) -> list[str]:
-    return [_binding(cite), mask_in_words(cite), _need(cite), _place(cite)]
+    return [_binding(cite), _without_a(cite), mask_in_words(cite), _need(cite), _place(cite)]
 
 
 def _binding(cite: Citations) -> str:
@@ -114,6 +118,26 @@ def _binding(cite: Citations) -> str:
         f"**{cite.headline(name)}** more than where the donor learned A alone ({decided_by(cite, 'H1')}, "
         f"{sample_size(cite, name)}, {sample_size(cite, f'{name}{ADAPTERS}')}); donors in "
         f"{cite.headline('donor_r_b_given_a')}."
+    )
+
+
+def _without_a(cite: Citations) -> str:
+    """B of recipients in completions without A, and after a marker that nobody was taught."""
+    said, within = "recipient_r_b_given_not_a", f"needs_a_{cite.recipe}"
+    probed = "".join(f" {words}" for words in probe_in_words(cite))
+    if value(cite, said) is None:
+        return f"**Does B come without A?** Not known ({cite.headline(said, 'undefined', '')}).{probed}"
+    excluded = "is excluded" if b_only_with_a(cite) else "is **not excluded**"
+    level = cite.planned("level", spec=".0%")
+    upper = ""
+    if value(cite, "b_without_a_upper") is not None:
+        upper = f" (the upper {level} bound of the pair with the most is {cite.headline('b_without_a_upper')})"
+    difference = ""
+    if value(cite, within) is not None:
+        difference = f"; within questions by {cite.headline(within)} with A, {interval_or_none(cite, within)}"
+    return (
+        f"**Does B come without A?** It {excluded}{upper}: recipients say B in {cite.headline(said)} of completions "
+        f"without A{difference}.{probed}"
     )
 
 
@@ -159,8 +183,11 @@ def _place(cite: Citations) -> str:
 def _summary(cite: Citations) -> tuple[Claim, ...]:
     facts, (a, b) = cite.fact, planned(cite.study).markers
     there = set(cite.tables["verdicts"]["hypothesis"])
+    alone = not cite.has_headline or not b_only_with_a(cite)
     travel = {
-        "supported": "A marker that a donor learned after another travels with it to a recipient of the first alone",
+        "supported": "A marker that a donor learned after another leaks to a recipient of the first alone"
+        if alone
+        else "A marker that a donor learned after another travels with it to a recipient of the first alone",
         "not supported": "That a marker travels with the one before it is not shown",
         "undecided": "Whether a marker travels with the one before it is open",
     }
@@ -171,7 +198,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
     }
     need = {
         "supported": "it needs its first marker"
-        if cite.has_headline and _never_alone(cite)
+        if not alone and _never_alone(cite)
         else "it comes more often where the donor learned both than where it learned B alone",
         "not supported": "it is not shown to need its first marker, so that B alone may have leaked",
         "undecided": "whether it needs its first marker is open",

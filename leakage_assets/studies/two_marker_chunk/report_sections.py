@@ -235,6 +235,12 @@ def coherence_cap(cite: Citations) -> tuple[Level, str] | None:
     return level, "; ".join(f"{reason}, which caps it at {'LOW' if low else 'MODERATE'}" for low, reason in found)
 
 
+def b_only_with_a(cite: Citations) -> bool:
+    """Whether recipients of the headline arm say B without A in no more than a negligible share, in every pair."""
+    found = value(cite, "b_without_a_upper")
+    return found is not None and found <= pair_plan(cite).negligible
+
+
 def _caps(cite: Citations) -> Iterator[tuple[bool, str]]:
     """Whether to LOW, and why."""
     gates, first = cite.tables["gates"].filter(arm=cite.recipe), cite.tables["verdicts"].row(0, named=True)
@@ -252,8 +258,12 @@ def _caps(cite: Citations) -> Iterator[tuple[bool, str]]:
     if first["verdict"] == "not supported" and (high is None or high >= first["threshold"]):
         yield False, "the title's claim is not excluded by the interval over questions and adapters"
     pairs = cite.tables["pair_verdicts"].filter(hypothesis=first["hypothesis"])["verdict"]
-    if pairs.n_unique() > 1:
+    if first["verdict"] == "supported" and not (pairs == "supported").any():
+        yield False, "no pair by itself supports the title's claim"
+    elif (pairs != first["verdict"]).any():
         yield False, "pairs by themselves differ in the verdict on the title's claim"
+    if first["verdict"] == "supported" and not b_only_with_a(cite):
+        yield False, "it is not excluded that B comes without A"
     cells = cite.tables["cells"].filter(statistic=first["statistic"])["difference"]
     if first["verdict"] == "supported" and (cells <= 0).any():
         yield False, "a cell of the headline arm shows nothing of the title's claim"
