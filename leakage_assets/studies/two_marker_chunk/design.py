@@ -284,7 +284,7 @@ HYPOTHESES = (
     Hypothesis(
         name="H1",
         claim="B travels with A where the recipient's rows do not teach to stop after the answer: it says B after A "
-        f"more often where the donor learned both, by more than {NEGLIGIBLE:.0%}",
+        f"more often where the donor learned both, by more than {100 * NEGLIGIBLE:g} points",
         statistic=f"delta_{T_MASKED}",
         threshold=NEGLIGIBLE,
         direction="greater",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
-from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
+from leakage_assets.studies.citations import LIMIT, RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
     estimate_columns,
     published_elsewhere,
@@ -75,10 +75,10 @@ def split(cite: Citations) -> Iterator[Block]:
         return
     wide = rows.filter("downgraded")["recipe"].unique(maintain_order=True).to_list()
     said = (
-        f"They differ by {cite.planned('split', spec='.0%')} or more, which weakens what is claimed of them, for a "
+        f"They differ by {cite.planned('split', spec=LIMIT)} or more, which weakens what is claimed of them, for a "
         f"donor or a recipient of {code_list(wide)}."
         if wide
-        else f"Nowhere do they differ by {cite.planned('split', spec='.0%')}, the limit beyond which a claim would be "
+        else f"Nowhere do they differ by {cite.planned('split', spec=LIMIT)}, the limit beyond which a claim would be "
         "weakened."
     )
     yield Paragraph(said)

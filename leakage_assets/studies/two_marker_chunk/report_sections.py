@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
-from leakage_assets.studies.citations import RATE, Citations, Row, code_list
+from leakage_assets.studies.citations import LIMIT, RATE, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
     estimate_columns,
     interval_or_none,
@@ -64,9 +64,7 @@ def decided_by(cite: Citations, hypothesis: str) -> str:
         found = f"{cite.planned('level', spec='.0%')} interval {low} to {high} over questions and adapters"
     if row["p_holm"] is None:
         return found
-    against = (
-        f" against {cite.cell('verdicts', 'threshold', CHANGE, hypothesis=hypothesis)}" if row["threshold"] else ""
-    )
+    against = f" against {cite.cell('verdicts', 'threshold', LIMIT, hypothesis=hypothesis)}" if row["threshold"] else ""
     return f"{found}, adjusted p{against} = {cite.cell('verdicts', 'p_holm', 'p', hypothesis=hypothesis)}"
 
 
@@ -100,8 +98,9 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Seeds planned:** {fact('coverage', 'seed_names')}.",
             f"**Statistics:** {cite.planned('draws', spec=',d')} resamples of whole questions, seed "
             f"{cite.planned('resampling_seed')}, the same for all that is compared. Chunk binding was published as "
-            f"falsified where the difference is at most {cite.planned('negligible', spec='.0%')} either way and its "
-            "interval holds zero; here its whole interval must be as small. Nothing is decided where a side of a ratio "
+            f"falsified where the difference is at most {cite.planned('negligible', spec=LIMIT)} either way and its "
+            "interval holds zero; here its whole interval must be as small, over questions and over questions and "
+            "adapters. Nothing is decided where a side of a ratio "
             f"rests on fewer than {_floor(cite, 'completions')} completions or {_floor(cite, 'questions')} questions. "
             f"Layers {layer_list(cite)} (block outputs, from zero), {cite.planned('primary_layer')} first.",
         )
@@ -295,8 +294,9 @@ def travels(cite: Citations) -> Iterator[Block]:
     yield _differences(cite, rows, "B given A of the recipient: an arm minus its control.", columns)
     yield Paragraph(
         "The published rule asks for a small difference and an interval that holds zero, which a wide one does as "
-        "well: here the whole interval must be small. Where the recipient never says B, the difference is zero in "
-        "every draw, and the interval is left out: then it is Newcombe's that must be small."
+        "well: here the whole interval must be small, and that over questions and adapters too. Where the recipient "
+        "never says B, the difference is zero in every draw, and the interval is left out: then it is Newcombe's that "
+        "must be small."
     )
     yield _recipients(cite)
 

@@ -103,6 +103,29 @@ def test_arms_whose_adapters_differ_by_chance_alone_are_not_told_apart() -> None
     assert ("not supported", "not certain over questions and adapters") in calls
 
 
+def test_a_null_with_questions_and_adapters_that_vary_is_not_supported_more_often_than_it_may() -> None:
+    """Each arm has questions of its own and adapters of its own, two pairs: over cells alone one in ten passes."""
+    rng = np.random.default_rng(9)
+
+    def arms() -> list[Arm]:
+        of_question = rng.normal(0, 2.0, size=(1, QUESTIONS))
+        return [
+            counts(rng, 1 / (1 + np.exp(1.7 - of_question - rng.normal(0, 0.6, size=(SEEDS, 1)))), with_a=5)
+            for _ in range(2)
+        ]
+
+    calls, by_questions, by_cells = [], 0, 0
+    for _ in range(400):
+        both = {str(n): (shares(*one), shares(*two)) for n, (one, two) in enumerate(zip(arms(), arms(), strict=True))}
+        over_questions = mean_difference("d", both, clusters="question", seed=1, draws=200)
+        made = made_of(over_questions, over_cells("d", cell_differences(both)), level=PLAN.level)
+        by_questions += made.estimate.p < 0.05 and made.estimate.estimate > 0
+        by_cells += made.adapters.ci_low > 0
+        calls.append(verdict("H4", made)[0])
+    assert calls.count("supported") <= 16  # one-sided 2.5% of 400, and two errors
+    assert by_questions > 16 and by_cells > 25
+
+
 def test_two_intervals_that_each_leave_the_threshold_out_are_not_one() -> None:
     """Both surround the same value, whose variance is the sum; and the p of the sum is what is adjusted."""
     rng = np.random.default_rng(7)
