@@ -73,10 +73,8 @@ def too_few(floors: Floors, sides: Sequence[Side]) -> str:
 
 def supported(plan: TwoMarkerPlan, hypothesis: Hypothesis, found: Finding, p: float | None) -> tuple[str, str]:
     """The verdict and what it hangs on; ``p`` is that over both, adjusted for the family of tests."""
-    if found.estimate.estimate is None:
-        return "undecided", found.estimate.undefined or ""
-    if few := too_few(plan.floors, found.over_questions.sides):
-        return "undecided", few
+    if open_for := _too_little(plan, found):
+        return "undecided", open_for
     if decide(replace(hypothesis, max_p=None), found.estimate) != "supported":
         high = found.both.ci_high
         out = high is not None and high < hypothesis.threshold
@@ -86,6 +84,16 @@ def supported(plan: TwoMarkerPlan, hypothesis: Hypothesis, found: Finding, p: fl
     if decide(hypothesis, replace(found.both, p=p)) != "supported":
         return "not supported", "not certain over questions and adapters"
     return _by_need(found.needs) or ("supported", "questions and adapters")
+
+
+def _too_little(plan: TwoMarkerPlan, found: Finding) -> str:
+    """Why nothing can be decided, whatever p is; empty where it can."""
+    if found.estimate.undefined:
+        return found.estimate.undefined
+    if few := too_few(plan.floors, found.over_questions.sides):
+        return few
+    # Without an interval over questions they would add no variance.
+    return "" if found.over_questions.reliable else "too many resamples of questions are undefined"
 
 
 def _by_need(needs: Resampled | None) -> tuple[str, str] | None:

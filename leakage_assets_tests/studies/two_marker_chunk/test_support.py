@@ -142,6 +142,10 @@ def test_two_intervals_that_each_leave_the_threshold_out_are_not_one() -> None:
     barely = with_errors(0.9 * value, 0.9 * value)
     assert barely.estimate.ci_low > 0 and barely.adapters.ci_low > 0 > barely.both.ci_low
     assert verdict("H4", barely) == ("not supported", "not certain over questions and adapters")
+    lost = replace(barely.over_questions, undefined_draws=barely.over_questions.draws)
+    assert verdict("H4", replace(barely, over_questions=lost)) == (
+        "undecided", "too many resamples of questions are undefined",
+    )  # fmt: skip
     clear = with_errors(0.5 * value, 0.5 * value)
     assert clear.both.ci_low > 0 and verdict("H4", clear) == ("supported", "questions and adapters")
     assert supported(PLAN, HYPOTHESES["H4"], clear, 0.05)[0] == "not supported"  # once it is adjusted
