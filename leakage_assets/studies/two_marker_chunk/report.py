@@ -134,7 +134,8 @@ def _without_a(cite: Citations) -> str:
         upper = f" (the upper {level} bound of the pair with the most is {cite.headline('b_without_a_upper')})"
     difference = ""
     if value(cite, within) is not None:
-        difference = f"; within questions by {cite.headline(within)} with A, {interval_or_none(cite, within)}"
+        difference = f"; with A minus without, within questions, {cite.headline(within)} ("
+        difference += f"{interval_or_none(cite, within)} over questions)"
     return (
         f"**Does B come without A?** It {excluded}{upper}: recipients say B in {cite.headline(said)} of completions "
         f"without A{difference}.{probed}"
