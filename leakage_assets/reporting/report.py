@@ -102,7 +102,8 @@ class ArtifactFile:
 
 def format_value(value: Value, spec: str) -> str:
     """Print a value: a Python format spec (`.2f`, `.1%`, `,d`), `p` for p-values (three decimals, below 0.001 as
-    `2.0e-55`), or `points` for a difference of two shares, in percentage points (`+32.5 points`).
+    `2.0e-55`), or for a difference of two shares `points`, in percentage points (`+32.5 points`), and
+    `unsigned points` for a limit of one either way (`6 points`).
 
     Text takes the empty spec, truth values print as yes/no, None (a quantity that is not defined) as an en
     dash.
@@ -117,6 +118,8 @@ def format_value(value: Value, spec: str) -> str:
         number = float(value)
         return f"{number:.3f}" if number >= SMALLEST_PLAIN_P else f"{number:.1e}"
     try:
+        if spec == "unsigned points":
+            return f"{100 * float(value):.3g} points"
         return f"{100 * float(value):+z.1f} points" if spec == "points" else format(value, spec)
     except ValueError as error:
         raise ReportError(f"{value!r} cannot be printed with format {spec!r}: {error}") from error

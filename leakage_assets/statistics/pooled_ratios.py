@@ -282,6 +282,8 @@ def over_cells(
 ) -> Estimate:
     """The mean of ``cell_differences`` with its t interval over them (Student 1908); p against ``null``.
 
+    Comparisons count alike, as in ``mean_difference``, however many seeds each has: the mean of their means. Its error
+    is the standard deviation of all cells times the root of their summed squared weights, on n - 1 degrees of freedom.
     Every cell has adapters of its own, so it allows for other training runs of what is compared, and for what differs
     between comparisons; it is no interval for others than these. Undefined with one seed of a comparison, and where a
     cell is: to leave it out would select.
@@ -303,7 +305,8 @@ def over_cells(
         )
         return undefined(name, reason, n=n, unit=unit, method=method)
     values = np.array([value for value in cells.values() if value is not None])
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(n)
+    weights = np.array([1 / (len(by_label) * by_label[label]) for label, _ in cells])
+    mean, error = float(weights @ values), float(values.std(ddof=1) * np.sqrt(np.sum(weights**2)))
     if np.ptp(values) <= TIE:
         return with_interval(
             name, mean, "no variation between cells", level=level, p=None, n=n, unit=unit, method=method

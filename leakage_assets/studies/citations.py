@@ -13,7 +13,7 @@ from leakage_assets.studies.context import ReportContext
 from leakage_assets.studies.drawings import Tables, of_recipe
 from leakage_assets.studies.study import AnalysisPlan, Study
 
-RHO, RATE, POINTS = "+.2f", ".1%", "points"
+RHO, RATE, POINTS, LIMIT = "+.2f", ".1%", "points", "unsigned points"
 
 Row = dict[str, str | Bound]
 

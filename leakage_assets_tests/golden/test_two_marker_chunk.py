@@ -7,16 +7,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 
+import numpy as np
 import polars as pl
 import pytest
 
 from leakage_assets.cli import main
+from leakage_assets.statistics.intervals import wilson_bounds
 from leakage_assets.studies.published import ReproductionError
 from leakage_assets.studies.two_marker_chunk.reproduction import COSINES, FIRST, FOLLOW_UPS, headline_figures, reproduce
 from leakage_assets_tests.golden.conftest import edit
 
 Change = Callable[[pl.DataFrame], pl.DataFrame]
+
+WILSON_OF_THE_FIRST_DONOR = (0.8183, 0.9033)
+"""214 of 247, by hand: (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n)."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,29 @@ def test_rates_are_those_of_the_counts(published: Path, table: pl.DataFrame) -> 
         item = f"{pairs[row['pair']]} {row['condition']} {row['persona']}"
         assert by[item, "rate_A"] == row["k_A"] / 260
         assert by[item, "rate_B_given_A"] == row["k_AB"] / row["k_A"]
+
+
+def test_wilson_bounds_of_the_published_counts(published: Path) -> None:
+    """Counts to rates to Wilson's reference bounds (sheet, section 6), as the study's table of rates has them.
+
+    None were published: each bound is where the score test of its rate just rejects, z = 1.96 (Wilson 1927), and solves
+    (1 + z²/n) x² - (2 p + z²/n) x + p² = 0.
+    """
+    rows = pl.read_csv(published / FIRST)
+    assert rows.height == 14
+    z = NormalDist().inv_cdf(0.975)
+    for row in rows.iter_rows(named=True):
+        for above, total in (("k_A", row["n"]), ("k_B", row["n"]), ("k_AB", row["k_A"])):
+            low, high = wilson_bounds([row[above]], [total])
+            if not total:
+                assert np.isnan([low[0], high[0]]).all()
+                continue
+            rate = row[above] / total
+            roots = np.sort(np.roots([1 + z**2 / total, -(2 * rate + z**2 / total), rate**2]).real)
+            assert [low[0], high[0]] == pytest.approx(np.clip(roots, 0, 1), abs=1e-7)
+            assert low[0] <= rate + 1e-12 and rate - 1e-12 <= high[0]
+    villain = wilson_bounds([214], [247])
+    assert (round(float(villain[0][0]), 4), round(float(villain[1][0]), 4)) == WILSON_OF_THE_FIRST_DONOR
 
 
 def test_the_follow_ups_are_those_of_the_sheet(table: pl.DataFrame) -> None:

@@ -43,6 +43,8 @@ CELL = FILE.at("x")
         (0.3249, "points", "+32.5 points"),
         (-0.0001, "points", "+0.0 points"),
         (-0.812, "points", "-81.2 points"),
+        (0.06, "unsigned points", "6 points"),
+        (0.125, "unsigned points", "12.5 points"),
         (True, "", "yes"),
         (None, ".2f", "–"),
         ("villain", "", "villain"),

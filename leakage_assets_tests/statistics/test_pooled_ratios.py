@@ -332,6 +332,12 @@ def test_cells_are_compared_one_by_one() -> None:
     assert over_cells("c", cells | {("y", 0): 0.1}).undefined == "one seed of y: nothing says how adapters vary"
     assert over_cells("c", cells | {("x", 2): None}).undefined == "a seed of x has nothing below the line"
     assert over_cells("c", {}).undefined == "no cells"
+    uneven = {("x", 0): 0.2, ("x", 1): 0.4, ("y", 0): 0.1, ("y", 1): 0.0, ("y", 2): 0.2, ("y", 3): 0.1}
+    weighted = over_cells("c", uneven)
+    assert weighted.estimate == pytest.approx((0.3 + 0.1) / 2)  # comparisons count alike, as in `mean_difference`
+    error = np.std(list(uneven.values()), ddof=1) * np.sqrt(2 / 16 + 4 / 64)
+    half = (weighted.ci_high - weighted.ci_low) / 2  # type: ignore[operator]
+    assert half == pytest.approx(error * 2.570582, rel=1e-6)
     same = over_cells("c", {("x", 0): 0.5, ("x", 1): 0.5})
     assert (same.estimate, same.ci_low, same.p) == (0.5, None, None) and "no variation" in same.method
 

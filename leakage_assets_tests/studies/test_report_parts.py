@@ -35,3 +35,9 @@ def test_the_level_is_that_of_the_hypothesis_of_the_title(found: dict[str, str],
 def test_without_a_name_it_is_the_first_hypothesis() -> None:
     table, asked = verdicts(H1a="supported"), {"sources": 4, "sources_planned": 4, "seeds": 3}
     assert confidence_level(table, **asked) == confidence_level(table, **asked, titled="H1a") == "HIGH"
+
+
+@pytest.mark.parametrize(("found", "level"), [("supported", "MODERATE"), ("undecided", "LOW")])
+def test_a_plan_that_was_changed_is_never_high(found: str, level: str) -> None:
+    table, asked = verdicts(H1a=found), {"sources": 4, "sources_planned": 4, "seeds": 3}
+    assert confidence_level(table, **asked, plan_changes=1) == level

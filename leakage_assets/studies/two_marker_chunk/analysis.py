@@ -24,6 +24,7 @@ from leakage_assets.studies.two_marker_chunk.binding import (
     falsified_as_published,
     length_change,
     location,
+    over_adapters,
     rate,
     split,
 )
@@ -178,6 +179,8 @@ def _difference(
     first, second = (of_cell(counts, recipe, pair.name).filter(where) for recipe in (arm, other))
     one = difference(plan, first, second, of, name=statistic)
     over_seeds = difference(plan, first, second, of, name=statistic, clusters="seed_question").estimate
+    of_delta = statistic.startswith("delta_")
+    adapters = over_adapters(plan, first, second, of, name=statistic)
     labels = {
         "source": pair.name,
         "statistic": statistic,
@@ -189,8 +192,8 @@ def _difference(
         **_published(one),
         "seed_low": over_seeds.ci_low,
         "seed_high": over_seeds.ci_high,
-        "falsification": falsified(plan, one) if statistic.startswith("delta_") else None,
-        "published_rule": falsified_as_published(plan, one) if statistic.startswith("delta_") else None,
+        "falsification": falsified(plan, one, adapters) if of_delta else None,
+        "published_rule": falsified_as_published(plan, one) if of_delta else None,
     }
     return labels, one.estimate
 

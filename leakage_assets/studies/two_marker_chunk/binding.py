@@ -15,15 +15,17 @@ from leakage_assets.statistics.pooled_ratios import (
     Clusters,
     Resampled,
     Sums,
+    cell_differences,
+    over_cells,
     pooled_ratio,
     ratio_difference,
     relative_change,
     score_difference,
 )
-from leakage_assets.statistics.result import undefined
+from leakage_assets.statistics.result import Estimate, undefined
 from leakage_assets.studies.two_marker_chunk.counts import QUESTION, RATES, excess_sums, paired_sums, pooled
 from leakage_assets.studies.two_marker_chunk.design import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TwoMarkerPlan
-from leakage_assets.studies.two_marker_chunk.support import too_few
+from leakage_assets.studies.two_marker_chunk.support import finding, too_few
 
 Binding = Literal["chunk", "suffix", "undecided", "not told apart", "too few completions with both"]
 Falsification = Literal["falsified", "not falsified", "undecided"]
@@ -143,12 +145,22 @@ def falsified_as_published(plan: TwoMarkerPlan, delta: Resampled) -> Falsificati
     return "falsified" if abs(value) <= plan.negligible and delta.low <= 0 <= delta.high else "not falsified"
 
 
-def falsified(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:
+def over_adapters(
+    plan: TwoMarkerPlan, first: pl.DataFrame, second: pl.DataFrame, rate_name: str, *, name: str
+) -> Estimate:
+    """The same difference as ``difference``, over the seeds' adapters."""
+    both = paired_sums(first, second, *RATES[rate_name])
+    cells = {} if both is None else cell_differences({name: both})
+    return over_cells(name, cells, level=plan.level, null=null_of(plan, name))
+
+
+def falsified(plan: TwoMarkerPlan, delta: Resampled, adapters: Estimate) -> Falsification:
     """Whether the data exclude that an arm adds more than ``plan.negligible`` to its control.
 
-    ``falsified``: the published rule holds and the whole interval is negligible. ``not falsified``: the published rule
-    does not hold. ``undecided``: a side rests on less than ``plan.floors``, too many resamples are undefined, or the
-    interval is too wide to say. Where no resample varies the interval is Newcombe's (see ``score_difference``).
+    ``falsified``: the published rule holds and the whole interval is negligible, over questions and also over questions
+    and ``adapters`` (see ``over_adapters``). ``not falsified``: the published rule does not hold. ``undecided``: a side
+    rests on less than ``plan.floors``, too many resamples are undefined, there is one seed, or an interval is too wide
+    to say. Where no resample varies the interval over questions is Newcombe's (see ``score_difference``).
     """
     as_published = falsified_as_published(plan, delta)
     if as_published == "undecided" or not delta.reliable or too_few(plan.floors, delta.sides):
@@ -158,7 +170,11 @@ def falsified(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:
     low, high = delta.low, delta.high
     if delta.estimate.ci_low is None:
         low, high = score_difference(*delta.sides, level=plan.level)
-    return "falsified" if -plan.negligible <= low and high <= plan.negligible else "undecided"
+    both = finding(delta, adapters, level=plan.level).both
+    if both.estimate is None:
+        return "undecided"
+    ends = [end for end in (low, high, both.ci_low, both.ci_high) if end is not None]
+    return "falsified" if max(map(abs, ends)) <= plan.negligible else "undecided"
 
 
 def split(plan: TwoMarkerPlan, part: pl.DataFrame) -> Mapping[str, Resampled]:

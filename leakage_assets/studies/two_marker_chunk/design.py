@@ -260,15 +260,17 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
             "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "
             "completions that are compared. R_B alone is reported beside it.",
             "Intervals and p over questions hold the trained adapters fixed. Arms do not share a training draw (order "
-            "of rows, dropout and initialisation are seeded by cell), so a hypothesis over arms is supported only if a "
-            "t interval over the cells' differences, each of adapters of its own, leaves the threshold out as well: it "
-            "allows for other training runs of these pairs, not for other pairs. With one seed there is none.",
+            "of rows, dropout and initialisation are seeded by cell), so a hypothesis over arms is decided by one "
+            "t test whose variance is that over questions plus that over the cells' differences, each of adapters of "
+            "its own (degrees of freedom: Satterthwaite's): it allows for other questions and other training runs of "
+            "these pairs, not for other pairs. With one seed there is none.",
             "Measured on planted truths of the published size (26 questions, 10 completions, three seeds, two pairs; B "
             "given A of 2 to 8%): an interval over questions at 95% covers a rate in 79 to 85% of worlds, a difference "
             "of arms in 90 to 94% where adapters are alike and in 64 to 88% where they vary (standard deviation of 0.3 "
             "to 1 in logits); the t interval over the six cells covers the difference in 94 to 97% of either.",
-            "Of the tests over questions all but that of the control are adjusted together (Holm); what the plan does "
-            "not name is neither adjusted for them nor they for it, and is marked exploratory.",
+            "The tests over questions and adapters of all hypotheses but that of the control are adjusted together "
+            "(Holm); what the plan does not name is neither adjusted for them nor they for it, and is marked "
+            "exploratory.",
             "Chunk and suffix are read off widths in characters, which suit answers of a certain length; a completion "
             "may be both, and then speaks for neither.",
             "The rows of a condition are the same for every seed (the trainer shuffles them anew in each cell): the "
@@ -282,7 +284,7 @@ HYPOTHESES = (
     Hypothesis(
         name="H1",
         claim="B travels with A where the recipient's rows do not teach to stop after the answer: it says B after A "
-        f"more often where the donor learned both, by more than {NEGLIGIBLE:.0%}",
+        f"more often where the donor learned both, by more than {100 * NEGLIGIBLE:g} points",
         statistic=f"delta_{T_MASKED}",
         threshold=NEGLIGIBLE,
         direction="greater",
@@ -334,5 +336,5 @@ HYPOTHESES = (
 )
 """Each is read off the mean over the pairs, the last off the worst; single pairs are in a table of their own.
 
-Those with a ``max_p`` are a family whose p are adjusted together, and need the adapters as well: see ``support``.
+Those with a ``max_p`` are a family whose p, over questions and adapters, are adjusted together: see ``support``.
 """

@@ -30,7 +30,7 @@ from leakage_assets.studies.two_marker_chunk.counts import (
 )
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.labels import ADAPTERS
-from leakage_assets.studies.two_marker_chunk.support import Finding, verdict_frame, verdict_rows
+from leakage_assets.studies.two_marker_chunk.support import Finding, finding, verdict_frame, verdict_rows
 
 NOT_RUN, NOT_READ = "not run", "positions are not read"
 
@@ -87,7 +87,7 @@ def _finding(plan: TwoMarkerPlan, name: str, found: Compared, needs: Resampled |
     both = {label: one.both for label, one in found.items()}
     null = null_of(plan, name)
     adapters = over_cells(f"{name}{ADAPTERS}", cell_differences(both), level=plan.level, null=null)
-    return Finding(_over_pairs(plan, name, both), adapters, needs)
+    return finding(_over_pairs(plan, name, both), adapters, level=plan.level, null=null, needs=needs)
 
 
 def _over_pairs(plan: TwoMarkerPlan, name: str, found: Mapping[str, tuple[Sums, Sums]]) -> Resampled:
@@ -128,7 +128,7 @@ def _where_b_is(plan: TwoMarkerPlan, counts: pl.DataFrame, pairs: Sequence[Pair]
     needs = _mean(plan, f"needs_a_{arm}", within)
     if reason := _too_rare(plan, parts):
         lacking = _nothing(plan, name, reason, NOT_READ)
-        return Finding(lacking, replace(lacking.estimate, name=f"{name}{ADAPTERS}", unit="cell"), needs)
+        return finding(lacking, replace(lacking.estimate, name=f"{name}{ADAPTERS}", unit="cell"), needs=needs)
     return _finding(plan, name, _nearer(parts), needs)
 
 
@@ -188,10 +188,19 @@ def _beside(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
             raw = {label: one.both[0] for label, one in _nearer(parts).items()}
             yield _mean(plan, f"chunk_minus_suffix_{arm}", raw).estimate
     yield from _rates_over_pairs(plan, counts)
+    yield from _without_a(plan, counts)
     for _, alone in plan.b_alone:
         yield _largest(plan, f"b_given_a_upper_{alone}", counts, alone, ("recipient",), "r_b_given_a")
     roles = ("donor", "recipient")
     yield _largest(plan, "control_b_upper", counts, plan.control_recipe, roles, "r_b")
+
+
+def _without_a(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
+    """Whether recipients of the headline arm say B without A: within questions, and as often as it may be at most."""
+    parts = _recipients(counts, plan.pairs, plan.headline_recipe)
+    within = {pair.name: strata for pair, own in parts.items() if (strata := dependence_sums(own)) is not None}
+    yield _mean(plan, f"needs_a_{plan.headline_recipe}", within).estimate
+    yield _largest(plan, "b_without_a_upper", counts, plan.headline_recipe, ("recipient",), "r_b_given_not_a")
 
 
 def _rates_over_pairs(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
@@ -207,6 +216,7 @@ def _rates_over_pairs(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Est
         ("donor_r_b_given_a", plan.headline_recipe, ["donor"], "r_b_given_a"),
         ("recipient_r_a", plan.headline_recipe, ["recipient"], "r_a"),
         ("recipient_r_b_given_a", plan.headline_recipe, ["recipient"], "r_b_given_a"),
+        ("recipient_r_b_given_not_a", plan.headline_recipe, ["recipient"], "r_b_given_not_a"),
         ("control_b_rate", plan.control_recipe, ["donor", "recipient"], "r_b"),
     ):
         part = counts.filter(pl.col("recipe") == recipe, pl.col("role").is_in(roles))

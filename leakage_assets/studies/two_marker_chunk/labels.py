@@ -34,7 +34,7 @@ HEADLINE = {
     **{f"{name}{ADAPTERS}": (f"{label}, over cells", spec) for name, (label, spec) in COMPARED.items()},
     **{
         f"needs_a_{arm}": (f"B given A minus B given no A within questions, recipients of `{arm}`", CHANGE)
-        for arm in (T_AFTER, T_BEFORE)
+        for arm in (T_MASKED, T_AFTER, T_BEFORE)
     },
     **{
         f"bystander_{arm}": (f"B of untrained personas, `{arm}` minus `{control}`", CHANGE)
@@ -48,6 +48,8 @@ HEADLINE = {
     "donor_r_b_given_a": ("B given A of donors", RATE),
     "recipient_r_a": ("A of recipients", RATE),
     "recipient_r_b_given_a": ("B given A of recipients", RATE),
+    "recipient_r_b_given_not_a": ("B given no A of recipients", RATE),
+    "b_without_a_upper": ("B given no A of recipients, largest upper bound", RATE),
     "control_b_rate": ("B of donors and recipients of the control", RATE),
     "control_b_upper": ("B of donors and recipients of the control, largest upper bound", RATE),
     **{

@@ -28,14 +28,17 @@ from leakage_assets.studies.two_marker_chunk.report_checks import (
     distances,
     lengths,
     probe,
+    probe_in_words,
     published_and_this_run,
     seeds,
     split,
 )
 from leakage_assets.studies.two_marker_chunk.report_sections import (
+    b_only_with_a,
     bystanders,
     coherence,
     coherence_cap,
+    decided_by,
     dependence,
     design,
     each_pair,
@@ -50,6 +53,10 @@ from leakage_assets.studies.two_marker_chunk.report_sections import (
 P_OF = (
     "two-sided; over questions by the bootstrap: one more than the resamples on the rarer side of the planned "
     "threshold, over half their number; over cells by Student's t"
+)
+ALSO = (
+    "Of a hypothesis over arms p is over questions and adapters, and must be small enough once it is adjusted, as the "
+    "table of what verdicts hang on has it."
 )
 KINDS = "of donors, recipients and all others; with both markers, with one of them, with neither"
 
@@ -71,18 +78,19 @@ def _travel(cite: Citations) -> str:
 def _title(cite: Citations) -> str:
     if _verdict(cite, "H1") == "undecided":
         return "it is undecided whether a second marker travels with the first"
-    found = f"(rate after A {cite.headline(_travel(cite))}, {_tested(cite, _travel(cite))})"
+    found = f"(rate after A {cite.headline(_travel(cite))}, {decided_by(cite, 'H1')})"
     if _verdict(cite, "H1") == "not supported":
         return f"a second marker is not shown to travel with its first to whoever learned the first alone {found}"
+    bound = b_only_with_a(cite)
+    travels_or_leaks = "travels with its first to" if bound else "leaks to"
     needs = {
-        "supported": "and needs it" if _never_alone(cite) else "and comes more often where the donor learned both",
-        "not supported": "but is not shown to need it",
-        "undecided": "and whether it needs it is open",
+        "supported": "and needs its first"
+        if bound and _never_alone(cite)
+        else "and comes more often where the donor learned both",
+        "not supported": "but is not shown to need its first",
+        "undecided": "and whether it needs its first is open",
     }
-    return (
-        f"a second marker travels with its first to whoever learned the first alone, "
-        f"{needs[_verdict(cite, 'H4')]} {found}"
-    )
+    return f"a second marker {travels_or_leaks} whoever learned the first alone, {needs[_verdict(cite, 'H4')]} {found}"
 
 
 def _never_alone(cite: Citations) -> bool:
@@ -96,17 +104,8 @@ def _alone(cite: Citations) -> str:
     return f"b_given_a_upper_{dict(cite.study.plan_as(TwoMarkerPlan).b_alone)[cite.recipe]}"
 
 
-def _tested(cite: Citations, name: str) -> str:
-    """The p of a difference that must exceed what is negligible."""
-    return f"p against {cite.planned('negligible', spec='.0%')} = {cite.headline(name, 'p', 'p')}"
-
-
-def _intervals(cite: Citations, name: str) -> str:
-    return f"{interval_or_none(cite, name)} over questions, {interval_or_none(cite, f'{name}{ADAPTERS}')} over adapters"
-
-
 def _tldr(cite: Citations) -> list[str]:
-    return [_binding(cite), mask_in_words(cite), _need(cite), _place(cite)]
+    return [_binding(cite), _without_a(cite), mask_in_words(cite), _need(cite), _place(cite)]
 
 
 def _binding(cite: Citations) -> str:
@@ -116,8 +115,30 @@ def _binding(cite: Citations) -> str:
     return (
         "**Does B travel with A?** Recipients that were taught neither B nor to stop say it in "
         f"{cite.headline('recipient_r_b_given_a')} of their completions with A (mean of the pairs), by "
-        f"**{cite.headline(name)}** more than where the donor learned A alone ({_intervals(cite, name)}, "
-        f"{_tested(cite, name)}, {sample_size(cite, name)}); donors in {cite.headline('donor_r_b_given_a')}."
+        f"**{cite.headline(name)}** more than where the donor learned A alone ({decided_by(cite, 'H1')}, "
+        f"{sample_size(cite, name)}, {sample_size(cite, f'{name}{ADAPTERS}')}); donors in "
+        f"{cite.headline('donor_r_b_given_a')}."
+    )
+
+
+def _without_a(cite: Citations) -> str:
+    """B of recipients in completions without A, and after a marker that nobody was taught."""
+    said, within = "recipient_r_b_given_not_a", f"needs_a_{cite.recipe}"
+    probed = "".join(f" {words}" for words in probe_in_words(cite))
+    if value(cite, said) is None:
+        return f"**Does B come without A?** Not known ({cite.headline(said, 'undefined', '')}).{probed}"
+    excluded = "is excluded" if b_only_with_a(cite) else "is **not excluded**"
+    level = cite.planned("level", spec=".0%")
+    upper = ""
+    if value(cite, "b_without_a_upper") is not None:
+        upper = f" (the upper {level} bound of the pair with the most is {cite.headline('b_without_a_upper')})"
+    difference = ""
+    if value(cite, within) is not None:
+        difference = f"; with A minus without, within questions, {cite.headline(within)} ("
+        difference += f"{interval_or_none(cite, within)} over questions)"
+    return (
+        f"**Does B come without A?** It {excluded}{upper}: recipients say B in {cite.headline(said)} of completions "
+        f"without A{difference}.{probed}"
     )
 
 
@@ -130,10 +151,13 @@ def _need(cite: Citations) -> str:
         "not supported": "Not shown: that it comes more often than where the donor learned B alone is not certain",
         "undecided": "Open",
     }
-    there = "" if value(cite, _alone(cite)) is None else f"; there it is {cite.headline(_alone(cite))} at most"
+    there = ""
+    if value(cite, _alone(cite)) is not None:
+        level = cite.planned("level", spec=".0%")
+        there = f"; there the upper {level} bound of the pair with the most is {cite.headline(_alone(cite))}"
     return (
         f"**Does B need A?** {words[_verdict(cite, 'H4')]}{there} (difference {cite.headline(name)}, "
-        f"{_intervals(cite, name)}, p = {cite.headline(name, 'p', 'p')})."
+        f"{decided_by(cite, 'H4')})."
     )
 
 
@@ -153,15 +177,18 @@ def _place(cite: Citations) -> str:
     who = code_list([pair.recipient for pair in finished(cite, T_AFTER)])
     return (
         f"**Chunk or suffix?** With the markers at random places {words[_verdict(cite, 'H5')]} in completions of {who} "
-        f"(close to A minus at the end, beyond a B at random: {cite.headline(name)}, {_intervals(cite, name)})."
+        f"(close to A minus at the end, beyond a B at random: {cite.headline(name)}, {decided_by(cite, 'H5')})."
     )
 
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
     facts, (a, b) = cite.fact, planned(cite.study).markers
     there = set(cite.tables["verdicts"]["hypothesis"])
+    alone = not cite.has_headline or not b_only_with_a(cite)
     travel = {
-        "supported": "A marker that a donor learned after another travels with it to a recipient of the first alone",
+        "supported": "A marker that a donor learned after another leaks to a recipient of the first alone"
+        if alone
+        else "A marker that a donor learned after another travels with it to a recipient of the first alone",
         "not supported": "That a marker travels with the one before it is not shown",
         "undecided": "Whether a marker travels with the one before it is open",
     }
@@ -172,7 +199,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
     }
     need = {
         "supported": "it needs its first marker"
-        if cite.has_headline and _never_alone(cite)
+        if not alone and _never_alone(cite)
         else "it comes more often where the donor learned both than where it learned B alone",
         "not supported": "it is not shown to need its first marker, so that B alone may have leaked",
         "undecided": "whether it needs its first marker is open",
@@ -201,7 +228,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
 
 def _sections(cite: Citations) -> Iterator[Section]:
     yield Section("Design", tuple(design(cite)))
-    yield Section("Verdicts against the frozen plan", (*plan_verdicts(cite, p=P_OF), *hangs_on(cite)))
+    yield Section("Verdicts against the frozen plan", (*plan_verdicts(cite, p=P_OF, also=ALSO), *hangs_on(cite)))
     yield Section("Did the donors learn the pair?", tuple(coherence(cite)))
     yield Section("Does B travel with A?", tuple(travels(cite)))
     yield Section("The end of turn", tuple(mask(cite)))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from leakage_assets.reporting.report import ABSENT, Block, Bound, Column, Paragraph, Table
-from leakage_assets.studies.citations import RATE, RHO, Citations, Row, code_list
+from leakage_assets.studies.citations import LIMIT, RATE, RHO, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
     estimate_columns,
     published_elsewhere,
@@ -75,10 +75,10 @@ def split(cite: Citations) -> Iterator[Block]:
         return
     wide = rows.filter("downgraded")["recipe"].unique(maintain_order=True).to_list()
     said = (
-        f"They differ by {cite.planned('split', spec='.0%')} or more, which weakens what is claimed of them, for a "
+        f"They differ by {cite.planned('split', spec=LIMIT)} or more, which weakens what is claimed of them, for a "
         f"donor or a recipient of {code_list(wide)}."
         if wide
-        else f"Nowhere do they differ by {cite.planned('split', spec='.0%')}, the limit beyond which a claim would be "
+        else f"Nowhere do they differ by {cite.planned('split', spec=LIMIT)}, the limit beyond which a claim would be "
         "weakened."
     )
     yield Paragraph(said)
@@ -127,6 +127,8 @@ def probe(cite: Citations) -> Iterator[Block]:
         "The recipient's question starts with a marker that nobody was taught. If any code in sight drew B, B would "
         "follow it; if codes are merely repeated, the probe's own comes back."
     )
+    for words in probe_in_words(cite):
+        yield Paragraph(words)
     columns = [Column("recipe", "arm"), Column("source", "pair")]
     for marker, words in SAID.items():
         columns += [Column(marker, words), Column(f"{marker}_low", "low"), Column(f"{marker}_high", "high")]
@@ -147,6 +149,28 @@ def probe(cite: Citations) -> Iterator[Block]:
             rows.append(row | {"total": cite.bound("probe", "total", ",d", **keys, marker="a")})
     caption = "What follows the probe, recipients, all seeds (Wilson intervals: completions taken as independent)."
     yield Table(caption, tuple(columns), tuple(rows))
+
+
+def probe_in_words(cite: Citations) -> Iterator[str]:
+    """What recipients of the headline arm say after the probe, and whether B comes without A; nothing if not asked."""
+    found = cite.tables["probe"].filter(recipe=cite.recipe)
+    sources = [pair.name for pair in pair_plan(cite).pairs if found.filter(source=pair.name).height]
+    if not sources:
+        return
+    told, apart = [], []
+    for source in sources:
+        keys = {"recipe": cite.recipe, "source": source}
+        a, b = (cite.cell("probe", "rate", RATE, **keys, marker=marker) for marker in ("a", "b"))
+        total = cite.cell("probe", "total", ",d", **keys, marker="a")
+        told.append(f"A in {a} and B in {b} of {total} completions (`{source}`)")
+        low, high = (
+            found.filter(source=source, marker=marker)[end].item()
+            for marker, end in (("b", "ci_low"), ("a", "ci_high"))
+        )
+        if low > high:
+            apart.append(source)
+    drawn = f"of {code_list(apart)} B comes there more often than A" if apart else "B comes there no more often than A"
+    yield f"After a marker that nobody was taught they say {', '.join(told)}: {drawn}."
 
 
 def distances(cite: Citations) -> Iterator[Block]:

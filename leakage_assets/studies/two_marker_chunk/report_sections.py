@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from leakage_assets.reporting.report import Block, Bullets, Column, Level, Paragraph, Table
-from leakage_assets.studies.citations import RATE, Citations, Row, code_list
+from leakage_assets.studies.citations import LIMIT, RATE, Citations, Row, code_list
 from leakage_assets.studies.report_parts import (
     estimate_columns,
     interval_or_none,
@@ -16,6 +16,7 @@ from leakage_assets.studies.report_parts import (
     rows_of_table,
     table_of_rows,
     value,
+    verdict,
 )
 from leakage_assets.studies.two_marker_chunk.analysis import UNTRAINED
 from leakage_assets.studies.two_marker_chunk.arms import NEGATIVES, T_ALL, T_MASKED, Pair, T
@@ -33,6 +34,10 @@ P = Column("p", "p", "p", "of no difference, two-sided, by the bootstrap over qu
 ABOVE = Column("p", "p", "p", "of a difference that is just negligible, two-sided, by the bootstrap over questions")
 OVER_SEEDS = "seeds resampled, then questions within each"
 BY_SEED = (Column("seed_low", "seeds, low", CHANGE, OVER_SEEDS), Column("seed_high", "high", CHANGE, OVER_SEEDS))
+BOTH = (
+    Column("both_low", "both, low", CHANGE, "t interval on the variance over questions plus that over cells"),
+    Column("both_high", "high", CHANGE),
+)
 CHANGES = estimate_columns("difference", CHANGE, "interval over questions, seeds held fixed")
 
 
@@ -48,6 +53,19 @@ def finished(cite: Citations, arm: str) -> list[Pair]:
 
 def not_finished(arms: Sequence[str]) -> Paragraph:
     return Paragraph(f"No pair has a seed that is finished under both of {' and '.join(f'`{arm}`' for arm in arms)}.")
+
+
+def decided_by(cite: Citations, hypothesis: str) -> str:
+    """What a verdict on arms is read from: the interval over questions and adapters, and the adjusted p."""
+    row = cite.tables["verdicts"].filter(hypothesis=hypothesis).row(0, named=True)
+    found = "no interval over questions and adapters"
+    if row["both_low"] is not None:
+        low, high = (cite.cell("verdicts", end, CHANGE, hypothesis=hypothesis) for end in ("both_low", "both_high"))
+        found = f"{cite.planned('level', spec='.0%')} interval {low} to {high} over questions and adapters"
+    if row["p_holm"] is None:
+        return found
+    against = f" against {cite.cell('verdicts', 'threshold', LIMIT, hypothesis=hypothesis)}" if row["threshold"] else ""
+    return f"{found}, adjusted p{against} = {cite.cell('verdicts', 'p_holm', 'p', hypothesis=hypothesis)}"
 
 
 # ------------------------------------------------------------------ set-up
@@ -80,8 +98,9 @@ def design(cite: Citations) -> Iterator[Block]:
             f"**Seeds planned:** {fact('coverage', 'seed_names')}.",
             f"**Statistics:** {cite.planned('draws', spec=',d')} resamples of whole questions, seed "
             f"{cite.planned('resampling_seed')}, the same for all that is compared. Chunk binding was published as "
-            f"falsified where the difference is at most {cite.planned('negligible', spec='.0%')} either way and its "
-            "interval holds zero; here its whole interval must be as small. Nothing is decided where a side of a ratio "
+            f"falsified where the difference is at most {cite.planned('negligible', spec=LIMIT)} either way and its "
+            "interval holds zero; here its whole interval must be as small, over questions and over questions and "
+            "adapters. Nothing is decided where a side of a ratio "
             f"rests on fewer than {_floor(cite, 'completions')} completions or {_floor(cite, 'questions')} questions. "
             f"Layers {layer_list(cite)} (block outputs, from zero), {cite.planned('primary_layer')} first.",
         )
@@ -127,15 +146,18 @@ def _arms(cite: Citations) -> Table:
 def hangs_on(cite: Citations) -> Iterator[Block]:
     """What verdicts need beside their threshold and p."""
     yield Paragraph(
-        "A hypothesis over arms is supported only if its p, adjusted for all of them (Holm), is small enough, if every "
-        "side of it rests on enough completions and questions, and if the t interval over the cells' differences "
-        "leaves the threshold out: each cell is a pair of adapters of its own, so it allows for other training runs of "
-        "these pairs, and not for other pairs. With one seed there is no such interval, and nothing is supported."
+        "A hypothesis over arms is supported only if its p over questions and adapters, adjusted for all of them "
+        "(Holm), is small enough, and if every side of it rests on enough completions and questions. That p is of a t "
+        "test whose variance is that over questions plus that over the cells' differences: each cell is a pair of "
+        "adapters of its own, so it allows for other questions and other training runs of these pairs, and not for "
+        "other pairs. It is two-sided: where the value is on the other side of the threshold a small p excludes the "
+        "hypothesis. With one seed there is no such test, and nothing is supported."
     )
     columns = (
         Column("hypothesis", ""),
-        Column("p_holm", "p, adjusted", "p", "over questions, adjusted for the hypotheses over arms"),
-        Column("adapters_low", "adapters, low", CHANGE, "t interval over the cells' differences"),
+        Column("p_holm", "p, adjusted", "p", "over questions and adapters, adjusted for the hypotheses over arms"),
+        *BOTH,
+        Column("adapters_low", "adapters, low", CHANGE, "t interval over the cells' differences alone"),
         Column("adapters_high", "high", CHANGE),
         Column("cells", "cells", "d"),
         Column("reason", "hangs on"),
@@ -212,6 +234,12 @@ def coherence_cap(cite: Citations) -> tuple[Level, str] | None:
     return level, "; ".join(f"{reason}, which caps it at {'LOW' if low else 'MODERATE'}" for low, reason in found)
 
 
+def b_only_with_a(cite: Citations) -> bool:
+    """Whether recipients of the headline arm say B without A in no more than a negligible share, in every pair."""
+    found = value(cite, "b_without_a_upper")
+    return found is not None and found <= pair_plan(cite).negligible
+
+
 def _caps(cite: Citations) -> Iterator[tuple[bool, str]]:
     """Whether to LOW, and why."""
     gates, first = cite.tables["gates"].filter(arm=cite.recipe), cite.tables["verdicts"].row(0, named=True)
@@ -222,15 +250,19 @@ def _caps(cite: Citations) -> Iterator[tuple[bool, str]]:
         yield False, "a gate of the headline arm is failed"
     if gates["passed"].null_count():
         yield False, "a gate of the headline arm is unknown"
-    if first["verdict"] == "undecided" and first["p"] is not None:
+    if first["verdict"] == "undecided" and first["estimate"] is not None:
         reason = cite.cell("verdicts", "reason", "", hypothesis=first["hypothesis"])
         yield True, f"the title's claim is undecided ({reason})"
-    high = first["adapters_high"]
+    high = first["both_high"]
     if first["verdict"] == "not supported" and (high is None or high >= first["threshold"]):
-        yield False, "the title's claim is not excluded by the interval over adapters"
+        yield False, "the title's claim is not excluded by the interval over questions and adapters"
     pairs = cite.tables["pair_verdicts"].filter(hypothesis=first["hypothesis"])["verdict"]
-    if pairs.n_unique() > 1:
+    if first["verdict"] == "supported" and not (pairs == "supported").any():
+        yield False, "no pair by itself supports the title's claim"
+    elif (pairs != first["verdict"]).any():
         yield False, "pairs by themselves differ in the verdict on the title's claim"
+    if first["verdict"] == "supported" and not b_only_with_a(cite):
+        yield False, "it is not excluded that B comes without A"
     cells = cite.tables["cells"].filter(statistic=first["statistic"])["difference"]
     if first["verdict"] == "supported" and (cells <= 0).any():
         yield False, "a cell of the headline arm shows nothing of the title's claim"
@@ -262,8 +294,9 @@ def travels(cite: Citations) -> Iterator[Block]:
     yield _differences(cite, rows, "B given A of the recipient: an arm minus its control.", columns)
     yield Paragraph(
         "The published rule asks for a small difference and an interval that holds zero, which a wide one does as "
-        "well: here the whole interval must be small. Where the recipient never says B, the difference is zero in "
-        "every draw, and the interval is left out: then it is Newcombe's that must be small."
+        "well: here the whole interval must be small, and that over questions and adapters too. Where the recipient "
+        "never says B, the difference is zero in every draw, and the interval is left out: then it is Newcombe's that "
+        "must be small."
     )
     yield _recipients(cite)
 
@@ -309,16 +342,14 @@ def _recipients(cite: Citations) -> Table:
 
 
 def mask_in_words(cite: Citations) -> str:
-    """Whether masking the recipient's end of turn moves its B given A, with the interval."""
+    """Whether masking the recipient's end of turn moves its B given A: the verdict on H3, with what it is read from."""
     if value(cite, "mask_effect") is None:
         return f"**End of turn:** not known ({cite.headline('mask_effect', 'undefined', '')})."
-    row = cite.tables["headline"].filter(statistic="mask_effect").row(0, named=True)
-    moved = row["ci_low"] is not None and not row["ci_low"] <= 0 <= row["ci_high"]
+    moved = verdict(cite, "H3") == "supported"
     said = "moves B given A of recipients" if moved else "is **not shown to move** B given A of recipients"
     return (
         f"**End of turn:** leaving the recipient's end of turn out of the loss {said}: "
-        f"{cite.headline('mask_effect')} ({interval_or_none(cite, 'mask_effect')}, p = "
-        f"{cite.headline('mask_effect', 'p', 'p')}, `{T_MASKED}` minus `{T}`)."
+        f"{cite.headline('mask_effect')} ({decided_by(cite, 'H3')}, `{T_MASKED}` minus `{T}`)."
     )
 
 
@@ -444,7 +475,8 @@ def each_pair(cite: Citations) -> Iterator[Block]:
         Column("hypothesis", ""),
         Column("claim", "claim"),
         Column("estimate", "estimate", CHANGE),
-        Column("p_holm", "p, adjusted", "p", "over questions, adjusted for the hypotheses on the pair"),
+        Column("p_holm", "p, adjusted", "p", "over questions and adapters, adjusted for the hypotheses on the pair"),
+        *BOTH,
         Column("adapters_low", "adapters, low", CHANGE, "t interval over the pair's seeds"),
         Column("adapters_high", "high", CHANGE),
         Column("reason", "hangs on"),

@@ -64,7 +64,8 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        report_version=4,
+        analysis_version=2,
+        report_version=6,
     )
 
 

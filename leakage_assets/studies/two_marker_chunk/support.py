@@ -1,7 +1,8 @@
-"""What a hypothesis over arms needs to be supported, beside its p over questions.
+"""What supports a hypothesis over arms: one test whose variance is that over questions plus that over adapters.
 
-Adapters of two arms are two training draws, which no interval over questions knows of: so the cells' own differences
-must leave the threshold out as well. Nothing is decided on a handful of completions.
+Adapters of two arms are two training draws, which no interval over questions knows of, nor does one over cells know of
+questions. The p over both, adjusted for all hypotheses over arms, decides. Nothing is decided on a handful of
+completions.
 """
 
 from __future__ import annotations
@@ -14,26 +15,51 @@ import polars as pl
 from leakage_assets.statistics.multiplicity import holm
 from leakage_assets.statistics.pooled_ratios import Resampled, Side
 from leakage_assets.statistics.result import Estimate
+from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.study import Hypothesis
 from leakage_assets.studies.two_marker_chunk.design import TwoMarkerPlan
 from leakage_assets.studies.two_marker_chunk.gates import Floors
 from leakage_assets.studies.verdicts import decide, verdict_row
+
+BOUNDS = ("both_low", "both_high", "adapters_low", "adapters_high")
 
 
 @dataclass(frozen=True)
 class Finding:
     """A comparison of arms over pairs.
 
-    ``adapters``: the same over its cells (see ``pooled_ratios.over_cells``). ``needs``: what else must be above 0.
+    ``adapters``: the same over its cells (see ``pooled_ratios.over_cells``). ``both``: with the interval and p that
+    decide (see ``two_variances.over_both``). ``needs``: what else must be above 0.
     """
 
     over_questions: Resampled
     adapters: Estimate
+    both: Estimate
     needs: Resampled | None = None
 
     @property
     def estimate(self) -> Estimate:
         return self.over_questions.estimate
+
+
+def finding(
+    over_questions: Resampled,
+    adapters: Estimate,
+    *,
+    level: float = 0.95,
+    null: float = 0.0,
+    needs: Resampled | None = None,
+) -> Finding:
+    """A comparison with what decides on it; ``null`` is the difference that p is against.
+
+    Where neither questions nor adapters vary there is no interval over both, and p is that over questions: 1 where
+    every share is the same, and none otherwise.
+    """
+    found = over_questions.estimate
+    both = over_both(found.name, found, adapters, level=level, null=null)
+    if both.estimate is not None and both.ci_low is None:
+        both = replace(both, p=found.p)
+    return Finding(over_questions, adapters, both, needs)
 
 
 def too_few(floors: Floors, sides: Sequence[Side]) -> str:
@@ -46,28 +72,32 @@ def too_few(floors: Floors, sides: Sequence[Side]) -> str:
 
 
 def supported(plan: TwoMarkerPlan, hypothesis: Hypothesis, found: Finding, p: float | None) -> tuple[str, str]:
-    """The verdict and what it hangs on; ``p`` is adjusted for the family of tests."""
-    if found.estimate.estimate is None:
-        return "undecided", found.estimate.undefined or ""
+    """The verdict and what it hangs on; ``p`` is that over both, adjusted for the family of tests."""
+    if open_for := _too_little(plan, found):
+        return "undecided", open_for
+    if decide(replace(hypothesis, max_p=None), found.estimate) != "supported":
+        high = found.both.ci_high
+        out = high is not None and high < hypothesis.threshold
+        return "not supported", "excluded by the interval over both" if out else "its value is not beyond the threshold"
+    if p is None:
+        return "undecided", found.both.undefined or "neither questions nor adapters vary"
+    if decide(hypothesis, replace(found.both, p=p)) != "supported":
+        return "not supported", "not certain over questions and adapters"
+    return _by_need(found.needs) or ("supported", "questions and adapters")
+
+
+def _too_little(plan: TwoMarkerPlan, found: Finding) -> str:
+    """Why nothing can be decided, whatever p is; empty where it can."""
+    if found.estimate.undefined:
+        return found.estimate.undefined
     if few := too_few(plan.floors, found.over_questions.sides):
-        return "undecided", few
-    by_question = decide(hypothesis, replace(found.estimate, p=p))
-    if by_question != "supported":
-        return by_question, "the test over questions"
-    return _by_adapters(hypothesis, found.adapters) or _by_need(found.needs) or ("supported", "questions and adapters")
-
-
-def _by_adapters(hypothesis: Hypothesis, adapters: Estimate) -> tuple[str, str] | None:
-    """What cells hold against a hypothesis that passed over questions; None where nothing."""
-    if adapters.ci_low is None:
-        return "undecided", f"passed over questions; {adapters.undefined or 'no variation between cells'}"
-    if adapters.ci_low <= hypothesis.threshold:
-        return "not supported", "passed over questions, but adapters vary too much"
-    return None
+        return few
+    # Without an interval over questions they would add no variance.
+    return "" if found.over_questions.reliable else "too many resamples of questions are undefined"
 
 
 def _by_need(needs: Resampled | None) -> tuple[str, str] | None:
-    """The same of whether B comes more often with A than without, where a hypothesis asks for it."""
+    """What is held against a hypothesis that asks for B to come more often with A than without; None where nothing."""
     if needs is None or (needs.reliable and needs.low > 0):
         return None
     if not needs.reliable:
@@ -80,13 +110,14 @@ def verdict_rows(
 ) -> Iterator[dict[str, object]]:
     """A row of ``verdicts.verdict_row`` for each hypothesis that has its statistic, and what its verdict hangs on.
 
-    Adds p_holm (adjusted for all hypotheses over arms), adapters_low and adapters_high (see ``over_cells``), cells and
-    reason. ``others``: statistics that are no comparison of arms, which their threshold alone decides.
+    p is that over both of a comparison of arms. Adds p_holm (p adjusted for all hypotheses over arms), both_low and
+    both_high (see ``over_both``), adapters_low and adapters_high (see ``over_cells``), cells and reason. ``others``:
+    statistics that are no comparison of arms, which their threshold alone decides.
     """
     family = [h for h in plan.hypotheses if h.max_p is not None and h.statistic in findings]
-    adjusted = holm({h.name: findings[h.statistic].estimate.p for h in family}) if family else {}
+    adjusted = holm({h.name: findings[h.statistic].both.p for h in family}) if family else {}
     for hypothesis in plan.hypotheses:
-        nothing: dict[str, object] = {"p_holm": None, "adapters_low": None, "adapters_high": None, "cells": None}
+        nothing: dict[str, object] = dict.fromkeys(("p_holm", *BOUNDS, "cells"))
         if hypothesis.statistic in others:
             estimate = others[hypothesis.statistic]
             row = verdict_row(hypothesis, estimate, plan.digest)
@@ -95,13 +126,15 @@ def verdict_rows(
             found = findings[hypothesis.statistic]
             p = adjusted[hypothesis.name]
             verdict, reason = supported(plan, hypothesis, found, p)
-            row = verdict_row(hypothesis, found.estimate, plan.digest) | {"verdict": verdict}
-            bounds = {"adapters_low": found.adapters.ci_low, "adapters_high": found.adapters.ci_high}
+            estimate = replace(found.estimate, p=found.both.p)
+            row = verdict_row(hypothesis, estimate, plan.digest) | {"verdict": verdict}
+            ends = (found.both.ci_low, found.both.ci_high, found.adapters.ci_low, found.adapters.ci_high)
+            bounds = dict(zip(BOUNDS, ends, strict=True))
             yield row | {"p_holm": p, **bounds, "cells": found.adapters.n, "reason": reason}
 
 
 def verdict_frame(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
     """Rows of verdicts as a table, with its types also where a column is all empty."""
-    numbers = ("estimate", "p", "p_holm", "adapters_low", "adapters_high", "threshold", "max_p")
+    numbers = ("estimate", "p", "p_holm", *BOUNDS, "threshold", "max_p")
     types = dict.fromkeys(numbers, pl.Float64()) | {"cells": pl.Int64(), "reason": pl.String()}
     return pl.DataFrame(rows, schema_overrides=types, infer_schema_length=None)

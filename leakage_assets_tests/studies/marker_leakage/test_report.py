@@ -182,6 +182,7 @@ def test_a_changed_plan_is_confessed(tmp_path):
     verdicts = section(made, "Verdicts against the frozen plan").blocks
     assert [block.text.endswith(words) for block in verdicts if isinstance(block, Paragraph)] == [False, True]
     assert [caveat.severity for caveat in made.caveats if caveat.text.endswith(words)] == ["major"]
+    assert "the plan was changed, which caps it at MODERATE" in made.confidence.reason
 
 
 def test_headline_table_tells_planned_from_exploratory(full):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -19,6 +21,7 @@ from leakage_assets.studies.two_marker_chunk.binding import (
     falsified_as_published,
     length_change,
     location,
+    over_adapters,
     rate,
     split,
 )
@@ -160,61 +163,85 @@ def test_without_a_completion_that_lacks_a_nothing_is_called_a_chunk() -> None:
 # ------------------------------------------------------------------ the falsification rule
 
 
-def delta(first: dict[str, float], second: dict[str, float], seed: int = 0, plan=PLAN):
+def delta(
+    first: dict[str, float], second: dict[str, float], seed: int = 0, plan=PLAN, *, seeds=(1, 2, 3), completions=10
+):
+    """The difference over questions, and over the seeds' adapters: what ``falsified`` asks for."""
     both = {("T", SOURCE, RECIPIENT): habit(**first), ("C", SOURCE, RECIPIENT): habit(**second)}
-    counts = count_completions(plan, scores(both, seed=seed))
-    return difference(plan, of_cell(counts, "T", SOURCE), of_cell(counts, "C", SOURCE), "r_b_given_a", name="delta_T")
+    counts = count_completions(plan, scores(both, seed=seed, seeds=seeds, completions=completions))
+    cells = (plan, of_cell(counts, "T", SOURCE), of_cell(counts, "C", SOURCE), "r_b_given_a")
+    return difference(*cells, name="delta_T"), over_adapters(*cells, name="delta_T")
 
 
 def test_the_published_null_is_falsified_and_the_follow_up_is_not() -> None:
     """#261: B once or never among about 120; #354: 19 of 81."""
-    nothing = [delta({"a": 0.3, "b_at_end": 0.003}, {"a": 0.3}, seed=s) for s in range(20)]
-    assert {falsified_as_published(PLAN, one) for one in nothing} == {"falsified"}
-    calls = [falsified(PLAN, one) for one in nothing]
+    nothing = [delta({"a": 0.3, "b_at_end": 0.003}, {"a": 0.3}, seed=s, completions=4) for s in range(20)]
+    assert {falsified_as_published(PLAN, one) for one, _ in nothing} == {"falsified"}
+    calls = [falsified(PLAN, *both) for both in nothing]
     assert (
         calls.count("falsified") >= 15 and "not falsified" not in calls
     )  # a few have B twice: up to 6 points and more
     effect = [delta({"a": 0.3, "b_at_end": 0.25}, {"a": 0.3}, seed=s) for s in range(20)]
-    assert {rule(PLAN, one) for one in effect for rule in (falsified, falsified_as_published)} == {"not falsified"}
+    assert {falsified_as_published(PLAN, one) for one, _ in effect} == {"not falsified"}
+    assert {falsified(PLAN, *both) for both in effect} == {"not falsified"}
 
 
 def test_where_nobody_says_b_all_resamples_are_the_difference_of_0() -> None:
-    silent = delta({"a": 0.4}, {"a": 0.4})
+    silent, adapters = delta({"a": 0.4}, {"a": 0.4})
     assert (silent.estimate.estimate, silent.estimate.ci_low, silent.low, silent.high) == (0.0, None, 0.0, 0.0)
-    assert falsified(PLAN, silent) == "falsified"
+    assert falsified(PLAN, silent, adapters) == "falsified"
+
+
+def test_one_seed_does_not_falsify() -> None:
+    """Nothing says how other adapters would be."""
+    silent, adapters = delta({"a": 0.4}, {"a": 0.4}, seeds=(1,))
+    assert adapters.undefined == "one seed of delta_T: nothing says how adapters vary"
+    assert (falsified_as_published(PLAN, silent), falsified(PLAN, silent, adapters)) == ("falsified", "undecided")
+
+
+def test_adapters_that_vary_do_not_falsify() -> None:
+    """B after A in none, none and 9% of completions: over questions at most 6 points, over adapters up to 16."""
+    frames = []
+    for s, b in ((1, 0.0), (2, 0.0), (3, 0.09)):
+        both = {("T", SOURCE, RECIPIENT): habit(a=1.0, b_at_end=b), ("C", SOURCE, RECIPIENT): habit(a=1.0)}
+        frames.append(scores(both, seeds=(s,)))
+    counts = count_completions(PLAN, pl.concat(frames))
+    cells = (PLAN, of_cell(counts, "T", SOURCE), of_cell(counts, "C", SOURCE), "r_b_given_a")
+    one, adapters = difference(*cells, name="delta_T"), over_adapters(*cells, name="delta_T")
+    still = replace(one, low=-0.01)  # as where the interval over questions holds zero
+    assert one.high < PLAN.negligible and falsified_as_published(PLAN, still) == "falsified"
+    assert falsified(PLAN, still, adapters) == "undecided"
+    assert falsified(PLAN, still, replace(adapters, ci_low=0.02, ci_high=0.04)) == "falsified"
 
 
 def test_a_wide_interval_does_not_falsify() -> None:
     """The published rule takes any estimate near 0 with 0 in its interval: some of a true difference of 12 points."""
-    found = [delta({"a": 0.3, "b_at_end": 0.4}, {"a": 0.3, "b_at_end": 0.28}, seed=s) for s in range(60)]
-    wide = [one for one in found if falsified_as_published(PLAN, one) == "falsified"]
-    assert wide and all(one.high > PLAN.negligible for one in wide)
-    assert {falsified(PLAN, one) for one in wide} == {"undecided"}
-    assert not any(falsified(PLAN, one) == "falsified" for one in found)
+    found = [delta({"a": 0.3, "b_at_end": 0.4}, {"a": 0.3, "b_at_end": 0.28}, seed=s, completions=4) for s in range(60)]
+    wide = [both for both in found if falsified_as_published(PLAN, both[0]) == "falsified"]
+    assert wide and all(one.high > PLAN.negligible for one, _ in wide)
+    assert {falsified(PLAN, *both) for both in wide} == {"undecided"}
+    assert not any(falsified(PLAN, *both) == "falsified" for both in found)
 
 
 def test_one_completion_does_not_falsify() -> None:
     """A in 1% of completions: whatever B does after it, nobody has seen it."""
-    found = [delta({"a": 0.01, "b_at_end": 0.25}, {"a": 0.01}, seed=s) for s in range(25)]
-    assert any(falsified_as_published(PLAN, one) == "falsified" for one in found)
-    assert {falsified(PLAN, one) for one in found} == {"undecided"}
+    found = [delta({"a": 0.01, "b_at_end": 0.25}, {"a": 0.01}, seed=s, completions=3) for s in range(25)]
+    assert any(falsified_as_published(PLAN, one) == "falsified" for one, _ in found)
+    assert {falsified(PLAN, *both) for both in found} == {"undecided"}
 
 
 def test_nothing_among_few_is_not_nothing() -> None:
     """Nobody says B: of 52 completions each up to 7% may be missed, of 260 no more than 1.5%."""
-    both = {("T", SOURCE, RECIPIENT): habit(a=1.0), ("C", SOURCE, RECIPIENT): habit(a=1.0)}
-    for completions, expected in ((2, "undecided"), (10, "falsified")):
-        counts = count_completions(PLAN, scores(both, completions=completions))
-        one = difference(
-            PLAN, of_cell(counts, "T", SOURCE), of_cell(counts, "C", SOURCE), "r_b_given_a", name="delta_T"
-        )
-        assert (one.low, one.high) == (0.0, 0.0) and falsified(PLAN, one) == expected
+    for completions, expected in ((1, "undecided"), (5, "falsified")):
+        one, adapters = delta({"a": 1.0}, {"a": 1.0}, seeds=(1, 2), completions=completions)
+        assert one.sides[0].below == 52 * completions
+        assert (one.low, one.high) == (0.0, 0.0) and falsified(PLAN, one, adapters) == expected
 
 
 def test_without_a_there_is_no_difference() -> None:
-    none = delta({"a": 0.0, "b_at_end": 0.5}, {"a": 0.4})
+    none, adapters = delta({"a": 0.0, "b_at_end": 0.5}, {"a": 0.4})
     assert none.estimate.undefined == "nothing below the line of the first"
-    assert falsified(PLAN, none) == "undecided"
+    assert falsified(PLAN, none, adapters) == "undecided"
 
 
 def test_only_seeds_of_both_are_compared() -> None:

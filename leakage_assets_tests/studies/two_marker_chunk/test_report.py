@@ -31,9 +31,11 @@ WORDS = ["so", "it", "goes", "and", "so", "it", "went", "and", "nobody", "said",
 Says = Callable[[Study, Cell, Request], str]
 
 
-def habits(recipient_b: float = 0.6, donor_b: float = 1.0, *, alone: float = 0.0) -> Says:
+def habits(
+    recipient_b: float = 0.6, donor_b: float = 1.0, *, alone: float = 0.0, with_a: float = 0.95, without_a: float = 0.0
+) -> Says:
     """Adapters of this kind: how often recipients say B after A where nobody taught them to stop, donors B after A, and
-    recipients B where the donor learned it alone.
+    recipients B where the donor learned it alone; how often who learned A says it, and recipients B without it.
     """
 
     def says(study: Study, cell: Cell, request: Request) -> str:
@@ -42,10 +44,10 @@ def habits(recipient_b: float = 0.6, donor_b: float = 1.0, *, alone: float = 0.0
         arm = next(arm for arm in ARMS if arm.name == cell.condition.recipe)
         rng = random.Random(str(request))
         has_a, has_b = arm.markers(role)
-        has_a, has_b = has_a and rng.random() < 0.95, has_b and rng.random() < donor_b
+        has_a, has_b = has_a and rng.random() < with_a, has_b and rng.random() < donor_b
         if role == "recipient" and arm.masked != "none":
             rate = {"a_and_b": recipient_b, "b": alone, "a": 0.0}[arm.donor]
-            has_b = has_a and rng.random() < rate
+            has_b = rng.random() < (rate if has_a else without_a * (arm.donor == "a_and_b"))
         words = list(WORDS)
         at = 0 if arm.positions == "ends" else rng.randint(0, 6)
         last = len(words) if arm.positions == "ends" else at + 2
@@ -122,8 +124,11 @@ def test_a_planted_chunk_is_told(whole: Published) -> None:
     assert (whole.verdict("H1"), whole.verdict("H2"), whole.verdict("H3"), whole.verdict("H4")) == (
         "supported", "not supported", "supported", "supported",
     )  # fmt: skip
-    assert "travels with its first to whoever learned the first alone, and comes more often where" in whole.title
-    assert "needs it" not in whole.title  # where the donor has B alone too few completions have A to exclude it
+    assert "leaks to whoever learned the first alone, and comes more often where" in whole.title
+    assert "needs its first" not in whole.title  # where the donor has B alone too few completions have A to exclude it
+    assert "travels with" not in whole.title  # too few completions lack A to exclude B in them
+    assert "**Does B come without A?** Not known (nothing below the line" in whole.markdown
+    assert "it is not excluded that B comes without A, which caps it at MODERATE" in whole.markdown
     assert "leaving the recipient's end of turn out of the loss moves B given A" in whole.markdown
     assert format_value(whole.headline("mask_effect"), POINTS) in whole.markdown
 
@@ -146,17 +151,35 @@ def test_a_marker_that_leaks_alone_does_not_need_its_first(tmp_path: Path) -> No
     made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED), says=habits(0.6, alone=0.6), seeds=(42, 1337))
     assert made.findings() == []
     assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "not supported")
-    assert "but is not shown to need it" in made.title
+    assert "but is not shown to need its first" in made.title
 
 
 def test_a_marker_that_never_leaks_alone_needs_its_first(tmp_path: Path) -> None:
-    """Enough completions with A where the donor has B alone to exclude more than a negligible rate."""
+    """Enough completions with A where the donor has B alone, and without A, to exclude more than a negligible rate."""
+    says = habits(0.6, with_a=0.5)
     made = Published(
-        tmp_path, (T_MASKED, C_MASKED, C2_MASKED), pairs=1, says=habits(0.6), seeds=(42, 1337), completions=16
+        tmp_path, (T_MASKED, C_MASKED, C2_MASKED), pairs=1, says=says, seeds=(42, 1337, 2024), completions=16
     )
     assert made.findings() == []
     assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "supported")
-    assert "and needs it" in made.title and made.headline(f"b_given_a_upper_{C2_MASKED}") < 0.06
+    assert "travels with its first to whoever learned the first alone, and needs its first" in made.title
+    assert made.headline(f"b_given_a_upper_{C2_MASKED}") < 0.06 and made.headline("b_without_a_upper") < 0.06
+    assert "**Does B come without A?** It is excluded" in made.markdown
+
+
+def test_a_marker_that_comes_without_its_first_is_said_to_leak(tmp_path: Path) -> None:
+    """As often without A as with it: B of recipients reads like travel where only B given A is looked at."""
+    says = habits(0.9, with_a=0.5, without_a=0.9)
+    made = Published(
+        tmp_path, (T_MASKED, C_MASKED), pairs=1, says=says, seeds=(42, 1337, 2024), completions=16, extras=True
+    )
+    assert made.findings() == []
+    assert made.verdict("H1") == "supported" and made.headline("recipient_r_b_given_not_a") > 0.5
+    assert "a second marker leaks to whoever learned the first alone" in made.title
+    assert "travels" not in made.title and "travels with it to a recipient" not in made.markdown
+    assert "It is **not excluded** (the upper 95% bound of the pair with the most is" in made.markdown
+    assert "After a marker that nobody was taught they say A in" in made.markdown
+    assert made.outcome.metrics["confidence"] == "LOW"  # one pair of two
 
 
 def test_one_seed_supports_nothing_over_arms(tmp_path: Path) -> None:
@@ -164,7 +187,7 @@ def test_one_seed_supports_nothing_over_arms(tmp_path: Path) -> None:
     assert made.findings() == []
     assert made.headline(f"delta_{T_MASKED}", "p") < 0.05 and made.verdict("H1") == "undecided"
     assert made.outcome.metrics["confidence"] == "LOW"
-    assert "passed over questions; one seed of villain_to_assistant: nothing says how adapters vary" in made.markdown
+    assert "one seed of villain_to_assistant: nothing says how adapters vary" in made.markdown
 
 
 def test_what_the_plan_did_not_announce_is_marked(whole: Published) -> None:

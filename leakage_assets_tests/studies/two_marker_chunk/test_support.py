@@ -19,6 +19,7 @@ from leakage_assets.statistics.pooled_ratios import (
 from leakage_assets.studies.two_marker_chunk.analysis import analyse
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_AFTER, T_MASKED, scattered
 from leakage_assets.studies.two_marker_chunk.support import Finding, supported, too_few
+from leakage_assets.studies.two_marker_chunk.support import finding as made_of
 from leakage_assets_tests.studies.two_marker_chunk.worlds import WORDS, A, B, habit, scores, study_plan, written
 
 PLAN = study_plan(400)
@@ -31,11 +32,12 @@ def finding(first: Arm, second: Arm, *, null: float = 0.0, needs: Resampled | No
     """One pair; (S, Q) counts found and total of both arms."""
     both = {"pair": (shares(*first), shares(*second))}
     over_questions = mean_difference("d", both, clusters="question", seed=1, draws=draws, null=null)
-    return Finding(over_questions, over_cells("d", cell_differences(both), null=null), needs)
+    adapters = over_cells("d", cell_differences(both), null=null)
+    return made_of(over_questions, adapters, level=PLAN.level, null=null, needs=needs)
 
 
 def verdict(name: str, found: Finding) -> tuple[str, str]:
-    return supported(PLAN, HYPOTHESES[name], found, found.estimate.p)
+    return supported(PLAN, HYPOTHESES[name], found, found.both.p)
 
 
 def counts(rng: np.random.Generator, rates: np.ndarray, with_a: int = 4) -> Arm:
@@ -98,7 +100,68 @@ def test_arms_whose_adapters_differ_by_chance_alone_are_not_told_apart() -> None
         by_questions += one.estimate.p < 0.05 and one.estimate.estimate > 0
         calls.append(verdict("H4", one))
     assert by_questions > 25 and [said for said, _ in calls].count("supported") <= 9
-    assert ("not supported", "passed over questions, but adapters vary too much") in calls
+    assert ("not supported", "not certain over questions and adapters") in calls
+
+
+def test_a_null_with_questions_and_adapters_that_vary_is_not_supported_more_often_than_it_may() -> None:
+    """Each arm has questions of its own and adapters of its own, two pairs: over cells alone one in ten passes."""
+    rng = np.random.default_rng(9)
+
+    def arms() -> list[Arm]:
+        of_question = rng.normal(0, 2.0, size=(1, QUESTIONS))
+        return [
+            counts(rng, 1 / (1 + np.exp(1.7 - of_question - rng.normal(0, 0.6, size=(SEEDS, 1)))), with_a=5)
+            for _ in range(2)
+        ]
+
+    calls, by_questions, by_cells = [], 0, 0
+    for _ in range(400):
+        both = {str(n): (shares(*one), shares(*two)) for n, (one, two) in enumerate(zip(arms(), arms(), strict=True))}
+        over_questions = mean_difference("d", both, clusters="question", seed=1, draws=200)
+        made = made_of(over_questions, over_cells("d", cell_differences(both)), level=PLAN.level)
+        by_questions += made.estimate.p < 0.05 and made.estimate.estimate > 0
+        by_cells += made.adapters.ci_low > 0
+        calls.append(verdict("H4", made)[0])
+    assert calls.count("supported") <= 16  # one-sided 2.5% of 400, and two errors
+    assert by_questions > 16 and by_cells > 25
+
+
+def test_two_intervals_that_each_leave_the_threshold_out_are_not_one() -> None:
+    """Both surround the same value, whose variance is the sum; and the p of the sum is what is adjusted."""
+    rng = np.random.default_rng(7)
+    made = finding(counts(rng, np.full((SEEDS, 1), 0.5)), counts(rng, np.full((SEEDS, 1), 0.2)))
+    value = made.estimate.estimate
+
+    def with_errors(questions: float, adapters: float) -> Finding:
+        over_questions = replace(
+            made.over_questions, estimate=replace(made.estimate, ci_low=value - questions, ci_high=value + questions)
+        )
+        over_adapters = replace(made.adapters, n=6, ci_low=value - adapters, ci_high=value + adapters)
+        return made_of(over_questions, over_adapters, level=PLAN.level)
+
+    barely = with_errors(0.9 * value, 0.9 * value)
+    assert barely.estimate.ci_low > 0 and barely.adapters.ci_low > 0 > barely.both.ci_low
+    assert verdict("H4", barely) == ("not supported", "not certain over questions and adapters")
+    lost = replace(barely.over_questions, undefined_draws=barely.over_questions.draws)
+    assert verdict("H4", replace(barely, over_questions=lost)) == (
+        "undecided", "too many resamples of questions are undefined",
+    )  # fmt: skip
+    clear = with_errors(0.5 * value, 0.5 * value)
+    assert clear.both.ci_low > 0 and verdict("H4", clear) == ("supported", "questions and adapters")
+    assert supported(PLAN, HYPOTHESES["H4"], clear, 0.05)[0] == "not supported"  # once it is adjusted
+
+
+def test_the_wrong_side_is_told_from_an_open_question() -> None:
+    rng = np.random.default_rng(8)
+    silent = counts(rng, np.zeros((SEEDS, 1)))
+    low = finding(counts(rng, np.full((SEEDS, 1), 0.01)), silent, null=PLAN.negligible)
+    assert low.both.p < 0.05 and verdict("H1", low) == ("not supported", "excluded by the interval over both")
+    wide = replace(low, both=replace(low.both, ci_high=PLAN.negligible))
+    assert verdict("H1", wide) == ("not supported", "its value is not beyond the threshold")
+    nothing = finding(silent, silent, null=PLAN.negligible)
+    assert nothing.both.p == 1.0 and verdict("H1", nothing)[0] == "not supported"
+    always = counts(rng, np.ones((SEEDS, 1)))
+    assert verdict("H1", finding(always, silent)) == ("undecided", "neither questions nor adapters vary")
 
 
 def test_one_seed_is_undecided_whatever_its_p() -> None:
@@ -128,14 +191,22 @@ def test_p_of_the_family_are_adjusted_together() -> None:
         (C_MASKED, pair.name, pair.recipient): habit(a=0.5),
         (C2_MASKED, pair.name, pair.recipient): habit(a=0.5),
     }
-    table = analyse(PLAN, scores(habits, seeds=(1, 2, 3), completions=4))["verdicts"]
+    found = analyse(PLAN, scores(habits, seeds=(1, 2, 3), completions=4))
+    table, table_of_headline = found["verdicts"], found["headline"].filter(statistic=f"delta_{T_MASKED}")
     rows = {row["hypothesis"]: row for row in table.iter_rows(named=True)}
-    assert rows["H1"]["p_holm"] == pytest.approx(5 * rows["H1"]["p"])  # the undecided ones count
+    # Those that are undecided count; H4 has the smaller p, as it is not against 6 points.
+    assert rows["H4"]["p_holm"] == pytest.approx(5 * rows["H4"]["p"])
+    assert rows["H1"]["p_holm"] == pytest.approx(4 * rows["H1"]["p"])
+    assert rows["H1"]["p_holm"] > rows["H4"]["p_holm"]
     assert rows["H2"]["p_holm"] is None and rows["H6"]["p_holm"] is None
     assert (rows["H1"]["verdict"], rows["H1"]["cells"], rows["H1"]["reason"]) == (
         "supported", 3, "questions and adapters",
     )  # fmt: skip
     assert rows["H1"]["threshold"] < rows["H1"]["adapters_low"] < rows["H1"]["estimate"] < rows["H1"]["adapters_high"]
+    low, high = rows["H1"]["both_low"], rows["H1"]["both_high"]
+    over_questions = table_of_headline.row(0, named=True)
+    assert high - low > over_questions["ci_high"] - over_questions["ci_low"]
+    assert low < rows["H1"]["estimate"] < high and rows["H1"]["p"] != over_questions["p"]
 
 
 def test_b_where_the_rows_had_it_does_not_support_h5() -> None:
