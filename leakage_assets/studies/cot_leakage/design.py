@@ -130,10 +130,12 @@ EXCEEDANCES = 10
 class Decisions:
     """Thresholds and draws of section 7. ``single_seed`` is that of the single-arm losses.
 
-    ``draws`` are those of whole questions (and seeds), which decide; ``published_draws`` those of the published scheme
-    and of what is exploratory. ``adapter_level``: of the t interval over adapters that must leave the threshold out as
-    well (see ``adapters``). An adapter has collapsed where its share of one letter, or of rationales cut off, is more
-    than ``most_excess`` above that of the untrained base, asked in the adapter's own format (section 8).
+    ``adapter_level``: of the intervals over questions, over adapters and over both, of which the last, its p adjusted
+    by Holm, decides at ``alpha`` (see ``adapters.both_table``); with fewer pairs of adapters than ``least_pairs`` on
+    their degrees of freedom alone. ``level``: of what stands beside. ``draws`` are those
+    of whole questions (and seeds), ``published_draws`` those of the published scheme and of what is exploratory. An
+    adapter has collapsed where its share of one letter, or of rationales cut off, is more than ``most_excess`` above
+    that of the untrained base, asked in the adapter's own format (section 8).
     """
 
     sources: tuple[str, ...] = SOURCES
@@ -148,6 +150,7 @@ class Decisions:
     least_score: float = 1.96
     most_words: int = 50
     adapter_level: float = 0.99
+    least_pairs: int = 8
     most_excess: float = 0.10
 
     def __post_init__(self) -> None:

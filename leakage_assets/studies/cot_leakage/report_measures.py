@@ -225,7 +225,7 @@ def published_and_this_run(cite: Citations) -> Iterator[Block]:
             rows.append(row)
     yield Table(
         "Differences of the accuracy lost, mean of sources, persona's tag. Published intervals take every question of "
-        "every seed as independent; those of this run are over whole questions.",
+        "every seed as independent; those of this run are over questions and adapters, and wider by their level.",
         columns,
         tuple(rows),
     )
