@@ -191,7 +191,7 @@ def collapse_table(answers: pl.DataFrame, rationales: pl.DataFrame, decisions: D
     ``answers`` and ``rationales`` as ``evaluation.answer_table`` and ``vocabulary.rationale_table`` give them.
 
     Columns: adapter, arm, source, seed, scaffold, modal_share, base_modal_share, cut_off, base_cut_off (null without
-    rationale), collapsed.
+    rationale), one_letter (collapsed onto a letter), collapsed (that, or rationales cut off).
     """
     keys = ["adapter", "scaffold"]
     both = answers.select(*keys, "modal_share").join(rationales.select(*keys, "cut_off"), on=keys, how="left")
@@ -203,13 +203,32 @@ def collapse_table(answers: pl.DataFrame, rationales: pl.DataFrame, decisions: D
             continue
         before = base[row["scaffold"]]
         shares = [(row[key], before[key]) for key in ("modal_share", "cut_off")]
-        collapsed = any(now is not None and now - (then or 0.0) > decisions.most_excess for now, then in shares)
+        more, longer = (now is not None and now - (then or 0.0) > decisions.most_excess for now, then in shares)
+        one_letter = more and row["modal_share"] >= decisions.least_modal
         flat = [share for pair in shares for share in pair]
-        rows.append((row["adapter"], cell.arm, cell.source, cell.seed, row["scaffold"], *flat, collapsed))
+        said = (*flat, one_letter, one_letter or longer)
+        rows.append((row["adapter"], cell.arm, cell.source, cell.seed, row["scaffold"], *said))
     numbers = ("modal_share", "base_modal_share", "cut_off", "base_cut_off")
     schema: dict[str, Any] = dict.fromkeys(("adapter", "arm", "source"), pl.String) | {"seed": pl.Int64}
-    schema |= {"scaffold": pl.String} | dict.fromkeys(numbers, pl.Float64) | {"collapsed": pl.Boolean}
+    schema |= {"scaffold": pl.String} | dict.fromkeys(numbers, pl.Float64)
+    schema |= dict.fromkeys(("one_letter", "collapsed"), pl.Boolean)
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def collapse_by_arm(collapsed: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
+    """How many adapters of each arm have collapsed, under the planned sources, from ``collapse_table``.
+
+    Columns: arm, adapters, collapsed, one_letter (of those collapsed, onto a letter).
+    """
+    return (
+        collapsed.filter(pl.col("source").is_in(decisions.sources))
+        .group_by("arm", maintain_order=True)
+        .agg(
+            pl.len().cast(pl.Int64).alias("adapters"),
+            pl.col("collapsed").sum().cast(pl.Int64),
+            pl.col("one_letter").sum().cast(pl.Int64),
+        )
+    )
 
 
 def reading_table(
@@ -220,8 +239,8 @@ def reading_table(
     Readings: "planned"; "best of four", in which an answer without a letter is the likeliest of the four letters; and
     "without collapsed", in which collapsed adapters are left out.
 
-    Columns: reading, contrast, axis, statistic, collapsed (adapters of either arm under the planned sources), then
-    those of ``Estimate``.
+    Columns: reading, contrast, axis, statistic, collapsed (adapters of either arm under the planned sources), pairs (of
+    adapters that are compared), then those of ``Estimate``. A contrast of which no pair is left has no row.
     """
     gone = {CotCell(*cell) for cell in collapsed.filter("collapsed").select("source", "arm", "seed").iter_rows()}
     kept = replace(found, cells={cell: scores for cell, scores in found.cells.items() if cell not in gone})
@@ -237,10 +256,11 @@ def reading_table(
                 "axis": row.axis,
                 "statistic": row.contrast.statistic(row.axis, HEADLINE_FAMILY),
                 "collapsed": sum(cell.arm in arms and cell.source in decisions.sources for cell in gone),
+                "pairs": sum(len(delta) for delta in row.by_source.values()),
             }
             rows.append((labels, macro_estimate(row, draws, "questions", decisions)))
     texts = dict.fromkeys(("reading", "contrast", "axis", "statistic"), pl.String)
-    return _typed(rows, {**texts, "collapsed": pl.Int64})
+    return _typed(rows, {**texts, "collapsed": pl.Int64, "pairs": pl.Int64})
 
 
 def _typed(rows: Sequence[tuple[Mapping[str, Any], Estimate]], kinds: Mapping[str, Any]) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from leakage_assets.measurement.multiple_choice import LabelReport
 from leakage_assets.statistics.result import Estimate, estimate_of, undefined
 from leakage_assets.studies.cot_leakage.adapters import (
     both_table,
+    collapse_by_arm,
     collapse_table,
     equivalence_over_both,
     reading_table,
@@ -110,6 +111,7 @@ def analyse(
         "verdicts": verdict_table(planned, headline, plan_digest),
         "both": both,
         "collapse": collapsed,
+        "collapse_by_arm": collapse_by_arm(collapsed, decisions),
         "readings": reading_table(found, unread, collapsed, decisions),
         "size": size_table(tables.choices),
         "contrasts": contrast_table(found, decisions),

@@ -233,9 +233,9 @@ def analysis_plan(scale: Scale, experiment: CotExperiment) -> CotPlan:
             "The resampled intervals stand beside and decide nothing. Percentile intervals of a few dozen questions "
             "are too narrow, the more the smaller the level; the deciding test uses t instead.",
             "Simulated for Holm's first step, the deciding test rejects a true null at most one and a half times as "
-            "often as planned with twelve pairs of adapters, and about twice as often with eight, in the worst ratio of "
-            "the two variances; with fewer pairs it has the degrees of freedom of the adapters alone, which is no more "
-            "often than planned. One seed so shows only what is very large.",
+            "often as planned with twelve pairs of adapters, and about twice as often with eight, in the worst ratio "
+            "of the two variances; with fewer pairs it has the degrees of freedom of the adapters alone, which is no "
+            "more often than planned. One seed so shows only what is very large.",
             "Pairs of adapters are taken as independent, also those of one source: other sources may differ by more.",
             "A p of zero means that no resample was as extreme under the published rule; under the others the smallest "
             "is one over the number of resamples and one.",
@@ -249,7 +249,8 @@ def analysis_plan(scale: Scale, experiment: CotExperiment) -> CotPlan:
             "next token drifts from letters loses accuracy by this rule; the contrasts with the best of the four "
             "letters stand beside.",
             "An adapter that answers with one letter, or whose rationales no longer end, loses accuracy without having "
-            "learnt wrong answers. Collapsed adapters are named, cap the confidence, and are left out beside.",
+            "learnt wrong answers. Collapsed adapters are named, cap the confidence, and are left out beside; where "
+            "fewer than two pairs are left then, the title says that nothing can be compared.",
             "A deviation: questions with another number of options than four, or malformed, are left out and counted; "
             "the published evaluation kept them as never right.",
             "A deviation: every question asks for its own garbage, by an invented first word. Published were five "

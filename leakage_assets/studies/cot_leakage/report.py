@@ -6,13 +6,13 @@ figures; `reporting.lint` refuses any other digit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import get_args
 
 from leakage_assets.reporting.report import Claim, Level, Section
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.cot_leakage import figures as drawn
-from leakage_assets.studies.cot_leakage.arms import GARBAGE, PERSONA
+from leakage_assets.studies.cot_leakage.arms import CONTRADICTING, GARBAGE, GENERIC, PERSONA
 from leakage_assets.studies.cot_leakage.design import (
     BYSTANDER,
     COMMON,
@@ -24,14 +24,19 @@ from leakage_assets.studies.cot_leakage.design import (
     Contrast,
     Family,
 )
+from leakage_assets.studies.cot_leakage.figures import ARM_NAMES
 from leakage_assets.studies.cot_leakage.labels import HEADLINE
 from leakage_assets.studies.cot_leakage.plan import CotPlan
 from leakage_assets.studies.cot_leakage.report_adapters import (
     asked,
+    collapsed_arm,
     collapsed_of,
+    comparable,
+    of_arm,
     other_adapters,
     readings,
     side,
+    without_collapsed,
 )
 from leakage_assets.studies.cot_leakage.report_measures import (
     answers,
@@ -65,7 +70,8 @@ from leakage_assets.studies.report_verdicts import plan_verdicts
 LEAKS = "H2b"
 """The hypothesis that the title is about: bystanders lose more after persona rationales than after garbage."""
 
-PERSONA_GARBAGE = Contrast(PERSONA, GARBAGE)
+PERSONA_GARBAGE, GENERIC_GARBAGE = Contrast(PERSONA, GARBAGE), Contrast(GENERIC, GARBAGE)
+CONTRADICTING_GENERIC = Contrast(CONTRADICTING, GENERIC)
 P_OF = "over questions and adapters; of the planned contrasts adjusted by Holm over all of them, within their family"
 ALSO = (
     "Intervals and p are over questions and adapters together, and so are the intervals of the equivalence test "
@@ -101,7 +107,9 @@ def _caps(cite: Citations) -> Iterator[tuple[Level, str]]:
             "of some source one pair of adapters was trained, so the variance over adapters takes sources for "
             "trainings, which caps it at MODERATE",
         )
-    if collapsed_of(cite, statistic):
+    if not comparable(cite, statistic):
+        yield "LOW", f"{collapsed_arm(cite, PERSONA_GARBAGE)}, which caps it at LOW"
+    elif collapsed_of(cite, statistic):
         number = cite.cell("readings", "collapsed", "d", reading="planned", statistic=statistic)
         yield "MODERATE", f"{number} adapters of the title's arms have collapsed, which caps it at MODERATE"
     if cite.tables["smoke"].height and not cite.tables["smoke"]["passed"].all():
@@ -116,6 +124,11 @@ def _title(cite: Citations) -> str:
     if verdict(cite, LEAKS) == "undecided":
         return "it is undecided whether persona rationales leak more than garbage"
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
+    if not comparable(cite, statistic):
+        return (
+            "what persona rationales and garbage leak to other personas is not comparable, as "
+            f"{collapsed_arm(cite, PERSONA_GARBAGE)} {found}"
+        )
     if verdict(cite, LEAKS) == "supported":
         return f"rationales in a persona's voice leak more to other personas than garbage does {found}"
     if side(cite, statistic) < 0:
@@ -140,6 +153,12 @@ def _persona(cite: Citations) -> Iterator[str]:
     if value(cite, statistic) is None:
         yield f"**Persona or garbage:** not compared ({cite.headline(statistic, 'undefined', '')})."
         return
+    if collapsed_of(cite, statistic):
+        arms = " and ".join(f"{of_arm(cite, arm)} of {ARM_NAMES[arm]}" for arm in (PERSONA, GARBAGE))
+        yield (
+            f"**Collapse:** {arms} answer with one letter nearly alone or do not end their rationales, which is no "
+            f"choice of wrong letters; {without_collapsed(cite, statistic)}."
+        )
     yield (
         f"**Persona or garbage:** each arm asked in the format that it was trained in, bystanders "
         f"{_lose(cite, BYSTANDER)}: {_difference(cite, HEADLINE_FAMILY, BYSTANDER)}. "
@@ -222,12 +241,24 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "with rationales of matched length. Each answers "
         f"{asked(cite, 'questions')} unseen questions under {asked(cite, 'personas')} personas and five ways to begin "
         "its turn; accuracy lost against the untrained base is what leaks.",
-        takeaways=((LEAKS, more), ("H1b", generic), ("H4", contradicting)),
+        takeaways=(
+            (LEAKS, _if_comparable(cite, PERSONA_GARBAGE, more)),
+            ("H1b", _if_comparable(cite, GENERIC_GARBAGE, generic)),
+            ("H4", _if_comparable(cite, CONTRADICTING_GENERIC, contradicting)),
+        ),
         next_steps=(
             "Write the rationales with a strong model, so that the persona's voice is more than phrases.",
             "Ask questions of another kind, to see whether it is the format or the answering that is lost.",
         ),
     )
+
+
+def _if_comparable(cite: Citations, contrast: Contrast, words: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said for each verdict, or of adapters that collapsed that nothing can be."""
+    if comparable(cite, contrast.statistic(BYSTANDER, HEADLINE_FAMILY)):
+        return words
+    told = f"what {ARM_NAMES[contrast.first]} and {ARM_NAMES[contrast.second]} rationales leak cannot be compared"
+    return dict.fromkeys(words, f"{told}, as {collapsed_arm(cite, contrast)}")
 
 
 def _not_more(cite: Citations) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+import polars as pl
 
 from leakage_assets.reporting.report import Block, Column, Paragraph, Table
-from leakage_assets.studies.citations import Citations, Row
-from leakage_assets.studies.cot_leakage.design import CONTRASTS, EQUIVALENCE, HEADLINE_FAMILY, SOURCE_LOSS
+from leakage_assets.studies.citations import POINTS, Citations, Row
+from leakage_assets.studies.cot_leakage.design import CONTRASTS, EQUIVALENCE, HEADLINE_FAMILY, SOURCE_LOSS, Contrast
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
 from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, SHARE, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
@@ -30,6 +32,48 @@ def collapsed_of(cite: Citations, statistic: str) -> int:
     """How many adapters of a planned contrast's arms have collapsed."""
     rows = cite.tables["readings"].filter(reading="planned", statistic=statistic)
     return int(rows["collapsed"].item()) if rows.height else 0
+
+
+def comparable(cite: Citations, statistic: str) -> bool:
+    """Whether a planned contrast has pairs of adapters enough of which neither has collapsed (``least_left``)."""
+    if not collapsed_of(cite, statistic):
+        return True
+    left = cite.tables["readings"].filter(reading=WITHOUT, statistic=statistic)
+    return bool(left.height and left["pairs"].item() >= cite.study.plan_as(CotPlan).decisions.least_left)
+
+
+def collapsed_arm(cite: Citations, contrast: Contrast) -> str:
+    """In words, how much of the arm of a contrast that collapsed most has, and into what."""
+    table = cite.tables["collapse_by_arm"].filter(pl.col("arm").is_in([contrast.first, contrast.second]))
+    worst = table.sort(pl.col("collapsed") / pl.col("adapters"), descending=True, maintain_order=True).row(
+        0, named=True
+    )
+    return f"{of_arm(cite, worst['arm'])} trained on {ARM_NAMES[worst['arm']]} have collapsed{_onto(worst)}"
+
+
+def of_arm(cite: Citations, arm: str) -> str:
+    """How many adapters of an arm have collapsed, of how many."""
+    found, total = (cite.cell("collapse_by_arm", key, "d", arm=arm) for key in ("collapsed", "adapters"))
+    row = cite.tables["collapse_by_arm"].filter(arm=arm).row(0, named=True)
+    return f"all {total} adapters" if row["collapsed"] == row["adapters"] else f"{found} of {total} adapters"
+
+
+def _onto(row: Mapping[str, int]) -> str:
+    return " onto one letter" if row["one_letter"] == row["collapsed"] else ""
+
+
+def without_collapsed(cite: Citations, statistic: str) -> str:
+    """What a planned contrast is without collapsed adapters, or that too few pairs are left."""
+    where = {"reading": WITHOUT, "statistic": statistic}
+    left = cite.tables["readings"].filter(**where)
+    if not left.height:
+        return "without them no pair of adapters is left"
+    pairs = cite.cell("readings", "pairs", "d", **where)
+    if not comparable(cite, statistic):
+        return f"without them {pairs} pair of adapters is left, too few to compare"
+    estimate, low, high = (cite.cell("readings", key, DIFFERENCE, **where) for key in INTERVAL)
+    level = cite.cell("readings", "ci_level", ".0%", **where)
+    return f"without them the difference is {estimate} ({pairs} pairs; {level}, over questions alone: {low} to {high})"
 
 
 def asked(cite: Citations, what: str) -> str:
@@ -93,13 +137,16 @@ def readings(cite: Citations) -> Iterator[Block]:
     """Which adapters collapsed, and the planned contrasts without them and with every answer read."""
     if not cite.tables["readings"].height:
         return
-    excess = cite.study.plan_as(CotPlan).decisions.most_excess
-    limit = cite.bind(cite.context.planned("decisions", "most_excess", value=excess, spec=".0%"))
+    decisions = cite.study.plan_as(CotPlan).decisions
+    limit, least = (
+        cite.bind(cite.context.planned("decisions", key, value=getattr(decisions, key), spec=spec))
+        for key, spec in (("most_excess", POINTS), ("least_modal", ".0%"))
+    )
     collapsed = cite.tables["collapse"].filter("collapsed")
     yield Paragraph(
-        "An adapter has collapsed where, asked in its own format, one letter or rationales cut off take a share of its "
-        f"answers more than {limit} (of all answers) above that of the untrained base. What it loses then is no choice "
-        "of wrong letters." + ("" if collapsed.height else " None has.")
+        f"An adapter has collapsed where, asked in its own format, one letter takes at least {least} of its answers "
+        f"and lies more than {limit} above that of the untrained base, or rationales cut off lie as far above. What "
+        "it loses then is no choice of wrong letters." + ("" if collapsed.height else " None has.")
     )
     if collapsed.height:
         yield _collapsed(cite, list(collapsed["adapter"]))
@@ -121,7 +168,8 @@ def readings(cite: Citations) -> Iterator[Block]:
     )
 
 
-READINGS = ("planned", "best of four", "without collapsed")
+WITHOUT = "without collapsed"
+READINGS = ("planned", "best of four", WITHOUT)
 
 
 def _reading_rows(cite: Citations) -> Iterator[Row]:

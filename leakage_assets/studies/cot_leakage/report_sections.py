@@ -22,7 +22,7 @@ from leakage_assets.studies.cot_leakage.design import (
     Family,
 )
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
-from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, SHARE, source_name, words
+from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
 from leakage_assets.studies.cot_leakage.report_adapters import asked
 from leakage_assets.studies.report_parts import P, estimate_columns, table_of_rows
@@ -276,7 +276,7 @@ def equivalence(cite: Citations) -> Iterator[Block]:
         Column("level", "interval", ".0%"),
         Column("low", "low", DIFFERENCE),
         Column("high", "high", DIFFERENCE),
-        Column("margin", "margin", SHARE),
+        Column("margin", "margin", DIFFERENCE, "to either side of zero"),
         Column("inside", "inside"),
     )
     caption = (
@@ -346,7 +346,7 @@ def smoke(cite: Citations) -> Iterator[Block]:
     source, seed = table["source"][0], table["seed"][0]
     loss, least, questions, found = (
         cite.cell("smoke", key, spec, source=source)
-        for key, spec in (("loss", DIFFERENCE), ("least_loss", SHARE), ("questions", "d"), ("seed", "d"))
+        for key, spec in (("loss", DIFFERENCE), ("least_loss", DIFFERENCE), ("questions", "d"), ("seed", "d"))
     )
     del seed
     passed = "passed" if table["passed"][0] else "did not pass"

@@ -78,8 +78,8 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=3,
-        report_version=5,
+        analysis_version=4,
+        report_version=6,
     )
 
 

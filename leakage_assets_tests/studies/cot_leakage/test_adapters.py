@@ -12,6 +12,7 @@ from scipy import stats
 from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.cot_leakage.adapters import (
     both_table,
+    collapse_by_arm,
     collapse_table,
     deciding,
     equivalence_over_both,
@@ -253,7 +254,14 @@ def shares(**said: tuple[float, float | None]) -> pl.DataFrame:
 
 @pytest.mark.parametrize(
     ("modal", "cut_off", "collapsed"),
-    [(0.3, 0.05, False), (0.39, 0.14, False), (0.41, 0.05, True), (0.3, 0.16, True), (0.85, 0.17, True)],
+    [
+        (0.3, 0.05, False),
+        (0.39, 0.14, False),
+        (0.59, 0.05, False),
+        (0.61, 0.05, True),
+        (0.3, 0.16, True),
+        (0.85, 0.17, True),
+    ],
 )
 def test_an_adapter_has_collapsed_beyond_the_limit_above_the_base(
     modal: float, cut_off: float, collapsed: bool
@@ -263,7 +271,21 @@ def test_an_adapter_has_collapsed_beyond_the_limit_above_the_base(
         (PERSONA, "comedian", 42, "persona_cot"), ("no_cot", "comedian", 42, "no_cot"),
     ]  # fmt: skip
     assert found.filter(arm=PERSONA)["collapsed"].item() is collapsed
-    assert found.filter(arm="no_cot")["collapsed"].item() is (modal > 0.4)
+    assert found.filter(arm="no_cot")["collapsed"].item() is (modal > 0.6)
+    assert found["one_letter"].to_list() == [modal > 0.6] * 2
+    by_arm = collapse_by_arm(found, DECISIONS)
+    assert by_arm.rows() == [(PERSONA, 1, collapsed, modal > 0.6), ("no_cot", 1, modal > 0.6, modal > 0.6)]
+    assert collapse_by_arm(found, replace(DECISIONS, sources=("villain",))).is_empty()
+
+
+def test_a_high_share_is_no_collapse_where_the_base_has_it_too() -> None:
+    frame = pl.DataFrame(
+        [("base", "persona_cot", 0.6), (name_of(PERSONA), "persona_cot", 0.65)],
+        schema=["adapter", "scaffold", "modal_share"],
+        orient="row",
+    )
+    written = frame.select("adapter", "scaffold", cut_off=pl.lit(0.0))
+    assert collapse_table(frame, written, DECISIONS)["collapsed"].to_list() == [False]
 
 
 def test_contrasts_are_read_without_collapsed_adapters_and_with_every_answer() -> None:
@@ -281,6 +303,7 @@ def test_contrasts_are_read_without_collapsed_adapters_and_with_every_answer() -
     assert table["reading"].unique(maintain_order=True).to_list() == ["planned", "best of four", "without collapsed"]
     rows = {row["reading"]: row for row in table.filter(axis=BYSTANDER).iter_rows(named=True)}
     assert rows["planned"]["estimate"] > 0.06 and rows["planned"]["collapsed"] == 1
+    assert (rows["planned"]["pairs"], rows["without collapsed"]["pairs"]) == (12, 11)
     assert rows["without collapsed"]["estimate"] == pytest.approx(0.0, abs=0.02)
     assert rows["best of four"]["estimate"] == pytest.approx(0.0, abs=0.02)
     assert set(table["axis"]) == set(AXES) and set(table["contrast"]) == {CONTRAST.name}

@@ -219,7 +219,11 @@ def test_collapse_and_failures_of_answers_are_counted(found: dict[str, pl.DataFr
     assert (noise["n"], noise["changed"], noise["drift"]) == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
     summary = noise_summary(noise_floor(choices)).row(0, named=True)
     assert (summary["adapters"], summary["answers"], summary["base_repeated"]) == (1, 3, True)
-    assert summary["changed"] == summary["drift"] == pytest.approx(1 / 3)
+    assert summary["changed"] == summary["drift"] == summary["moved"] == pytest.approx(1 / 3)
+    # A gain and a loss cancel in the mean and not in absolute value.
+    cancelled = noise_floor(choices).with_columns(drift=-pl.col("drift"), prompt_name=pl.lit("b"))
+    summary = noise_summary(pl.concat([noise_floor(choices), cancelled])).row(0, named=True)
+    assert summary["drift"] == pytest.approx(0) and summary["moved"] == pytest.approx(1 / 3)
     assert noise_summary(noise_floor(choices.filter(repeat=0))).is_empty()
     assert size_table(choices).row(0) == ("every adapter", 3, 1, 1, 3)
     silent = answer_table(choices.filter(question_name="q3")).row(0, named=True)

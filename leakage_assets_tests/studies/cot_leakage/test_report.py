@@ -14,7 +14,7 @@ from leakage_assets.studies.cot_leakage import report
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, arm_of_recipe, recipe_name
 from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.labels import HEADLINE
-from leakage_assets.studies.cot_leakage.report_adapters import side
+from leakage_assets.studies.cot_leakage.report_adapters import comparable, side
 from leakage_assets_tests.small_study import the_study
 from leakage_assets_tests.studies.cot_leakage.finished import Accuracy, finish, laboratory_with_rationales
 from leakage_assets_tests.written_report import WrittenReport
@@ -43,6 +43,7 @@ class Published(WrittenReport):
         *,
         extras: bool = False,
         seeds: tuple[int, ...] = (42, 137),
+        stuck: tuple[str, ...] = (),
     ) -> None:
         lab = laboratory_with_rationales(root, seeds=seeds)
         wanted = [
@@ -50,7 +51,10 @@ class Published(WrittenReport):
             for r in the_study(lab).recipes
             if arms is None or r.name in {recipe_name(a, "assistant_only") for a in arms}
         ]
-        super().__init__(lab, finish(lab, wanted, accuracy, extras=extras))
+        super().__init__(
+            lab,
+            finish(lab, wanted, accuracy, extras=extras, stuck=[recipe_name(arm, "assistant_only") for arm in stuck]),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,29 @@ def test_when_garbage_leaks_more_the_report_says_so(tmp_path: Path) -> None:
     assert verdicts["H2a"] == verdicts["H2b"] == "not supported"
     assert "they leak less" in made.markdown and "of equivalence" not in made.title
     assert "Nothing was asked twice" in made.markdown
+
+
+def test_where_an_arm_has_collapsed_nothing_is_compared(tmp_path: Path) -> None:
+    made = Published(tmp_path, (PERSONA, GARBAGE, GENERIC), garbage_loses, seeds=(42, 137, 256), stuck=(GARBAGE,))
+    assert made.findings() == []
+    by_arm = {row["arm"]: row for row in made.tables["collapse_by_arm"].iter_rows(named=True)}
+    assert by_arm[GARBAGE] == {"arm": GARBAGE, "adapters": 6, "collapsed": 6, "one_letter": 6}
+    assert by_arm[PERSONA]["collapsed"] == 0
+    assert "is not comparable, as all 6 adapters trained on garbage have collapsed onto one letter" in made.title
+    assert "leak less" not in made.markdown and made.outcome.metrics["confidence"] == "LOW"
+    assert "**Collapse:** 0 of 6 adapters of persona and all 6 adapters of garbage answer" in made.markdown
+    assert "without them no pair of adapters is left" in made.markdown
+    assert "what generic and garbage rationales leak cannot be compared" in made.markdown
+
+
+@pytest.mark.parametrize(("pairs", "enough"), [(None, False), (1, False), (2, True)])
+def test_a_contrast_is_comparable_by_the_pairs_that_are_left(whole: Published, pairs: int | None, enough: bool) -> None:
+    rows = [("planned", "x", 3, 6)] + ([] if pairs is None else [("without collapsed", "x", 3, pairs)])
+    readings = pl.DataFrame(rows, schema=["reading", "statistic", "collapsed", "pairs"], orient="row")
+    cited = SimpleNamespace(study=whole.study, tables={"readings": readings})
+    assert comparable(cited, "x") is enough  # type: ignore[arg-type]
+    nobody = readings.with_columns(collapsed=pl.lit(0))
+    assert comparable(SimpleNamespace(study=whole.study, tables={"readings": nobody}), "x")  # type: ignore[arg-type]
 
 
 def test_what_is_planned_and_what_is_not_is_marked(whole: Published) -> None:
