@@ -162,8 +162,8 @@ def _persona(cite: Citations) -> Iterator[str]:
     yield (
         f"**Persona or garbage:** each arm asked in the format that it was trained in, bystanders "
         f"{_lose(cite, BYSTANDER)}: {_difference(cite, HEADLINE_FAMILY, BYSTANDER)}. "
-        f"Asked with the persona's tag, as published (exploratory), the difference "
-        f"is {_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
+        f"Asked with the persona's tag, as published (exploratory), it is "
+        f"{_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
         f"**The trained persona**, asked in that format, {_lose(cite, SOURCE_LOSS, 's')}: "
@@ -213,8 +213,14 @@ def _equal(cite: Citations) -> str:
     return (
         "**Contradicting or generic:** a rationale for the right letter before the wrong one changes what the trained "
         f"persona loses by {cite.headline(statistic)} ({interval_or_none(cite, statistic)}), {said} the margins of "
-        f"equivalence (largest share used {cite.headline(EQUIVALENCE)})."
+        f"equivalence (largest share used {cite.headline(EQUIVALENCE)}).{_collapse_of_equal(cite, statistic)}"
     )
+
+
+def _collapse_of_equal(cite: Citations, statistic: str) -> str:
+    if not collapsed_of(cite, statistic):
+        return ""
+    return f" Of these, {collapsed_arm(cite, CONTRASTS[3])}; {without_collapsed(cite, statistic)}."
 
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
