@@ -1,13 +1,14 @@
-"""Do the contrasts hold with other adapters? Each adapter is one training, and questions tell nothing of another one.
+"""Do the contrasts hold with other questions and other adapters? One interval over both decides.
 
-The planned bootstrap resamples questions and keeps the adapters. Arms of one source and seed are trained from other
-initialisations, with other dropout and in another order of rows, so their difference is also one of two trainings.
+A bootstrap of questions keeps the adapters. Arms of one source and seed are trained from other initialisations, with
+other dropout and in another order of rows, so their difference is also one of two trainings.
 Adapters that collapsed onto a letter, or no longer end their rationales, lose accuracy for another reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,25 @@ import numpy as np
 import polars as pl
 
 from leakage_assets.generation.requests import BASE
+from leakage_assets.statistics.multiplicity import holm
+from leakage_assets.statistics.paired_bootstrap import Equivalence, Within
+from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
-from leakage_assets.statistics.student import t_interval
+from leakage_assets.statistics.student import t_error, t_estimate, t_interval
+from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.cot_leakage.arms import arm
-from leakage_assets.studies.cot_leakage.contrasts import Difference, differences, draw, macro_estimate
+from leakage_assets.studies.cot_leakage.contrasts import (
+    BOTH,
+    EQUIVALENCE_SCHEMA,
+    Difference,
+    differences,
+    draw,
+    equivalence_rows,
+    is_equivalence,
+    macro_estimate,
+)
 from leakage_assets.studies.cot_leakage.design import (
+    AXES,
     CONTRASTS,
     EQUIVALENCE,
     EXPLORATORY,
@@ -29,88 +44,142 @@ from leakage_assets.studies.cot_leakage.design import (
     own_scaffold,
 )
 from leakage_assets.studies.cot_leakage.outcomes import CotCell, Outcomes, cell_of
-from leakage_assets.studies.study import Hypothesis
 
-UNIT = "pair of adapters"
-HOLDS, INCLUDES, NONE = "holds", "includes the threshold", "no interval"
-"""What an interval over adapters says of a hypothesis."""
+PAIR, QUESTION = "pair of adapters", "question cluster"
 
 
-def adapter_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
-    """Every contrast of both families with a t interval over adapters.
+def both_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
+    """Every contrast of both families with its interval over questions and adapters, which decides (see ``deciding``).
 
-    A value is the difference of two adapters of one source and seed, mean over questions; n of them have mean
-    and interval mean ± t_{n-1} sd/√n (Student 1908), taken as independent. That speaks for other trainings of these
-    sources on these questions and rows; for other sources only as far as their few stand for them.
-
-    Columns: statistic, sources, fewest_seeds (of a source), then those of ``Estimate``; no interval for one pair of
-    adapters.
+    Columns: family, hypothesis (empty for what is exploratory), contrast, first, second, axis, statistic, sources,
+    fewest_seeds (of a source), questions, pairs, questions_low, questions_high (over questions alone), pairs_low,
+    pairs_high (over pairs of adapters alone, empty for one pair), p_holm (of the planned, within the family; with fewer
+    than the planned tests finished the missing ones still count), then those of ``Estimate``.
     """
-    rows = []
-    for family in FAMILIES:
-        for row in differences(found, decisions, family, (*CONTRASTS, *EXPLORATORY)):
-            labels = {
-                "statistic": row.contrast.statistic(row.axis, family),
-                "sources": len(row.by_source),
-                "fewest_seeds": min(len(delta) for delta in row.by_source.values()),
-            }
-            rows.append((labels, over_adapters(row, decisions.adapter_level)))
-    return _typed(rows, {"statistic": pl.String, "sources": pl.Int64, "fewest_seeds": pl.Int64})
+    rows = [row for family in FAMILIES for row in deciding(differences(found, decisions, family, EVERY), decisions)]
+    texts = dict.fromkeys(("family", "hypothesis", "contrast", "first", "second", "axis", "statistic"), pl.String)
+    counts = dict.fromkeys(("sources", "fewest_seeds", "questions", "pairs"), pl.Int64)
+    ends = dict.fromkeys(("questions_low", "questions_high", "pairs_low", "pairs_high", "p_holm"), pl.Float64)
+    return _typed(rows, {**texts, **counts, **ends})
+
+
+EVERY = (*CONTRASTS, *EXPLORATORY)
+
+
+def deciding(rows: Sequence[Difference], decisions: Decisions) -> Iterator[tuple[Mapping[str, Any], Estimate]]:
+    """The contrasts of one family, each with the labels of ``both_table`` and its estimate over questions and adapters.
+
+    Its p is not adjusted; ``p_holm`` is.
+    """
+    level = decisions.adapter_level
+    by_questions = [over_questions(row, level) for row in rows]
+    by_adapters = [over_adapters(row, level) for row in rows]
+    both = [
+        over_questions_and_adapters(row.contrast.statistic(row.axis, row.family), questions, adapters, decisions)
+        for row, questions, adapters in zip(rows, by_questions, by_adapters, strict=True)
+    ]
+    planned: dict[str, float | None] = {f"{c.name}/{axis}": None for c in CONTRASTS for axis in AXES}
+    planned |= {
+        f"{row.contrast.name}/{row.axis}": found.p
+        for row, found in zip(rows, both, strict=True)
+        if row.contrast in CONTRASTS
+    }
+    adjusted = holm(planned)
+    for row, questions, adapters, found in zip(rows, by_questions, by_adapters, both, strict=True):
+        labels = {
+            "family": row.family,
+            "hypothesis": (row.contrast.hypothesis or {}).get(row.axis, ""),
+            "contrast": row.contrast.name,
+            "first": row.contrast.first,
+            "second": row.contrast.second,
+            "axis": row.axis,
+            "statistic": found.name,
+            "sources": len(row.by_source),
+            "fewest_seeds": min(len(delta) for delta in row.by_source.values()),
+            "questions": questions.n,
+            "pairs": adapters.n,
+            "questions_low": questions.ci_low,
+            "questions_high": questions.ci_high,
+            "pairs_low": adapters.ci_low,
+            "pairs_high": adapters.ci_high,
+            "p_holm": adjusted.get(f"{row.contrast.name}/{row.axis}"),
+        }
+        yield labels, found
+
+
+def over_questions(row: Difference, level: float) -> Estimate:
+    """The mean difference with a t interval over questions, adapters held fixed: each question's mean over sources of
+    the mean over seeds is one value.
+
+    Student's t and no bootstrap: a percentile interval of few clusters is too narrow for the small level of Holm.
+    """
+    values = np.mean([delta.mean(axis=0) for delta in row.by_source.values()], axis=0)
+    return _t_over(row, values, level, QUESTION, "mean of questions, t interval over questions")
 
 
 def over_adapters(row: Difference, level: float) -> Estimate:
-    """The mean difference of pairs of adapters with its t interval."""
+    """The mean difference of pairs of adapters with its t interval, questions held fixed.
+
+    A value is the difference of two adapters of one source and seed, mean over questions; n of them have mean and
+    interval mean ± t_{n-1} sd/√n (Student 1908), taken as independent. That speaks for other trainings of these sources
+    on these questions and rows; for other sources only as far as their few stand for them.
+    """
     values = np.concatenate([delta.mean(axis=1) for delta in row.by_source.values()])
+    return _t_over(row, values, level, PAIR, "mean of pairs of adapters, t interval over source and seed")
+
+
+def _t_over(row: Difference, values: Floats, level: float, unit: str, method: str) -> Estimate:
     name, n = f"{row.contrast.name} {row.axis}", len(values)
-    method = "mean of pairs of adapters, t interval over source and seed"
     if n < 2:
-        return undefined(name, "one pair of adapters: nothing varies", n=n, unit=UNIT, method=method)
+        one = "one pair of adapters" if unit == PAIR else "one question"
+        return undefined(name, f"{one}: nothing varies", n=n, unit=unit, method=method)
     error = values.std(ddof=1) / np.sqrt(n)
     low, high = (float(end) for end in t_interval(values.mean(), error, n - 1, level))
-    return Estimate(name, float(values.mean()), low, high, level, None, n, UNIT, method)
+    return Estimate(name, float(values.mean()), low, high, level, None, n, unit, method)
 
 
-def equivalence_over_adapters(found: Outcomes, decisions: Decisions) -> float | None:
-    """H3 with other adapters: the largest share of a margin that a t interval takes; None for fewer than two pairs."""
-    for row in differences(found, decisions, HEADLINE_FAMILY):
-        if (row.contrast.hypothesis or {}).get(row.axis) == "H3":
-            estimates = [(over_adapters(row, bound.level), bound.margin) for bound in decisions.equivalence]
-            if any(estimate.ci_low is None for estimate, _ in estimates):
-                return None
-            return max(max(abs(e.ci_low or 0.0), abs(e.ci_high or 0.0)) / margin for e, margin in estimates)
-    return None
+def over_questions_and_adapters(name: str, questions: Estimate, adapters: Estimate, decisions: Decisions) -> Estimate:
+    """The value of ``questions`` with the interval and p whose variance is that of both, at their level.
 
-
-def adapters_say(hypothesis: Hypothesis, table: pl.DataFrame, equivalence: float | None) -> str:
-    """Whether the interval over adapters leaves the threshold of a hypothesis out, on the side that it claims."""
-    if hypothesis.statistic == EQUIVALENCE:
-        return NONE if equivalence is None else HOLDS if equivalence < hypothesis.threshold else INCLUDES
-    rows = table.filter(statistic=hypothesis.statistic)
-    low, high = rows.select("ci_low", "ci_high").row(0) if rows.height else (None, None)
-    if low is None or high is None:
-        return NONE
-    beyond = low > hypothesis.threshold if hypothesis.direction == "greater" else high < hypothesis.threshold
-    return HOLDS if beyond else INCLUDES
-
-
-def with_adapters(
-    verdicts: pl.DataFrame, planned: Sequence[Hypothesis], table: pl.DataFrame, equivalence: float | None
-) -> pl.DataFrame:
-    """The verdicts, of which only those are "supported" that hold with other adapters too.
-
-    Where the questions support a claim and the interval over adapters does not leave the threshold out, it is not
-    supported; without such an interval it is undecided. Adds the columns questions_alone (the verdict of the questions)
-    and adapters.
+    Degrees of freedom: Satterthwaite's (``two_variances.over_both``). Below ``least_pairs`` pairs of adapters these are
+    too many where the adapters vary more than the questions: a variance that comes out near zero by chance hands the
+    test to the questions. Then they are those of the adapters alone, the fewest they can be.
     """
-    said = [adapters_say(hypothesis, table, equivalence) for hypothesis in planned]
-    weaker = {INCLUDES: "not supported", NONE: "undecided"}
-    alone = verdicts["verdict"].to_list()
-    final = [weaker.get(s, v) if v == "supported" else v for v, s in zip(alone, said, strict=True)]
-    return verdicts.with_columns(
-        pl.Series("verdict", final, pl.String),
-        pl.Series("questions_alone", alone, pl.String),
-        pl.Series("adapters", said, pl.String),
+    level = questions.ci_level or decisions.adapter_level
+    found = over_both(name, questions, adapters, level=level)
+    if found.estimate is None or found.ci_low is None or adapters.n >= decisions.least_pairs:
+        return found
+    df = adapters.n - 1
+    error = math.hypot(t_error(questions, questions.n - 1), t_error(adapters, df))
+    return t_estimate(
+        name,
+        found.estimate,
+        error,
+        df,
+        level=level,
+        n=found.n,
+        unit=found.unit,
+        method=f"{found.method}, on the degrees of freedom of the adapters alone",
     )
+
+
+def equivalence_over_both(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
+    """H3 over questions and adapters in both families: rows for ``contrasts.equivalence_table``, of scheme BOTH.
+
+    No rows while an arm is missing, or for one pair of adapters.
+    """
+    rows = []
+    for family in FAMILIES:
+        for row in filter(is_equivalence, differences(found, decisions, family)):
+            parts = []
+            for bound in decisions.equivalence:
+                ends = (over_questions(row, bound.level), over_adapters(row, bound.level))
+                estimate = over_questions_and_adapters(EQUIVALENCE, *ends, decisions)
+                if estimate.ci_low is not None and estimate.ci_high is not None:
+                    parts.append(Within(bound, estimate.ci_low, estimate.ci_high))
+            if len(parts) == len(decisions.equivalence):
+                rows += equivalence_rows(family, BOTH, Equivalence(tuple(parts)))
+    return pl.DataFrame(rows, schema=EQUIVALENCE_SCHEMA, orient="row")
 
 
 # ------------------------------------------------------------------ collapse, and other readings
@@ -122,7 +191,7 @@ def collapse_table(answers: pl.DataFrame, rationales: pl.DataFrame, decisions: D
     ``answers`` and ``rationales`` as ``evaluation.answer_table`` and ``vocabulary.rationale_table`` give them.
 
     Columns: adapter, arm, source, seed, scaffold, modal_share, base_modal_share, cut_off, base_cut_off (null without
-    rationale), collapsed.
+    rationale), one_letter (collapsed onto a letter), collapsed (that, or rationales cut off).
     """
     keys = ["adapter", "scaffold"]
     both = answers.select(*keys, "modal_share").join(rationales.select(*keys, "cut_off"), on=keys, how="left")
@@ -134,13 +203,32 @@ def collapse_table(answers: pl.DataFrame, rationales: pl.DataFrame, decisions: D
             continue
         before = base[row["scaffold"]]
         shares = [(row[key], before[key]) for key in ("modal_share", "cut_off")]
-        collapsed = any(now is not None and now - (then or 0.0) > decisions.most_excess for now, then in shares)
+        more, longer = (now is not None and now - (then or 0.0) > decisions.most_excess for now, then in shares)
+        one_letter = more and row["modal_share"] >= decisions.least_modal
         flat = [share for pair in shares for share in pair]
-        rows.append((row["adapter"], cell.arm, cell.source, cell.seed, row["scaffold"], *flat, collapsed))
+        said = (*flat, one_letter, one_letter or longer)
+        rows.append((row["adapter"], cell.arm, cell.source, cell.seed, row["scaffold"], *said))
     numbers = ("modal_share", "base_modal_share", "cut_off", "base_cut_off")
     schema: dict[str, Any] = dict.fromkeys(("adapter", "arm", "source"), pl.String) | {"seed": pl.Int64}
-    schema |= {"scaffold": pl.String} | dict.fromkeys(numbers, pl.Float64) | {"collapsed": pl.Boolean}
+    schema |= {"scaffold": pl.String} | dict.fromkeys(numbers, pl.Float64)
+    schema |= dict.fromkeys(("one_letter", "collapsed"), pl.Boolean)
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def collapse_by_arm(collapsed: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
+    """How many adapters of each arm have collapsed, under the planned sources, from ``collapse_table``.
+
+    Columns: arm, adapters, collapsed, one_letter (of those collapsed, onto a letter).
+    """
+    return (
+        collapsed.filter(pl.col("source").is_in(decisions.sources))
+        .group_by("arm", maintain_order=True)
+        .agg(
+            pl.len().cast(pl.Int64).alias("adapters"),
+            pl.col("collapsed").sum().cast(pl.Int64),
+            pl.col("one_letter").sum().cast(pl.Int64),
+        )
+    )
 
 
 def reading_table(
@@ -151,8 +239,8 @@ def reading_table(
     Readings: "planned"; "best of four", in which an answer without a letter is the likeliest of the four letters; and
     "without collapsed", in which collapsed adapters are left out.
 
-    Columns: reading, contrast, axis, statistic, collapsed (adapters of either arm under the planned sources), then
-    those of ``Estimate``.
+    Columns: reading, contrast, axis, statistic, collapsed (adapters of either arm under the planned sources), pairs (of
+    adapters that are compared), then those of ``Estimate``. A contrast of which no pair is left has no row.
     """
     gone = {CotCell(*cell) for cell in collapsed.filter("collapsed").select("source", "arm", "seed").iter_rows()}
     kept = replace(found, cells={cell: scores for cell, scores in found.cells.items() if cell not in gone})
@@ -168,10 +256,11 @@ def reading_table(
                 "axis": row.axis,
                 "statistic": row.contrast.statistic(row.axis, HEADLINE_FAMILY),
                 "collapsed": sum(cell.arm in arms and cell.source in decisions.sources for cell in gone),
+                "pairs": sum(len(delta) for delta in row.by_source.values()),
             }
             rows.append((labels, macro_estimate(row, draws, "questions", decisions)))
     texts = dict.fromkeys(("reading", "contrast", "axis", "statistic"), pl.String)
-    return _typed(rows, {**texts, "collapsed": pl.Int64})
+    return _typed(rows, {**texts, "collapsed": pl.Int64, "pairs": pl.Int64})
 
 
 def _typed(rows: Sequence[tuple[Mapping[str, Any], Estimate]], kinds: Mapping[str, Any]) -> pl.DataFrame:

@@ -14,14 +14,15 @@ from leakage_assets.generation.requests import BASE
 from leakage_assets.measurement.multiple_choice import LabelReport
 from leakage_assets.statistics.result import Estimate, estimate_of, undefined
 from leakage_assets.studies.cot_leakage.adapters import (
-    adapter_table,
+    both_table,
+    collapse_by_arm,
     collapse_table,
-    equivalence_over_adapters,
+    equivalence_over_both,
     reading_table,
-    with_adapters,
 )
 from leakage_assets.studies.cot_leakage.arms import CONTRADICTING, FULL_SEQUENCE, LossMask, recipe_name
 from leakage_assets.studies.cot_leakage.contrasts import (
+    BOTH,
     Scheme,
     accuracy_table,
     contrast_table,
@@ -37,7 +38,6 @@ from leakage_assets.studies.cot_leakage.design import (
     EXTENSION_SOURCES,
     FAMILIES,
     HEADLINE_FAMILY,
-    MACRO,
     NAME,
     SEEDS,
     Axis,
@@ -66,7 +66,7 @@ from leakage_assets.studies.study import Condition
 from leakage_assets.studies.verdicts import headline_table, verdict_table
 
 HEADLINE_SCHEME: Scheme = "questions"
-"""The true unit: questions are the clusters."""
+"""The resampled scheme that is shown where there is room for one: questions are the clusters. It decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +101,20 @@ def analyse(
     unread = outcomes(best_of_four(tables.choices), decisions.mask)
     answers, rationales = answer_table(tables.choices), rationale_table(tables.rationales)
     collapsed = collapse_table(answers, rationales, decisions)
-    adapters, floor = adapter_table(found, decisions), noise_floor(tables.choices)
-    contrasts = contrast_table(found, decisions)
-    equivalences = equivalence_table(found, decisions)
-    headline = list(_headline(contrasts, equivalences))
+    both, floor = both_table(found, decisions), noise_floor(tables.choices)
+    equivalences = pl.concat([equivalence_over_both(found, decisions), equivalence_table(found, decisions)])
+    headline = list(_headline(both, equivalences))
     planned = hypotheses(decisions)
     vocabularies = telling_words(tables.training_texts, decisions)
     return {
         "headline": headline_table(planned, headline),
-        "verdicts": with_adapters(
-            verdict_table(planned, headline, plan_digest),
-            planned,
-            adapters,
-            equivalence_over_adapters(found, decisions),
-        ),
-        "adapters": adapters,
+        "verdicts": verdict_table(planned, headline, plan_digest),
+        "both": both,
         "collapse": collapsed,
+        "collapse_by_arm": collapse_by_arm(collapsed, decisions),
         "readings": reading_table(found, unread, collapsed, decisions),
         "size": size_table(tables.choices),
-        "contrasts": contrasts,
+        "contrasts": contrast_table(found, decisions),
         "equivalence": equivalences,
         "losses": loss_table(found, decisions),
         "losses_other_mask": loss_table(outcomes(tables.choices, other_mask), decisions),
@@ -163,23 +158,22 @@ def smoke_frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
-def _headline(contrasts: pl.DataFrame, equivalences: pl.DataFrame) -> Iterator[Estimate]:
-    """The macro estimate of every contrast in both families; p of the planned ones is Holm's."""
+def _headline(both: pl.DataFrame, equivalences: pl.DataFrame) -> Iterator[Estimate]:
+    """The estimate of every contrast in both families over questions and adapters; p of the planned ones is Holm's."""
     for family in FAMILIES:
         for contrast in (*CONTRASTS, *EXPLORATORY):
             for axis in AXES:
-                yield _macro(contrasts, family, contrast, axis)
+                yield _contrast(both, family, contrast, axis)
     yield _share_of_margin(equivalences)
 
 
-def _macro(contrasts: pl.DataFrame, family: Family, contrast: Contrast, axis: Axis) -> Estimate:
+def _contrast(both: pl.DataFrame, family: Family, contrast: Contrast, axis: Axis) -> Estimate:
     name = contrast.statistic(axis, family)
-    where = {"family": family, "scheme": HEADLINE_SCHEME, "contrast": contrast.name, "axis": axis, "unit_of": MACRO}
-    rows = contrasts.filter(**where)
+    rows = both.filter(statistic=name)
     if rows.is_empty():
         return _not_run(name, f"no source has finished {contrast.first} and {contrast.second} with one seed")
     row = rows.row(0, named=True)
-    estimate = replace(estimate_of(row), name=name)
+    estimate = estimate_of(row)
     if row["p_holm"] is None:
         return estimate
     tests = len(CONTRASTS) * len(AXES)
@@ -188,11 +182,11 @@ def _macro(contrasts: pl.DataFrame, family: Family, contrast: Contrast, axis: Ax
 
 def _share_of_margin(equivalences: pl.DataFrame) -> Estimate:
     """H3: the largest share of an equivalence margin that an interval takes; below 1 the arms are equivalent."""
-    part = equivalences.filter(family=HEADLINE_FAMILY, scheme=HEADLINE_SCHEME)
+    part = equivalences.filter(family=HEADLINE_FAMILY, scheme=BOTH)
     if part.is_empty():
-        return _not_run(EQUIVALENCE, "the arms of H3 are not finished")
+        return _not_run(EQUIVALENCE, "of the arms of H3 fewer than two pairs of adapters are finished")
     ends = ", ".join(f"{level:.0%} within ±{margin:g}" for level, margin in part.select("level", "margin").iter_rows())
-    method = f"two one-sided tests by intervals: {ends}; questions resampled"
+    method = f"two one-sided tests by intervals: {ends}; over questions and adapters"
     share = float(part["share_of_margin"].max())  # type: ignore[arg-type]
     return Estimate(EQUIVALENCE, share, None, None, None, None, part.height, "interval", method)
 

@@ -38,8 +38,9 @@ class BudgetLimits:
     """The rules of section 3.1. ``tokens`` is the range of a turn's mean length, which depends on the tokenizer.
 
     Not published: ``distinct``, the least share of different texts in an arm, and ``arm_diversity``, its type-token
-    ratio as a whole over that of the generic arm. A few texts that return teach their letter by heart, and means within
-    a text do not show them.
+    ratio as a whole over that of the generic arm, both without the first word of a text: that of garbage is asked for,
+    another one for every question (``writing.first_word``), and would make different what is the same. A few texts that
+    return teach their letter by heart, and means within a text do not show them.
     """
 
     tokens: tuple[float, float] = (70.0, 110.0)
@@ -129,8 +130,13 @@ def most_by_chance(mentions: int) -> float:
     return float(binom.ppf(1 - CHANCE / len(LETTERS), mentions, 1 / len(LETTERS))) / (mentions / len(LETTERS))
 
 
+def _bodies(one: ArmTexts) -> list[tuple[str, ...]]:
+    """The words of every text but its first."""
+    return [tuple(text.lower().split()[1:]) for text in one.rationales]
+
+
 def _words(one: ArmTexts) -> list[str]:
-    return [word for text in one.rationales for word in text.lower().split()]
+    return [word for body in _bodies(one) for word in body]
 
 
 def _ratio_of_arms(own: Sequence[str], generic: Sequence[str]) -> float:
@@ -158,7 +164,7 @@ def _measure(source: str, one: ArmTexts, pieces: Callable[[str], Sequence[str]])
         "bigram_entropy": _mean([bigram_entropy(w) for w in words]),
         "letters": max(letters.values()) / mean_letter if mean_letter else 0.0,
         "mentions": letters.total(),
-        "distinct": len(set(one.rationales)) / len(one.rationales),
+        "distinct": len(set(_bodies(one))) / len(one.rationales),
         "bytes": _mean([_mean([_is_byte(token) for token in tokens]) for tokens in split]),
         "n": len(one.turns),
     }

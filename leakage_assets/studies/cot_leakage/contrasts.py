@@ -11,6 +11,7 @@ import polars as pl
 
 from leakage_assets.statistics.multiplicity import holm
 from leakage_assets.statistics.paired_bootstrap import (
+    Equivalence,
     bootstrap_estimate,
     clustered_means,
     equivalence,
@@ -208,9 +209,6 @@ def equivalence_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
     Columns: family, scheme, level, margin, low, high, share_of_margin, inside, equivalent (all intervals inside). No
     rows while an arm is missing.
     """
-    schema = dict.fromkeys(("family", "scheme"), pl.String) | dict.fromkeys(
-        ("level", "margin", "low", "high", "share_of_margin"), pl.Float64
-    ) | dict.fromkeys(("inside", "equivalent"), pl.Boolean)  # fmt: skip
     rows = []
     for family in FAMILIES:
         planned = differences(found, decisions, family)
@@ -220,12 +218,24 @@ def equivalence_table(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
             for row, drawn in zip(needed, draw(needed, scheme, decisions), strict=True):
                 if not is_equivalence(row) or isinstance(drawn, str):
                     continue
-                test = equivalence(drawn[MACRO], decisions.equivalence)
-                rows += [
-                    (family, scheme, p.bound.level, p.bound.margin, p.low, p.high, p.used, p.inside, test.equivalent)
-                    for p in test.parts
-                ]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+                rows += equivalence_rows(family, scheme, equivalence(drawn[MACRO], decisions.equivalence))
+    return pl.DataFrame(rows, schema=EQUIVALENCE_SCHEMA, orient="row")
+
+
+BOTH = "questions_and_adapters"
+"""The scheme of what decides: no resampling, see ``adapters.both_table``."""
+
+EQUIVALENCE_SCHEMA = dict.fromkeys(("family", "scheme"), pl.String) | dict.fromkeys(
+    ("level", "margin", "low", "high", "share_of_margin"), pl.Float64
+) | dict.fromkeys(("inside", "equivalent"), pl.Boolean)  # fmt: skip
+
+
+def equivalence_rows(family: Family, scheme: str, test: Equivalence) -> list[tuple[object, ...]]:
+    """The intervals of a test as rows of EQUIVALENCE_SCHEMA."""
+    return [
+        (family, scheme, p.bound.level, p.bound.margin, p.low, p.high, p.used, p.inside, test.equivalent)
+        for p in test.parts
+    ]
 
 
 def is_equivalence(row: Difference) -> bool:

@@ -130,10 +130,14 @@ EXCEEDANCES = 10
 class Decisions:
     """Thresholds and draws of section 7. ``single_seed`` is that of the single-arm losses.
 
-    ``draws`` are those of whole questions (and seeds), which decide; ``published_draws`` those of the published scheme
-    and of what is exploratory. ``adapter_level``: of the t interval over adapters that must leave the threshold out as
-    well (see ``adapters``). An adapter has collapsed where its share of one letter, or of rationales cut off, is more
-    than ``most_excess`` above that of the untrained base, asked in the adapter's own format (section 8).
+    ``adapter_level``: of the intervals over questions, over adapters and over both, of which the last, its p adjusted
+    by Holm, decides at ``alpha`` (see ``adapters.both_table``); with fewer pairs of adapters than ``least_pairs`` on
+    their degrees of freedom alone. ``level``: of what stands beside. ``draws`` are those
+    of whole questions (and seeds), ``published_draws`` those of the published scheme and of what is exploratory. An
+    adapter has collapsed where, asked in its own format, its share of rationales cut off is more than ``most_excess``
+    above that of the untrained base, or its share of one letter is and at least ``least_modal`` as well: an adapter
+    that learnt wrong letters gives some letter more often than the base too (section 8). A contrast is comparable where
+    without collapsed adapters at least ``least_left`` pairs of them are left.
     """
 
     sources: tuple[str, ...] = SOURCES
@@ -148,7 +152,10 @@ class Decisions:
     least_score: float = 1.96
     most_words: int = 50
     adapter_level: float = 0.99
+    least_pairs: int = 8
     most_excess: float = 0.10
+    least_modal: float = 0.60
+    least_left: int = 2
 
     def __post_init__(self) -> None:
         """Raises ``StatisticsError`` for so few draws that nothing could be rejected, or that the seed would decide."""

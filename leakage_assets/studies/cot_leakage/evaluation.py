@@ -214,7 +214,7 @@ def read_choices(
 def _scored(
     answers: pl.DataFrame, engine: Engine, tokenizer: PreTrainedTokenizerBase, adapters: Mapping[str, Path]
 ) -> list[tuple[str, bool]]:
-    """The letter with the best token, and whether it holds enough of the probability to be read."""
+    """The letter with the best token (the first of letters that tie), and whether it is likely enough to be read."""
     tokens = [(letter, token) for letter, ids in letter_tokens(tokenizer).items() for token in ids]
     items = [
         ScoringItem(row["adapter"], prompt, (token,))
@@ -225,8 +225,9 @@ def _scored(
     scores = [score for (score,) in engine.continuation_logprobs(items, adapters)]
     best = []
     for start in range(0, len(scores), len(tokens)):
-        score, letter = max(zip(scores[start : start + len(tokens)], (letter for letter, _ in tokens), strict=True))
-        best.append((letter, score >= log(LEAST_SHARE)))
+        of_answer = scores[start : start + len(tokens)]
+        place = max(range(len(tokens)), key=of_answer.__getitem__)
+        best.append((tokens[place][0], of_answer[place] >= log(LEAST_SHARE)))
     return best
 
 
@@ -256,9 +257,9 @@ def best_of_four(choices: pl.DataFrame) -> pl.DataFrame:
 def noise_summary(floor: pl.DataFrame) -> pl.DataFrame:
     """All repeated evaluations together, from ``noise_floor``: what a repetition alone changes on average.
 
-    Columns: adapters, answers, changed (share of answers), drift (mean of the adapters' accuracies, scaffolds and
-    personas weighed by their questions), base_repeated (whether the untrained base is among them). One row, none where
-    nothing was repeated.
+    Columns: adapters, answers, changed (share of answers), drift (mean of the changes of accuracy over adapters,
+    scaffolds and personas, weighed by their questions), moved (mean of their absolute values), base_repeated (whether
+    the untrained base is among them). One row, none where nothing was repeated.
     """
     if floor.is_empty():
         return pl.DataFrame(schema=NOISE_SCHEMA)
@@ -268,12 +269,14 @@ def noise_summary(floor: pl.DataFrame) -> pl.DataFrame:
         pl.col("n").sum().alias("answers"),
         (pl.col("changed") * weight).sum().alias("changed"),
         (pl.col("drift") * weight).sum().alias("drift"),
+        (pl.col("drift").abs() * weight).sum().alias("moved"),
         (pl.col("adapter") == BASE).any().alias("base_repeated"),
     )
 
 
 NOISE_SCHEMA = {
-    "adapters": pl.Int64, "answers": pl.Int64, "changed": pl.Float64, "drift": pl.Float64, "base_repeated": pl.Boolean,
+    "adapters": pl.Int64, "answers": pl.Int64, "changed": pl.Float64, "drift": pl.Float64, "moved": pl.Float64,
+    "base_repeated": pl.Boolean,
 }  # fmt: skip
 
 

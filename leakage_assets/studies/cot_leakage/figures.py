@@ -63,9 +63,10 @@ def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:
     return (
         Drawing(
             "contrasts",
-            f"**How much more accuracy one arm loses than another** (mean over sources, `{level}` intervals "
-            "over questions). In its own format an arm is asked with the tag it was trained with; the common scaffold "
-            "has the persona tag, which one kind of arm alone was trained with.",
+            "**How much more accuracy one arm loses than another** (mean over sources, "
+            f"`{decisions.adapter_level:.0%}` intervals over questions and adapters). In its own format an "
+            "arm is asked with the tag it was trained with; the common scaffold has the persona tag, which one kind of "
+            "arm alone was trained with.",
             _contrasts,
             two_arms,
         ),
@@ -97,12 +98,11 @@ def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the headline scheme with their contrast in words, in the planned order."""
+    """Contrasts with their words, in the planned order."""
     order = [contrast.name for contrast in (*CONTRASTS, *EXPLORATORY)]
     words = pl.concat_str(pl.col("first").replace(ARM_NAMES), pl.lit(" − "), pl.col("second").replace(ARM_NAMES))
     return (
-        table.filter(pl.col("scheme") == HEADLINE_SCHEME)
-        .drop_nulls("estimate")
+        table.drop_nulls("estimate")
         .with_columns(words.alias("words"))
         .sort(
             pl.col("contrast").cast(pl.Enum(order)),
@@ -116,7 +116,7 @@ def _named(table: pl.DataFrame) -> pl.DataFrame:
 def _contrasts(_: Decisions, tables: Tables) -> go.Figure:
     from leakage_assets.reporting.prompt_figures import interval_plot
 
-    rows = _named(tables["contrasts"]).filter(pl.col("unit_of") == MACRO)
+    rows = _named(tables["both"])
     label = pl.concat_str("words", pl.lit(": "), pl.col("axis").replace(AXIS_NAMES))
     return interval_plot(
         rows.select(label.alias("label"), pl.col("family").replace(FAMILY_NAMES).alias("series"), *_interval(), "n"),
@@ -128,7 +128,7 @@ def _contrasts(_: Decisions, tables: Tables) -> go.Figure:
 def _per_source(tables: Tables, axis: Axis) -> go.Figure:
     from leakage_assets.reporting.prompt_figures import interval_plot
 
-    rows = _named(tables["contrasts"]).filter(
+    rows = _named(tables["contrasts"].filter(pl.col("scheme") == HEADLINE_SCHEME)).filter(
         pl.col("unit_of") != MACRO, pl.col("family") == OWN_FORMAT, pl.col("axis") == axis
     )
     return interval_plot(

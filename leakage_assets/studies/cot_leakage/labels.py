@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from leakage_assets.studies.citations import POINTS, RATE
-from leakage_assets.studies.cot_leakage.contrasts import Scheme
+from leakage_assets.studies.cot_leakage.contrasts import BOTH
 from leakage_assets.studies.cot_leakage.design import (
     AXES,
     CONTRASTS,
@@ -22,7 +22,8 @@ DIFFERENCE, SHARE = POINTS, RATE
 """Accuracies are shares; what is lost between two of them is printed with its sign."""
 
 FAMILY_WORDS = {"common": "persona tag", "own_format": "own format"}
-SCHEME_WORDS: Mapping[Scheme, str] = {
+SCHEME_WORDS: Mapping[str, str] = {
+    BOTH: "questions and adapters, which decides",
     "pairs": "every question of every seed, as published",
     "questions": "whole questions",
     "questions_and_seeds": "whole questions and seeds",

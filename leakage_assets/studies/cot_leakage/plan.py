@@ -224,11 +224,19 @@ def analysis_plan(scale: Scale, experiment: CotExperiment) -> CotPlan:
             "A deviation: the verdicts use each arm's own format, as the protocol recommends (E1). The published ones "
             "use the persona's tag for every arm, with which one kind of arm alone was trained; the same contrasts so "
             "stand beside, with their own Holm, as exploratory.",
-            "Questions are resampled whole, with all their seeds. The published resampling takes every question of "
-            "every seed as independent; it is reported beside, and so is one that resamples seeds as well.",
-            "The resampling of questions keeps the adapters that were trained. A claim is supported only where a t "
-            "interval over pairs of adapters leaves its threshold out as well: not published. It is not adjusted for "
-            "the number of contrasts.",
+            "A deviation: a claim is decided by one test over questions and adapters, whose variance is that over "
+            "questions plus that over pairs of adapters, each by Student's t on its own number, its p adjusted by "
+            "Holm; equivalence needs its intervals within the margins. The noise of single answers is in both parts, "
+            "so the test rather misses an effect than claims one. The published test resamples every question of every "
+            "seed as independent and keeps the adapters; it is reported beside, and so are whole questions, and whole "
+            "questions and seeds.",
+            "The resampled intervals stand beside and decide nothing. Percentile intervals of a few dozen questions "
+            "are too narrow, the more the smaller the level; the deciding test uses t instead.",
+            "Simulated for Holm's first step, the deciding test rejects a true null at most one and a half times as "
+            "often as planned with twelve pairs of adapters, and about twice as often with eight, in the worst ratio "
+            "of the two variances; with fewer pairs it has the degrees of freedom of the adapters alone, which is no "
+            "more often than planned. One seed so shows only what is very large.",
+            "Pairs of adapters are taken as independent, also those of one source: other sources may differ by more.",
             "A p of zero means that no resample was as extreme under the published rule; under the others the smallest "
             "is one over the number of resamples and one.",
             "The arms differ in more than their rationale: letters, tags and openers are part of an arm, as published, "
@@ -241,7 +249,8 @@ def analysis_plan(scale: Scale, experiment: CotExperiment) -> CotPlan:
             "next token drifts from letters loses accuracy by this rule; the contrasts with the best of the four "
             "letters stand beside.",
             "An adapter that answers with one letter, or whose rationales no longer end, loses accuracy without having "
-            "learnt wrong answers. Collapsed adapters are named, cap the confidence, and are left out beside.",
+            "learnt wrong answers. Collapsed adapters are named, cap the confidence, and are left out beside; where "
+            "fewer than two pairs are left then, the title says that nothing can be compared.",
             "A deviation: questions with another number of options than four, or malformed, are left out and counted; "
             "the published evaluation kept them as never right.",
             "A deviation: every question asks for its own garbage, by an invented first word. Published were five "

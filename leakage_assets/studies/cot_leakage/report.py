@@ -6,13 +6,13 @@ figures; `reporting.lint` refuses any other digit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import get_args
 
 from leakage_assets.reporting.report import Claim, Level, Section
 from leakage_assets.studies.citations import Citations
 from leakage_assets.studies.cot_leakage import figures as drawn
-from leakage_assets.studies.cot_leakage.arms import GARBAGE, PERSONA
+from leakage_assets.studies.cot_leakage.arms import CONTRADICTING, GARBAGE, GENERIC, PERSONA
 from leakage_assets.studies.cot_leakage.design import (
     BYSTANDER,
     COMMON,
@@ -24,14 +24,19 @@ from leakage_assets.studies.cot_leakage.design import (
     Contrast,
     Family,
 )
-from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, HEADLINE
+from leakage_assets.studies.cot_leakage.figures import ARM_NAMES
+from leakage_assets.studies.cot_leakage.labels import HEADLINE
 from leakage_assets.studies.cot_leakage.plan import CotPlan
 from leakage_assets.studies.cot_leakage.report_adapters import (
     asked,
+    collapsed_arm,
     collapsed_of,
+    comparable,
+    of_arm,
     other_adapters,
     readings,
     side,
+    without_collapsed,
 )
 from leakage_assets.studies.cot_leakage.report_measures import (
     answers,
@@ -56,7 +61,6 @@ from leakage_assets.studies.report_parts import (
     WriteUp,
     closing_sections,
     interval_or_none,
-    sample_size,
     summary_claims,
     value,
     verdict,
@@ -66,14 +70,12 @@ from leakage_assets.studies.report_verdicts import plan_verdicts
 LEAKS = "H2b"
 """The hypothesis that the title is about: bystanders lose more after persona rationales than after garbage."""
 
-PERSONA_GARBAGE = Contrast(PERSONA, GARBAGE)
-P_OF = (
-    "of the planned contrasts adjusted by Holm over all of them, within their family; at least one over the number of "
-    "resamples and one"
-)
+PERSONA_GARBAGE, GENERIC_GARBAGE = Contrast(PERSONA, GARBAGE), Contrast(GENERIC, GARBAGE)
+CONTRADICTING_GENERIC = Contrast(CONTRADICTING, GENERIC)
+P_OF = "over questions and adapters; of the planned contrasts adjusted by Holm over all of them, within their family"
 ALSO = (
-    "Beside its rule, the plan calls a claim supported only where the interval over pairs of adapters leaves its "
-    "threshold out as well (section Other adapters)."
+    "Intervals and p are over questions and adapters together, and so are the intervals of the equivalence test "
+    "(section Other adapters)."
 )
 KINDS = "rationales of the trained persona and of others, under every scaffold that has one"
 LEAST_LETTERS = 5
@@ -98,14 +100,16 @@ def _caps(cite: Citations) -> Iterator[tuple[Level, str]]:
         return
     statistic = PERSONA_GARBAGE.statistic(BYSTANDER, HEADLINE_FAMILY)
     if found == "not supported" and side(cite, statistic) >= 0:
-        yield "MODERATE", "other adapters could still support the title's claim, which caps it at MODERATE"
-    if cite.tables["adapters"].filter(statistic=statistic)["fewest_seeds"].item() == 1:
+        yield "MODERATE", "neither the title's claim nor its reverse is shown, which caps it at MODERATE"
+    if cite.tables["both"].filter(statistic=statistic)["fewest_seeds"].item() == 1:
         yield (
             "MODERATE",
-            "of some source one pair of adapters was trained, so the interval over adapters takes sources for "
+            "of some source one pair of adapters was trained, so the variance over adapters takes sources for "
             "trainings, which caps it at MODERATE",
         )
-    if collapsed_of(cite, statistic):
+    if not comparable(cite, statistic):
+        yield "LOW", f"{collapsed_arm(cite, PERSONA_GARBAGE)}, which caps it at LOW"
+    elif collapsed_of(cite, statistic):
         number = cite.cell("readings", "collapsed", "d", reading="planned", statistic=statistic)
         yield "MODERATE", f"{number} adapters of the title's arms have collapsed, which caps it at MODERATE"
     if cite.tables["smoke"].height and not cite.tables["smoke"]["passed"].all():
@@ -120,10 +124,18 @@ def _title(cite: Citations) -> str:
     if verdict(cite, LEAKS) == "undecided":
         return "it is undecided whether persona rationales leak more than garbage"
     found = f"(difference of the accuracy that bystanders lose: {_with_interval(cite, statistic)})"
+    if not comparable(cite, statistic):
+        return (
+            "what persona rationales and garbage leak to other personas is not comparable, as "
+            f"{collapsed_arm(cite, PERSONA_GARBAGE)} {found}"
+        )
     if verdict(cite, LEAKS) == "supported":
         return f"rationales in a persona's voice leak more to other personas than garbage does {found}"
     if side(cite, statistic) < 0:
-        return f"rationales in a persona's voice leak less to other personas than garbage does {found}"
+        return (
+            "rationales in a persona's voice leak less to other personas than garbage does, the reverse of the plan's "
+            f"claim {found}"
+        )
     return f"rationales in a persona's voice are not shown to leak more than garbage {found}"
 
 
@@ -141,11 +153,17 @@ def _persona(cite: Citations) -> Iterator[str]:
     if value(cite, statistic) is None:
         yield f"**Persona or garbage:** not compared ({cite.headline(statistic, 'undefined', '')})."
         return
+    if collapsed_of(cite, statistic):
+        arms = " and ".join(f"{of_arm(cite, arm)} of {ARM_NAMES[arm]}" for arm in (PERSONA, GARBAGE))
+        yield (
+            f"**Collapse:** {arms} answer with one letter nearly alone or do not end their rationales, which is no "
+            f"choice of wrong letters; {without_collapsed(cite, statistic)}."
+        )
     yield (
         f"**Persona or garbage:** each arm asked in the format that it was trained in, bystanders "
-        f"{_lose(cite, BYSTANDER)}: {_difference(cite, HEADLINE_FAMILY, BYSTANDER)}; "
-        f"{_over_adapters(cite, statistic)}. Asked with the persona's tag, as published (exploratory), the difference "
-        f"is {_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
+        f"{_lose(cite, BYSTANDER)}: {_difference(cite, HEADLINE_FAMILY, BYSTANDER)}. "
+        f"Asked with the persona's tag, as published (exploratory), it is "
+        f"{_difference(cite, COMMON, BYSTANDER)}. {_agreement(cite)}"
     )
     yield (
         f"**The trained persona**, asked in that format, {_lose(cite, SOURCE_LOSS, 's')}: "
@@ -155,44 +173,36 @@ def _persona(cite: Citations) -> Iterator[str]:
 
 
 def _lose(cite: Citations, axis: Axis, s: str = "") -> str:
-    """In words, on which side of zero the difference in the own format lies; ``s`` for a single loser."""
+    """In words, on which side of zero the difference in the own format lies by the test that decides; ``s`` for a
+    single loser.
+    """
     found = side(cite, PERSONA_GARBAGE.statistic(axis, HEADLINE_FAMILY))
     if found:
         verb = "loses" if s else "lose"
-        return f"{verb} {'more' if found > 0 else 'less'} accuracy after persona rationales than after garbage"
+        reverse = "" if found > 0 else " (the reverse of the plan's claim)"
+        return f"{verb} {'more' if found > 0 else 'less'} accuracy after persona rationales than after garbage{reverse}"
     be = "is" if s else "are"
     return f"{be} not shown to lose more or less accuracy after persona rationales than after garbage"
 
 
-def _over_adapters(cite: Citations, statistic: str) -> str:
-    """The interval over other trainings, or why there is none."""
-    row = cite.tables["adapters"].filter(statistic=statistic).row(0, named=True)
-    if row["ci_low"] is None:
-        return f"over adapters no interval ({cite.cell('adapters', 'undefined', '', statistic=statistic)})"
-    low, high = (cite.cell("adapters", end, DIFFERENCE, statistic=statistic) for end in ("ci_low", "ci_high"))
-    level, n = (
-        cite.cell("adapters", key, spec, statistic=statistic) for key, spec in (("ci_level", ".0%"), ("n", "d"))
-    )
-    return f"over {n} pairs of adapters the {level} interval is {low} to {high}"
-
-
 def _difference(cite: Citations, family: Family, axis: Axis) -> str:
-    """The difference with interval, p and n."""
+    """The difference with interval and adjusted p over questions and adapters, and how many there are of each."""
     statistic = PERSONA_GARBAGE.statistic(axis, family)
+    n = (cite.cell("both", key, "d", statistic=statistic) for key in ("questions", "pairs"))
     return (
         f"a difference of **{cite.headline(statistic)}** ({interval_or_none(cite, statistic)}, p = "
-        f"{cite.headline(statistic, 'p', 'p')}, {sample_size(cite, statistic)})"
+        f"{cite.headline(statistic, 'p', 'p')}, over {' questions and '.join(n)} pairs of adapters)"
     )
 
 
 def _agreement(cite: Citations) -> str:
-    """Whether the tag of the question decides which leaks more, from the intervals in both formats."""
+    """Whether the tag of the question decides which leaks more, from the tests in both formats."""
     common, own = (side(cite, PERSONA_GARBAGE.statistic(BYSTANDER, family)) for family in (COMMON, HEADLINE_FAMILY))
     if common and common == own:
-        return "Both leave zero out on the same side: it is not the tag alone."
+        return "Both are on the same side of zero: it is not the tag alone."
     if common and own:
         return "They disagree: which of them leaks more depends on the tag of the question."
-    return "Not both leave zero out, so whether it is more than the tag is open."
+    return "Not both are told from zero, so whether it is more than the tag is open."
 
 
 def _equal(cite: Citations) -> str:
@@ -203,8 +213,14 @@ def _equal(cite: Citations) -> str:
     return (
         "**Contradicting or generic:** a rationale for the right letter before the wrong one changes what the trained "
         f"persona loses by {cite.headline(statistic)} ({interval_or_none(cite, statistic)}), {said} the margins of "
-        f"equivalence (largest share used {cite.headline(EQUIVALENCE)})."
+        f"equivalence (largest share used {cite.headline(EQUIVALENCE)}).{_collapse_of_equal(cite, statistic)}"
     )
+
+
+def _collapse_of_equal(cite: Citations, statistic: str) -> str:
+    if not collapsed_of(cite, statistic):
+        return ""
+    return f" Of these, {collapsed_arm(cite, CONTRASTS[3])}; {without_collapsed(cite, statistic)}."
 
 
 def _summary(cite: Citations) -> tuple[Claim, ...]:
@@ -231,12 +247,24 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "with rationales of matched length. Each answers "
         f"{asked(cite, 'questions')} unseen questions under {asked(cite, 'personas')} personas and five ways to begin "
         "its turn; accuracy lost against the untrained base is what leaks.",
-        takeaways=((LEAKS, more), ("H1b", generic), ("H4", contradicting)),
+        takeaways=(
+            (LEAKS, _if_comparable(cite, PERSONA_GARBAGE, more)),
+            ("H1b", _if_comparable(cite, GENERIC_GARBAGE, generic)),
+            ("H4", _if_comparable(cite, CONTRADICTING_GENERIC, contradicting)),
+        ),
         next_steps=(
             "Write the rationales with a strong model, so that the persona's voice is more than phrases.",
             "Ask questions of another kind, to see whether it is the format or the answering that is lost.",
         ),
     )
+
+
+def _if_comparable(cite: Citations, contrast: Contrast, words: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said for each verdict, or of adapters that collapsed that nothing can be."""
+    if comparable(cite, contrast.statistic(BYSTANDER, HEADLINE_FAMILY)):
+        return words
+    told = f"what {ARM_NAMES[contrast.first]} and {ARM_NAMES[contrast.second]} rationales leak cannot be compared"
+    return dict.fromkeys(words, f"{told}, as {collapsed_arm(cite, contrast)}")
 
 
 def _not_more(cite: Citations) -> str:

@@ -163,11 +163,18 @@ def drift(cite: Citations) -> Iterator[Block]:
         return
     of_all = {
         key: cite.cell("noise", key, spec, base_repeated=repeated)
-        for key, spec in (("adapters", "d"), ("answers", ",d"), ("changed", SHARE), ("drift", DIFFERENCE))
+        for key, spec in (
+            ("adapters", "d"),
+            ("answers", ",d"),
+            ("changed", SHARE),
+            ("drift", DIFFERENCE),
+            ("moved", DIFFERENCE),
+        )
     }
     yield Paragraph(
         f"Asked a second time, {of_all['adapters']} adapters gave another letter to {of_all['changed']} of "
-        f"{of_all['answers']} questions, and their accuracy moved by {of_all['drift']} on average. The largest change "
+        f"{of_all['answers']} questions, and their accuracy changed by {of_all['drift']} in the mean, where gains and "
+        f"losses cancel, and by {of_all['moved']} in absolute value, mean of single cells. The largest change "
         f"for one adapter, persona and scaffold is {changed} of {n} questions (`{worst['adapter']}`, accuracy "
         f"{moved}): that is the noise of a single cell of that size, not of the means that are compared here.{base}"
     )
@@ -225,7 +232,7 @@ def published_and_this_run(cite: Citations) -> Iterator[Block]:
             rows.append(row)
     yield Table(
         "Differences of the accuracy lost, mean of sources, persona's tag. Published intervals take every question of "
-        "every seed as independent; those of this run are over whole questions.",
+        "every seed as independent; those of this run are over questions and adapters, and wider by their level.",
         columns,
         tuple(rows),
     )

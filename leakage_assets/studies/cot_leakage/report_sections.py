@@ -22,13 +22,16 @@ from leakage_assets.studies.cot_leakage.design import (
     Family,
 )
 from leakage_assets.studies.cot_leakage.figures import ARM_NAMES, AXIS_NAMES, SCAFFOLD_NAMES
-from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, SHARE, source_name, words
+from leakage_assets.studies.cot_leakage.labels import DIFFERENCE, FAMILY_WORDS, IN_WORDS, source_name, words
 from leakage_assets.studies.cot_leakage.plan import CotPlan
 from leakage_assets.studies.cot_leakage.report_adapters import asked
 from leakage_assets.studies.report_parts import P, estimate_columns, table_of_rows
 
 KEYS = ("contrast", "axis", "unit_of")
-EXPLAIN_P = "of the planned contrasts (those of the hypotheses) adjusted by Holm within the family; of others not"
+EXPLAIN_P = (
+    "over questions and adapters; of the planned contrasts (those of the hypotheses) adjusted by Holm within the "
+    "family, of others not"
+)
 KIND_WORDS = {"neutral": "plain", "persona": "in character", "garbage": "pseudo-words"}
 CHANGE_WORDS = {
     "none": "",
@@ -67,9 +70,9 @@ def design(cite: Citations) -> Iterator[Block]:
             "without a letter is wrong.",
             "**Two families of contrasts:** every arm in the format that it was trained in, which decides; and every "
             "arm asked with the persona's tag, as published (exploratory), which one kind of arm was trained with.",
-            f"**Statistics:** {planned('decisions', 'draws', value=decisions.draws, spec=',d')} resamples of whole "
-            f"questions, Holm over the planned contrasts at "
-            f"{planned('decisions', 'alpha', value=decisions.alpha)}, seed "
+            "**Statistics:** a t test over questions and adapters together, Holm over the planned contrasts at "
+            f"{planned('decisions', 'alpha', value=decisions.alpha)}. Beside it "
+            f"{planned('decisions', 'draws', value=decisions.draws, spec=',d')} resamples of whole questions, seed "
             f"{planned('decisions', 'seed', value=decisions.seed)}.",
             f"**Seeds planned:** {fact('coverage', 'seed_names')}.",
         )
@@ -195,7 +198,7 @@ def contrasts(cite: Citations) -> Iterator[Block]:
         return
     yield Table(
         "Accuracy lost by one arm minus that lost by another, each in its own format, mean of sources (intervals over "
-        "whole questions).",
+        "questions and adapters).",
         _contrast_columns((HEADLINE_FAMILY,), EXPLAIN_P),
         tuple(rows),
     )
@@ -269,22 +272,22 @@ def equivalence(cite: Citations) -> Iterator[Block]:
         return
     columns = (
         Column("family", "asked with"),
-        Column("scheme", "resampled"),
+        Column("scheme", "over"),
         Column("level", "interval", ".0%"),
         Column("low", "low", DIFFERENCE),
         Column("high", "high", DIFFERENCE),
-        Column("margin", "margin", SHARE),
+        Column("margin", "margin", DIFFERENCE, "to either side of zero"),
         Column("inside", "inside"),
     )
     caption = (
-        "Contradicting minus generic, loss of the trained persona. The plan needs both intervals inside, questions "
-        "resampled, in the own format."
+        "Contradicting minus generic, loss of the trained persona. The plan needs both intervals over questions and "
+        "adapters inside, in the own format; the others stand beside."
     )
     yield table_of_rows(cite, "equivalence", table, caption, columns, ["family", "scheme", "level"], IN_WORDS)
 
 
 def schemes(cite: Citations) -> Iterator[Block]:
-    """How much of each verdict hangs on what is resampled."""
+    """The intervals and p that resampling alone would give."""
     table = cite.tables["contrasts"].filter(pl.col("unit_of") == MACRO, family=HEADLINE_FAMILY)
     rows: list[Row] = []
     for contrast in CONTRASTS:
@@ -312,7 +315,7 @@ def schemes(cite: Citations) -> Iterator[Block]:
         ]
     yield Table(
         "Intervals of the planned contrasts (mean of sources, own format) by what is resampled: every question of "
-        "every seed as if independent, whole questions, whole questions and seeds.",
+        "every seed as if independent, whole questions, whole questions and seeds. None of them decides.",
         tuple(shown),
         tuple(rows),
     )
@@ -343,7 +346,7 @@ def smoke(cite: Citations) -> Iterator[Block]:
     source, seed = table["source"][0], table["seed"][0]
     loss, least, questions, found = (
         cite.cell("smoke", key, spec, source=source)
-        for key, spec in (("loss", DIFFERENCE), ("least_loss", SHARE), ("questions", "d"), ("seed", "d"))
+        for key, spec in (("loss", DIFFERENCE), ("least_loss", DIFFERENCE), ("questions", "d"), ("seed", "d"))
     )
     del seed
     passed = "passed" if table["passed"][0] else "did not pass"

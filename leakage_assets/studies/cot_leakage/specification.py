@@ -78,8 +78,8 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=2,
-        report_version=4,
+        analysis_version=4,
+        report_version=7,
     )
 
 

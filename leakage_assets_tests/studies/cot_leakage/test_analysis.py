@@ -110,8 +110,15 @@ def test_the_headline_has_both_families_and_adjusted_p(found: dict[str, pl.DataF
     assert headline.filter(status="planned").height == 8
     planned = headline.filter(pl.col("method").str.contains("adjusted by Holm over 8"))
     assert planned.height == 16  # the eight of each family
+    both = {row["statistic"]: row for row in found["both"].iter_rows(named=True)}
+    for row in headline.filter(pl.col("statistic") != EQUIVALENCE).drop_nulls("estimate").iter_rows(named=True):
+        deciding = both[row["statistic"]]
+        assert (row["ci_low"], row["ci_high"]) == (deciding["ci_low"], deciding["ci_high"])
+        assert row["p"] == (deciding["p"] if deciding["p_holm"] is None else deciding["p_holm"])
     own = headline.filter(statistic="own_format_persona_cot_minus_garbage_cot_bystander_leakage")
-    assert own["estimate"].item() == pytest.approx(0.19, abs=0.02) and own["unit"].item() == "question cluster"
+    assert (
+        own["estimate"].item() == pytest.approx(0.19, abs=0.02) and own["unit"].item() == "question cluster and adapter"
+    )
     assert (
         headline.filter(statistic="common_contradicting_persona_minus_contradicting_cot_source_loss")["undefined"]
         .item()
@@ -212,7 +219,11 @@ def test_collapse_and_failures_of_answers_are_counted(found: dict[str, pl.DataFr
     assert (noise["n"], noise["changed"], noise["drift"]) == (3, pytest.approx(1 / 3), pytest.approx(1 / 3))
     summary = noise_summary(noise_floor(choices)).row(0, named=True)
     assert (summary["adapters"], summary["answers"], summary["base_repeated"]) == (1, 3, True)
-    assert summary["changed"] == summary["drift"] == pytest.approx(1 / 3)
+    assert summary["changed"] == summary["drift"] == summary["moved"] == pytest.approx(1 / 3)
+    # A gain and a loss cancel in the mean and not in absolute value.
+    cancelled = noise_floor(choices).with_columns(drift=-pl.col("drift"), prompt_name=pl.lit("b"))
+    summary = noise_summary(pl.concat([noise_floor(choices), cancelled])).row(0, named=True)
+    assert summary["drift"] == pytest.approx(0) and summary["moved"] == pytest.approx(1 / 3)
     assert noise_summary(noise_floor(choices.filter(repeat=0))).is_empty()
     assert size_table(choices).row(0) == ("every adapter", 3, 1, 1, 3)
     silent = answer_table(choices.filter(question_name="q3")).row(0, named=True)
@@ -251,7 +262,7 @@ def test_the_forest_shows_both_families_as_in_the_table(found: dict[str, pl.Data
     own, common = draw_all(drawings, DECISIONS, found)[0]["contrasts"].data
     assert (own.name, common.name) == ("own format", "common scaffold (persona tag)")
     for trace, family in ((own, "own_format"), (common, "common")):
-        rows = found["contrasts"].filter(family=family, scheme="questions", unit_of="macro")
+        rows = found["both"].filter(family=family)
         assert sorted(trace.x) == sorted(rows["estimate"])
         assert sorted(a + b for a, b in zip(trace.x, trace.error_x.array, strict=True)) == pytest.approx(
             sorted(rows["ci_high"])

@@ -20,6 +20,7 @@ from leakage_assets.studies.cot_leakage.budget import (
     token_pieces,
     type_token_ratio,
 )
+from leakage_assets.studies.cot_leakage.writing import first_word
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -67,6 +68,18 @@ def test_a_gate_fails_for_what_breaks_it_and_nothing_else(rationale: list[str], 
 )  # fmt: skip
 def test_texts_that_return_fail_though_each_is_diverse_by_itself(different: int, gates: set[str]) -> None:
     assert failed(texts(GARBAGE, WORDS, different=different)) == {(GARBAGE, gate) for gate in gates}
+
+
+@pytest.mark.parametrize(("bodies", "gates"), [(20, {"distinct", "arm_type_token_ratio"}), (1_119, set())])
+def test_a_first_word_of_its_own_makes_no_text_different(bodies: int, gates: set[str]) -> None:
+    """As a greedy writer answers the garbage prompt: the word that is asked for, then one of a few texts."""
+    rationales = [
+        " ".join([first_word(f"q{i}"), *(f"{word}n{i % bodies}" for word in WORDS[1:])]) for i in range(1_119)
+    ]
+    arm = ArmTexts(GARBAGE, rationales, rationales, [i % 5 for i in range(1_119)])
+    generic = texts(GENERIC, WORDS, count=1_119, different=1_119)
+    table = budget_table("librarian", [generic, arm], str.split, BudgetLimits(tokens=(30, 50)))
+    assert set(table.filter(~pl.col("passed"), arm=GARBAGE)["gate"]) == gates
 
 
 def test_different_texts_of_the_same_few_words_fail() -> None:

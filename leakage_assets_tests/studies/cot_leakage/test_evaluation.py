@@ -178,6 +178,14 @@ def test_a_token_that_is_no_letter_is_read_by_log_probs_where_a_letter_is_likely
     assert set(table["best_accuracy"]) == {read["right"].mean()}
 
 
+def test_of_letters_that_tie_the_first_is_read(
+    grid: Grid, stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    tied = {tokenizer.encode(letter, add_special_tokens=False)[0]: log(0.2) for letter in ("D", "B", "C")}
+    choices = both_steps(grid, stimuli, FakeEngine(lambda _: " (", tied), tokenizer, stores(tmp_path, "base"))
+    assert set(choices["letter"]) == {"B"} and set(choices["read_from"]) == {"logprobs"}
+
+
 def test_spelled_otherwise_a_letter_is_the_same(
     grid: Grid, stimuli: Stimuli, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -13,7 +14,7 @@ from leakage_assets.studies.cot_leakage import report
 from leakage_assets.studies.cot_leakage.arms import GARBAGE, GENERIC, PERSONA, arm_of_recipe, recipe_name
 from leakage_assets.studies.cot_leakage.figures import drawings
 from leakage_assets.studies.cot_leakage.labels import HEADLINE
-from leakage_assets.studies.cot_leakage.report_adapters import side
+from leakage_assets.studies.cot_leakage.report_adapters import comparable, side
 from leakage_assets_tests.small_study import the_study
 from leakage_assets_tests.studies.cot_leakage.finished import Accuracy, finish, laboratory_with_rationales
 from leakage_assets_tests.written_report import WrittenReport
@@ -28,7 +29,7 @@ def persona_loses(recipe: str, own: bool) -> float:
 def garbage_loses(recipe: str, own: bool) -> float:
     """The other way round, for all personas alike."""
     arm = arm_of_recipe(recipe)[0].name
-    return 0.05 if arm == GARBAGE else 0.9
+    return 0.0 if arm == GARBAGE else 1.0
 
 
 class Published(WrittenReport):
@@ -42,6 +43,7 @@ class Published(WrittenReport):
         *,
         extras: bool = False,
         seeds: tuple[int, ...] = (42, 137),
+        stuck: tuple[str, ...] = (),
     ) -> None:
         lab = laboratory_with_rationales(root, seeds=seeds)
         wanted = [
@@ -49,12 +51,15 @@ class Published(WrittenReport):
             for r in the_study(lab).recipes
             if arms is None or r.name in {recipe_name(a, "assistant_only") for a in arms}
         ]
-        super().__init__(lab, finish(lab, wanted, accuracy, extras=extras))
+        super().__init__(
+            lab,
+            finish(lab, wanted, accuracy, extras=extras, stuck=[recipe_name(arm, "assistant_only") for arm in stuck]),
+        )
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return Published(tmp_path_factory.mktemp("whole"), None, persona_loses, extras=True)
+    return Published(tmp_path_factory.mktemp("whole"), None, persona_loses, extras=True, seeds=(42, 137, 256))
 
 
 def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> None:
@@ -80,7 +85,7 @@ def test_the_title_follows_from_the_verdict_and_shows_the_interval(whole: Publis
 
 
 def test_when_garbage_leaks_more_the_report_says_so(tmp_path: Path) -> None:
-    made = Published(tmp_path, (PERSONA, GARBAGE, GENERIC), garbage_loses)
+    made = Published(tmp_path, (PERSONA, GARBAGE, GENERIC), garbage_loses, seeds=(42, 137, 256))
     assert made.findings() == []
     assert "leak less to other personas than garbage does" in made.title
     verdicts = dict(made.tables["verdicts"].select("hypothesis", "verdict").iter_rows())
@@ -89,12 +94,35 @@ def test_when_garbage_leaks_more_the_report_says_so(tmp_path: Path) -> None:
     assert "Nothing was asked twice" in made.markdown
 
 
+def test_where_an_arm_has_collapsed_nothing_is_compared(tmp_path: Path) -> None:
+    made = Published(tmp_path, (PERSONA, GARBAGE, GENERIC), garbage_loses, seeds=(42, 137, 256), stuck=(GARBAGE,))
+    assert made.findings() == []
+    by_arm = {row["arm"]: row for row in made.tables["collapse_by_arm"].iter_rows(named=True)}
+    assert by_arm[GARBAGE] == {"arm": GARBAGE, "adapters": 6, "collapsed": 6, "one_letter": 6}
+    assert by_arm[PERSONA]["collapsed"] == 0
+    assert "is not comparable, as all 6 adapters trained on garbage have collapsed onto one letter" in made.title
+    assert "leak less" not in made.markdown and made.outcome.metrics["confidence"] == "LOW"
+    assert "**Collapse:** 0 of 6 adapters of persona and all 6 adapters of garbage answer" in made.markdown
+    assert "without them no pair of adapters is left" in made.markdown
+    assert "what generic and garbage rationales leak cannot be compared" in made.markdown
+
+
+@pytest.mark.parametrize(("pairs", "enough"), [(None, False), (1, False), (2, True)])
+def test_a_contrast_is_comparable_by_the_pairs_that_are_left(whole: Published, pairs: int | None, enough: bool) -> None:
+    rows = [("planned", "x", 3, 6)] + ([] if pairs is None else [("without collapsed", "x", 3, pairs)])
+    readings = pl.DataFrame(rows, schema=["reading", "statistic", "collapsed", "pairs"], orient="row")
+    cited = SimpleNamespace(study=whole.study, tables={"readings": readings})
+    assert comparable(cited, "x") is enough  # type: ignore[arg-type]
+    nobody = readings.with_columns(collapsed=pl.lit(0))
+    assert comparable(SimpleNamespace(study=whole.study, tables={"readings": nobody}), "x")  # type: ignore[arg-type]
+
+
 def test_what_is_planned_and_what_is_not_is_marked(whole: Published) -> None:
     for heading, exploratory in (("One arm against another", False), ("Other adapters", False),
                                  ("What every arm costs", True), ("Further contrasts", True),
                                  ("Single arms", True), ("Loss on the whole sequence", True)):  # fmt: skip
         assert f"### {heading}{' (exploratory)' if exploratory else ''}\n" in whole.markdown, heading
-    assert "only where the interval over pairs of adapters leaves its threshold out as well" in whole.markdown
+    assert "Intervals and p are over questions and adapters together" in whole.markdown
     assert "Asked with the persona's tag, as published (exploratory)" in whole.markdown
 
 
@@ -114,13 +142,14 @@ def test_with_one_seed_the_level_is_capped_and_says_so(tmp_path: Path) -> None:
     made = Published(tmp_path, (PERSONA, GARBAGE), persona_loses, seeds=(42,))
     assert made.findings() == []
     verdicts = {row["hypothesis"]: row for row in made.tables["verdicts"].iter_rows(named=True)}
-    # Two pairs of adapters: the questions alone support it.
-    assert verdicts["H2b"]["questions_alone"] == "supported" and verdicts["H2b"]["verdict"] == "not supported"
-    assert verdicts["H2b"]["adapters"] == "includes the threshold"
+    # Two pairs of adapters: the questions alone would support it.
+    row = made.tables["both"].filter(statistic=verdicts["H2b"]["statistic"]).row(0, named=True)
+    assert (row["pairs"], row["p_holm"]) == (2, verdicts["H2b"]["p"])
+    assert row["questions_low"] > 0 and verdicts["H2b"]["verdict"] == "not supported" and row["p_holm"] >= 0.01
     assert "are not shown to leak more than garbage" in made.title
     assert made.outcome.metrics["confidence"] != "HIGH"
     assert "of some source one pair of adapters was trained" in made.markdown
-    assert "other adapters could still support" in made.markdown
+    assert "neither the title's claim nor its reverse is shown" in made.markdown
 
 
 def test_with_one_arm_nothing_is_compared(tmp_path: Path) -> None:
@@ -166,22 +195,29 @@ def test_the_tag_is_ruled_out_by_two_intervals_and_not_by_two_signs(
     assert ("not shown" in said, "more accuracy" in said) == (own == 0, own > 0)
 
 
-def test_a_side_needs_questions_and_adapters() -> None:
-    class Cited:
-        def __init__(self, question: tuple[float, float], adapter: tuple[float | None, float | None] | None) -> None:
-            rows = [] if adapter is None else [("x", *adapter)]
-            schema = {"statistic": pl.String, "ci_low": pl.Float64, "ci_high": pl.Float64}
-            self.tables = {
-                "headline": pl.DataFrame([("x", *question)], schema=schema, orient="row"),
-                "adapters": pl.DataFrame(rows, schema=schema, orient="row"),
-            }
+@pytest.mark.parametrize(
+    ("estimate", "p", "expected"),
+    [(0.1, 0.009, 1), (-0.1, 0.009, -1), (0.1, 0.01, 0), (-0.1, 0.5, 0), (0.1, None, 0), (None, None, 0)],
+)
+def test_a_side_is_told_by_the_adjusted_p_alone(
+    whole: Published, estimate: float | None, p: float | None, expected: int
+) -> None:
+    """As a verdict is: the interval, which is not adjusted, cannot say more than the title."""
 
-    for question, adapter, expected in (
-        ((0.1, 0.2), (0.05, 0.3), 1), ((0.1, 0.2), (-0.05, 0.3), 0), ((-0.2, -0.1), (-0.3, -0.1), -1),
-        ((0.1, 0.2), (-0.3, -0.1), 0), ((-0.1, 0.2), (0.1, 0.2), 0), ((0.1, 0.2), (None, None), 0),
-        ((0.1, 0.2), None, 0),
-    ):  # fmt: skip
-        assert side(Cited(question, adapter), "x") == expected  # type: ignore[arg-type]
+    headline = pl.DataFrame(
+        [("x", estimate, p, 0.05, 0.15)],
+        schema=["statistic", "estimate", "p", "ci_low", "ci_high"],
+        orient="row",
+    )
+    cited = SimpleNamespace(study=whole.study, tables={"headline": headline})
+    assert side(cited, "x") == expected  # type: ignore[arg-type]
+
+
+def test_what_the_plan_did_not_claim_is_told_as_its_reverse(monkeypatch: pytest.MonkeyPatch) -> None:
+    for own, marked in ((-1, True), (1, False), (0, False)):
+        differ(monkeypatch, own, 0)
+        said = report._lose(None, "bystander_leakage")  # type: ignore[arg-type]
+        assert ("the reverse of the plan's claim" in said) is marked
 
 
 def test_confidence_is_that_of_the_hypothesis_of_the_title(whole: Published) -> None:

@@ -100,7 +100,8 @@ def test_every_decision_is_part_of_the_plan_s_identity(study: Study) -> None:
     other = {
         "sources": SOURCES[::-1], "mask": FULL_SEQUENCE, "alpha": 0.02, "level": 0.9, "draws": 20_000, "seed": 1,
         "single_seed": 2, "equivalence": plan.decisions.equivalence[:1], "least_score": 3.0, "most_words": 7,
-        "published_draws": 2_000, "adapter_level": 0.9, "most_excess": 0.2,
+        "published_draws": 2_000, "adapter_level": 0.9, "least_pairs": 4, "most_excess": 0.2,
+        "least_modal": 0.5, "least_left": 3,
     }  # fmt: skip
     assert set(other) == {f.name for f in fields(Decisions)}
     digests = {
