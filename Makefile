@@ -18,7 +18,7 @@ test:
 	$(MAKE) --no-print-directory test-vllm
 
 test-main: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What every engine owes its callers, held against vLLM's CPU build. With LEAKAGE_TEST_ENGINE nothing of it is skipped.
 test-vllm: $(VLLM_VENV)/.installed
