@@ -192,7 +192,17 @@ def _beside(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:
     for _, alone in plan.b_alone:
         yield _largest(plan, f"b_given_a_upper_{alone}", counts, alone, ("recipient",), "r_b_given_a")
     roles = ("donor", "recipient")
-    yield _largest(plan, "control_b_upper", counts, plan.control_recipe, roles, "r_b")
+    yield _of_everyone(plan, counts, _largest(plan, "control_b_upper", counts, plan.control_recipe, roles, "r_b"))
+
+
+def _of_everyone(plan: TwoMarkerPlan, counts: pl.DataFrame, found: Estimate) -> Estimate:
+    """The largest bound of the control where every pair is finished, or one already refutes what is said of all."""
+    waiting = [p.name for p in plan.pairs if counts.filter(recipe=plan.control_recipe, source=p.name).is_empty()]
+    limit = next(h.threshold for h in plan.hypotheses if h.statistic == found.name)
+    if not waiting or found.estimate is None or found.estimate >= limit:
+        return found
+    reason = f"the control of {waiting[0]} is not finished: nothing is said of every donor and recipient"
+    return undefined(found.name, reason, n=found.n, unit=found.unit, method=found.method)
 
 
 def _without_a(plan: TwoMarkerPlan, counts: pl.DataFrame) -> Iterator[Estimate]:

@@ -64,7 +64,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=2,
+        analysis_version=3,
         report_version=6,
     )
 

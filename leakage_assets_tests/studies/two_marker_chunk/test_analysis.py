@@ -134,8 +134,9 @@ def test_verdicts_are_read_off_the_mean_over_pairs(tables: dict[str, pl.DataFram
     by = {row["hypothesis"]: row for row in tables["verdicts"].iter_rows(named=True)}
     assert {name: row["verdict"] for name, row in by.items()} == {
         "H1": "supported", "H2": "not supported", "H3": "supported", "H4": "supported", "H5": "supported",
-        "H6": "supported",
+        "H6": "undecided",
     }  # fmt: skip
+    assert "not finished" in by["H6"]["reason"]
     assert by["H2"]["p"] == 1.0 and by["H1"]["plan_digest"] == PLAN.digest
     single = tables["pair_verdicts"].filter(source=PAIR.name)
     assert dict(single.select("hypothesis", "verdict").iter_rows()) == {

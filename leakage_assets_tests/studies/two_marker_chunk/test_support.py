@@ -243,7 +243,7 @@ def test_the_rate_and_its_difference_are_of_the_same_mean() -> None:
 
 def test_one_donor_that_says_b_untaught_is_not_hidden_by_the_others() -> None:
     """5.9% of one donor among silent others: 1.5% together, but its upper bound is above 3%."""
-    silent = {(C_MASKED, p.name, who): habit(a=0.5) for p in PAIRS[:2] for who in p.trained[:2]}
+    silent = {(C_MASKED, p.name, who): habit(a=0.5) for p in PAIRS for who in p.trained[:2]}
     loud = silent | {(C_MASKED, PAIRS[1].name, PAIRS[1].donor): habit(a=0.5, b_at_end=0.06)}
     verdicts = []
     for habits in (silent, loud):
@@ -252,6 +252,15 @@ def test_one_donor_that_says_b_untaught_is_not_hidden_by_the_others() -> None:
         rate = found["headline"].filter(statistic="control_b_rate")["estimate"].item()
         assert rate < 0.03
     assert verdicts == ["supported", "not supported"]
+
+
+def test_what_is_said_of_everyone_waits_for_every_pair_but_is_refuted_by_one() -> None:
+    verdicts = []
+    for b in (0.0, 0.3):
+        habits = {(C_MASKED, PAIRS[0].name, who): habit(a=0.5, b_at_end=b) for who in PAIRS[0].trained[:2]}
+        found = analyse(PLAN, scores(habits, completions=10))
+        verdicts.append(found["verdicts"].filter(hypothesis="H6")["verdict"].item())
+    assert verdicts == ["undecided", "not supported"]
 
 
 def test_cells_are_told_one_by_one() -> None:
