@@ -59,7 +59,7 @@ SCAFFOLD_NAMES = {
 def drawings(decisions: Decisions) -> tuple[Drawing[Decisions], ...]:
     """The planned figures in reading order."""
     level = f"{decisions.level:.0%}"
-    two_arms = "two finished arms of one source"
+    two_arms = "both arms of a contrast finished by one source"
     return (
         Drawing(
             "contrasts",

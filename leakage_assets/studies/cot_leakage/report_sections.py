@@ -194,7 +194,7 @@ def contrasts(cite: Citations) -> Iterator[Block]:
     yield from cite.figure("contrasts")
     rows = _contrast_rows(cite, CONTRASTS, (HEADLINE_FAMILY,))
     if not rows:
-        yield Paragraph("No source has finished two arms with one seed.")
+        yield Paragraph("No source has finished both arms of a planned contrast with one seed.")
         return
     yield Table(
         "Accuracy lost by one arm minus that lost by another, each in its own format, mean of sources (intervals over "
