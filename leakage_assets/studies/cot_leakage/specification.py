@@ -79,7 +79,7 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_version=4,
-        report_version=7,
+        report_version=8,
     )
 
 

@@ -158,7 +158,7 @@ def test_with_one_arm_nothing_is_compared(tmp_path: Path) -> None:
     assert "it is undecided whether persona rationales leak more than garbage" in made.title
     assert set(made.tables["verdicts"]["verdict"]) == {"undecided"}
     assert made.outcome.metrics["confidence"] == "LOW"
-    assert "No source has finished two arms with one seed" in made.markdown
+    assert "No source has finished both arms of a planned contrast with one seed" in made.markdown
 
 
 def test_without_the_headline_recipe_the_question_is_open(tmp_path: Path) -> None:
