@@ -178,6 +178,8 @@ def lint(
     findings = check(report.read_text(), stores)
     for finding in findings:
         console.print(f"{report}: {finding}", markup=False, soft_wrap=True)
+    if any("does not exist" in str(finding) for finding in findings):
+        console.print(f"artifacts are looked for in {artifacts}: name another folder with --artifacts", soft_wrap=True)
     console.print(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}")
     raise typer.Exit(1 if findings else 0)
 

@@ -105,6 +105,10 @@ def test_show_tells_coverage_and_confidence_and_names_statistics_as_the_report_d
     draw_figures(lab, study)
     level = write_report(lab, study).metrics["confidence"]
     assert f"cells finished; confidence: {level}\n" in leakage(monkeypatch, capsys, *words)[1]
+    (page,) = tmp_path.glob("tiny/*/report.md")
+    hint = f"artifacts are looked for in {tmp_path / 'other'}: name another folder with --artifacts"
+    assert hint in leakage(monkeypatch, capsys, "lint", str(page), "--artifacts", str(tmp_path / "other"))[1]
+    assert leakage(monkeypatch, capsys, "lint", str(page), "--artifacts", str(tmp_path))[1] == "0 findings\n"
 
 
 def test_one_is_said_in_the_singular(
