@@ -33,7 +33,8 @@ def over_both(
         df: degrees of freedom of `adapters`, unless n - 1.
 
     Returns:
-        n is the smaller one. Undefined where either estimate is; no interval where neither varies.
+        n is the smaller one. Undefined where either estimate is; where neither varies no interval, and a p only of the
+        null itself.
     """
     n = min(questions.n, adapters.n)
     method = f"value over {questions.n} question clusters; t on the variance over them plus over {adapters.n} adapters"
@@ -48,7 +49,8 @@ def over_both(
     ]
     variance = sum(error**2 for error, _ in parts)
     if not variance:
-        return with_interval(name, value, "nothing varies", level=level, p=None, n=n, unit=UNIT, method=method)
+        p = 1.0 if value == null else None  # the null itself; of another value nothing says how sure it is
+        return with_interval(name, value, "nothing varies", level=level, p=p, n=n, unit=UNIT, method=method)
     degrees = variance**2 / sum(error**4 / each for error, each in parts)
     error = math.sqrt(variance)
     low, high = (float(end) for end in t_interval(np.array(value), np.array(error), degrees, level))

@@ -65,7 +65,9 @@ def test_what_does_not_vary_adds_nothing() -> None:
     still = Estimate("x", questions.estimate, None, None, None, None, CELLS, "cell", "no interval: nothing varies")
     found = over_both("x", questions, still)
     assert found.ci_low == pytest.approx(questions.ci_low) and found.p == pytest.approx(questions.p)
-    assert over_both("x", still, still).ci_low is None
+    neither = over_both("x", still, still)
+    assert neither.ci_low is None and neither.p is None
+    assert over_both("x", still, still, null=still.estimate or 0.0).p == 1.0
 
 
 def test_one_seed_decides_nothing() -> None:
