@@ -17,7 +17,7 @@ UNIT = "question cluster and adapter"
 
 
 def over_both(
-    name: str, questions: Estimate, adapters: Estimate, *, level: float = 0.95, null: float = 0.0, df: int | None = None
+    name: str, questions: Estimate, adapters: Estimate, *, level: float = 0.95, null: float = 0.0, enough: int = 0
 ) -> Estimate:
     """The value of `questions` with an interval whose variance is that over questions plus that over adapters.
 
@@ -30,7 +30,9 @@ def over_both(
         questions: resampled over questions, adapters held fixed; ``n`` questions.
         adapters: the same value over ``n`` independent pairs of adapters.
         null: what p is against, two-sided.
-        df: degrees of freedom of `adapters`, unless n - 1.
+        enough: with fewer adapters the degrees of freedom are those of the adapters alone, the fewest they can be:
+            Satterthwaite's are too many where few adapters vary more than the questions, as a variance that comes out
+            near zero by chance hands the test to the questions.
 
     Returns:
         n is the smaller one. Undefined where either estimate is; where neither varies no interval, and a p only of the
@@ -44,7 +46,7 @@ def over_both(
     value = float(questions.estimate or 0.0)
     parts = [
         (t_error(part, degrees), degrees)
-        for part, degrees in ((questions, questions.n - 1), (adapters, adapters.n - 1 if df is None else df))
+        for part, degrees in ((questions, questions.n - 1), (adapters, adapters.n - 1))
         if part.ci_low is not None and degrees > 0
     ]
     variance = sum(error**2 for error, _ in parts)
@@ -52,6 +54,8 @@ def over_both(
         p = 1.0 if value == null else None  # the null itself; of another value nothing says how sure it is
         return with_interval(name, value, "nothing varies", level=level, p=p, n=n, unit=UNIT, method=method)
     degrees = variance**2 / sum(error**4 / each for error, each in parts)
+    if adapters.n < enough:
+        degrees, method = adapters.n - 1, f"{method}, on the degrees of freedom of the adapters alone"
     error = math.sqrt(variance)
     low, high = (float(end) for end in t_interval(np.array(value), np.array(error), degrees, level))
     told = f"{method} (p: against {null:g})" if null else method

@@ -7,7 +7,6 @@ Adapters that collapsed onto a letter, or no longer end their rationales, lose a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from leakage_assets.statistics.multiplicity import holm
 from leakage_assets.statistics.paired_bootstrap import Equivalence, Within
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
-from leakage_assets.statistics.student import t_error, t_estimate, t_interval
+from leakage_assets.statistics.student import t_interval
 from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.cot_leakage.arms import arm
 from leakage_assets.studies.cot_leakage.contrasts import (
@@ -141,26 +140,10 @@ def _t_over(row: Difference, values: Floats, level: float, unit: str, method: st
 def over_questions_and_adapters(name: str, questions: Estimate, adapters: Estimate, decisions: Decisions) -> Estimate:
     """The value of ``questions`` with the interval and p whose variance is that of both, at their level.
 
-    Degrees of freedom: Satterthwaite's (``two_variances.over_both``). Below ``least_pairs`` pairs of adapters these are
-    too many where the adapters vary more than the questions: a variance that comes out near zero by chance hands the
-    test to the questions. Then they are those of the adapters alone, the fewest they can be.
+    Below ``least_pairs`` pairs of adapters on their degrees of freedom alone (see ``two_variances.over_both``).
     """
     level = questions.ci_level or decisions.adapter_level
-    found = over_both(name, questions, adapters, level=level)
-    if found.estimate is None or found.ci_low is None or adapters.n >= decisions.least_pairs:
-        return found
-    df = adapters.n - 1
-    error = math.hypot(t_error(questions, questions.n - 1), t_error(adapters, df))
-    return t_estimate(
-        name,
-        found.estimate,
-        error,
-        df,
-        level=level,
-        n=found.n,
-        unit=found.unit,
-        method=f"{found.method}, on the degrees of freedom of the adapters alone",
-    )
+    return over_both(name, questions, adapters, level=level, enough=decisions.least_pairs)
 
 
 def equivalence_over_both(found: Outcomes, decisions: Decisions) -> pl.DataFrame:
