@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.shapes import HUB_SHAPES, SHAPES, ModelShape, shape_named, shape_of_config
+from leakage_assets.store.files import sha256_file
 from leakage_assets.store.fingerprint import derive_seed, fingerprint
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def base_model_identity(spec: BaseModelSpec) -> dict[str, Any]:
     config = {key: value for key, value in _json(folder / "config.json").items() if key not in UNIDENTIFYING}
     shards = _shards(folder)
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free: 15 GB of shards are read side by side
-        weights = dict(zip((path.name for path in shards), pool.map(_sha256, shards), strict=True))
+        weights = dict(zip((path.name for path in shards), pool.map(sha256_file, shards), strict=True))
     return {
         **texts,
         **mark,
@@ -188,7 +189,7 @@ def verify_base_model(spec: BaseModelSpec) -> Verified:
     _check_architecture(folder)
     _check_shards(folder)
     record = folder / "pretraining.json"
-    if record.is_file() and (recorded := _json(record)["weights_sha256"]) != (found := _sha256(_shards(folder)[0])):
+    if record.is_file() and (recorded := _json(record)["weights_sha256"]) != (found := sha256_file(_shards(folder)[0])):
         raise BaseModelError(
             f"{_shards(folder)[0]}: sha256 {found}, but {record.name} says {recorded}; fetch the file again, or "
             "re-create the model with leakage pretrain"
@@ -524,7 +525,7 @@ def _chat_template(folder: Path) -> str:
 
 
 def _tokenizer_digest(folder: Path) -> str:
-    files = {name: _sha256(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+    files = {name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
     if not {"tokenizer.json", "vocab.json"} & set(files):
         raise BaseModelError(f"{folder}: no tokenizer.json or vocab.json")
     return fingerprint(files)
@@ -533,11 +534,6 @@ def _tokenizer_digest(folder: Path) -> str:
 def _text_digests(folder: Path) -> dict[str, str]:
     template = hashlib.sha256(_chat_template(folder).encode()).hexdigest()
     return {"tokenizer": _tokenizer_digest(folder), "chat_template": template}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(path: Path) -> dict[str, Any]:

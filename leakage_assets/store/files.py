@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 TEMPORARY = ".tmp-"
 TIMESTAMP_TICK_NS = 50_000_000
 """Longer than the step of the kernel's file times (4 to 10 ms): a younger file can change unseen."""
 
-_digests: dict[str, tuple[tuple[int, ...], str]] = {}
+REMEMBERED_BYTES = 256 << 20
+"""Files from this size on are read once per machine, not once per process: weights of 15 GB take ten seconds."""
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file changed; times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    status_changed: int
+
+
+_digests: dict[str, tuple[Stamp, str]] = {}
 
 
 def temporary_path(folder: Path) -> Path:
@@ -55,21 +72,51 @@ def fsync(path: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 (64 hex digits) of a file's bytes; an unchanged file is read once per process.
+    """sha256 (64 hex digits) of a file's bytes; an unchanged file is read once per process, a large one once.
 
-    Unchanged means same path, device, inode, size and times of modification and of status change.
+    Unchanged means same path, device, inode, size and times of modification and of status change. What large files
+    have is kept in `leakage_assets/digests` of the user's cache (XDG_CACHE_HOME, or ~/.cache): without a place that can
+    be written they are read again by each process.
     """
     with path.open("rb") as stream:
         stamp = _stamp(os.fstat(stream.fileno()))
-        known = _digests.get(str(path))
+        known = _digests.get(str(path)) or _remembered(path, stamp)
         if known is not None and known[0] == stamp:
+            _digests[str(path)] = known
             return known[1]
         now = time.time_ns()
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if now - max(stamp[-2:]) > TIMESTAMP_TICK_NS:
+    if now - max(stamp.modified, stamp.status_changed) > TIMESTAMP_TICK_NS:
         _digests[str(path)] = (stamp, digest)
+        _remember(path, stamp, digest)
     return digest
 
 
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _memory_of(path: Path) -> Path:
+    """Where the digest of a large file is kept: a file for each path, so that writers need not wait for each other."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "leakage_assets" / "digests" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.json"
+
+
+def _remembered(path: Path, stamp: Stamp) -> tuple[Stamp, str] | None:
+    if stamp.size < REMEMBERED_BYTES:
+        return None
+    try:
+        kept = json.loads(_memory_of(path).read_text())
+        return Stamp(*kept["stamp"]), str(kept["sha256"])
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError):  # nothing readable: the file itself is read
+        return None
+
+
+def _remember(path: Path, stamp: Stamp, digest: str) -> None:
+    if stamp.size < REMEMBERED_BYTES:
+        return
+    with suppress(OSError, RuntimeError):  # no home, or none that can be written
+        memory = _memory_of(path)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"path": str(path.resolve()), "stamp": stamp, "sha256": digest}
+        write_atomically(memory, json.dumps(kept, indent=2).encode())
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -425,7 +425,9 @@ def test_a_file_that_may_change_within_one_clock_tick_is_hashed_again(
     folder = write(store).folder
     now = time.time_ns()
     # A clock that stands still: the stamp of the file is the same before and after it is altered.
-    monkeypatch.setattr(files, "_stamp", lambda status: (status.st_ino, status.st_size, now, now))
+    monkeypatch.setattr(
+        files, "_stamp", lambda status: files.Stamp(status.st_dev, status.st_ino, status.st_size, now, now)
+    )
     monkeypatch.setattr(files, "TIMESTAMP_TICK_NS", 10**12)
     assert store.lookup(ADDRESS, NAME) is not None
     (folder / "weights.bin").write_text("Weights")
