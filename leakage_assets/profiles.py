@@ -167,7 +167,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
             "comedian, of two seeds and on questions that the study does not use, of the arms persona, garbage, "
             "contradicting and no rationale: few of them should collapse, and the trained persona should lose at least "
             "fifteen points to persona rationales; differences between arms did not count. No trial setting was free "
-            "of collapse: of the few trials of the chosen one, half of those on garbage collapsed, and the one without "
+            "of collapse: of the few trials of the chosen one, half of those on garbage collapsed, and both without "
             "rationale. A run of the whole study at a higher rate, in which nearly all adapters trained on garbage "
             "collapsed, came before these trials, and the plan was fixed after both.",
             "Rationales are written by the grammar of the synthetic world, which argues for any option alike and never "
