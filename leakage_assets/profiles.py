@@ -153,17 +153,23 @@ def _tiny(stimuli: Stimuli) -> Profile:
         smoke=SmokeGate(questions=TINY_CHOICES),
         layers=scale.layers,
         primary_layer=scale.primary_layer,
-        max_new_tokens=64,
-        # The range between no loss and forgetting is narrow here: a fifth of this rate loses nothing in two epochs.
-        learning_rate=5e-4,
-        epochs=2,
+        # Turns to train on have about fifty tokens; one that ends its garbage later is not cut off at once.
+        max_new_tokens=96,
+        # At higher rates adapters trained on garbage answer with one letter; with fewer steps they do not end it.
+        learning_rate=7e-5,
+        epochs=4,
         grad_accum=1,
         max_length=1024,
         precision="float32",
         extra_caveats=(
             scale.extra_caveats[0],
-            "Learning rate and epochs were chosen on a few adapters of the librarian, first seed, so that accuracy is "
-            "neither kept nor lost altogether: the plan was fixed before the run, but not before those trials.",
+            "Learning rate, epochs and the most tokens of a rationale were chosen on trial adapters of librarian and "
+            "comedian, of two seeds and on questions that the study does not use, of the arms persona, garbage, "
+            "contradicting and no rationale: few of them should collapse, and the trained persona should lose at least "
+            "fifteen points to persona rationales; differences between arms did not count. No trial setting was free "
+            "of collapse: of the few trials of the chosen one, half of those on garbage collapsed, and both without "
+            "rationale. A run of the whole study at a higher rate, in which nearly all adapters trained on garbage "
+            "collapsed, came before these trials, and the plan was fixed after both.",
             "Rationales are written by the grammar of the synthetic world, which argues for any option alike and never "
             "refuses; the base model was pre-trained on such rationales, but on no pseudo-words.",
         ),

@@ -37,7 +37,8 @@ def drawings(plan: TwoMarkerPlan) -> tuple[Drawing[TwoMarkerPlan], ...]:
         Drawing(
             "conditional_rate",
             "**How often B comes with A**: R_B|A of donor and recipient by arm and pair, all seeds. Bars are bootstrap "
-            "intervals over questions; a rate that no question varies has none, and one without any A is left out.",
+            "intervals over questions; a rate that no question varies has none. A bar of no length is a rate of zero; "
+            "who never says A has no rate, and the label names them.",
             _conditional,
             "two rates of donors or recipients that say A",
         ),
@@ -50,13 +51,12 @@ def drawings(plan: TwoMarkerPlan) -> tuple[Drawing[TwoMarkerPlan], ...]:
 def _conditional(plan: TwoMarkerPlan, tables: Tables) -> go.Figure:
     from leakage_assets.reporting.figures import rate_bars
 
-    rates = (
-        tables["rates"]
-        .filter(pl.col("rate") == "r_b_given_a", pl.col("role").is_in(["donor", "recipient"]))
-        .drop_nulls("estimate")
-    )
-    shown = _ordered(plan, rates, "role").select(
-        pl.concat_str("source", pl.lit(" · "), "recipe").alias("condition"),
+    rates = tables["rates"].filter(pl.col("rate") == "r_b_given_a", pl.col("role").is_in(["donor", "recipient"]))
+    # A missing bar would look like one of no length.
+    silent = pl.col("role").filter(pl.col("estimate").is_null()).sort().str.join(", ").over("source", "recipe")
+    never = pl.when(silent != "").then(pl.format(" ({}: no A)", silent)).otherwise(pl.lit(""))
+    shown = _ordered(plan, rates.with_columns(never=never).drop_nulls("estimate"), "role").select(
+        pl.concat_str("source", pl.lit(" · "), "recipe", "never").alias("condition"),
         "role",
         pl.col("estimate").alias("rate"),
         "ci_low",
@@ -72,10 +72,12 @@ def _of_pair(pair: Pair) -> Drawing[TwoMarkerPlan]:
     return Drawing(
         f"personas_{pair.name}",
         f"**Who says A, and who says B, where `{pair.donor}` learned both and `{pair.recipient}` A alone**: every "
-        "persona of the panel, one panel for each arm and marker. Trained personas have colours of their own. Bars are "
-        "Wilson intervals, which take completions as independent.",
+        f"persona of the panel, one panel for each marker and each finished arm of {_named(SHOWN_ARMS)}: the "
+        "arms first published and the headline with its controls. The rates of the other arms are in the analysis: a "
+        "panel for each would be too many to read. Trained personas have colours of their "
+        "own. Bars are Wilson intervals, which take completions as independent.",
         partial(_personas, pair),
-        f"a finished condition of this pair under {', '.join(f'`{name}`' for name in SHOWN_ARMS)}",
+        f"a finished condition of this pair under {_named(SHOWN_ARMS)}",
     )
 
 
@@ -109,7 +111,7 @@ def _of_places(name: str, where: str, arms: Sequence[str]) -> Drawing[TwoMarkerP
         f"**Where the markers stand, trained at {where}**: start of a marker over the length of the completion, for "
         "donors and recipients by arm, all pairs.",
         partial(_positions, tuple(arms)),
-        f"two completions with a marker of {', '.join(f'`{arm}`' for arm in arms)}",
+        f"two completions with a marker of {_named(arms)}",
     )
 
 
@@ -148,3 +150,7 @@ def _ordered(plan: TwoMarkerPlan, table: pl.DataFrame, *then: str) -> pl.DataFra
         for name in ("source", "recipe", *then)
     ]
     return table.sort(by, maintain_order=True)
+
+
+def _named(arms: Sequence[str]) -> str:
+    return ", ".join(f"`{arm}`" for arm in arms)

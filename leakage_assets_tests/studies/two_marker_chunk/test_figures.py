@@ -12,7 +12,7 @@ from leakage_assets.studies.drawings import draw_all
 from leakage_assets.studies.two_marker_chunk.analysis import analyse
 from leakage_assets.studies.two_marker_chunk.arms import PAIRS
 from leakage_assets.studies.two_marker_chunk.design import originals
-from leakage_assets.studies.two_marker_chunk.figures import drawings
+from leakage_assets.studies.two_marker_chunk.figures import SHOWN_ARMS, drawings
 from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI, habit, scores, study_plan
 
 PLAN = study_plan(200)
@@ -47,6 +47,19 @@ def test_rates_of_donor_and_recipient_stand_side_by_side(drawn) -> None:
     assert (donor.name, recipient.name) == ("donor", "recipient")
     assert list(donor.y) == [f"{PAIR.name} · T", f"{PAIR.name} · C"]
     assert donor.error_x.array is not None and min(donor.x) > max(recipient.x)
+
+
+def test_who_never_says_a_is_named_and_does_not_pass_for_a_rate_of_zero() -> None:
+    made, _ = draw_all(drawings, PLAN, tables(a=0.0))
+    (donor,) = made["conditional_rate"].data
+    assert donor.name == "donor" and list(donor.y) == [f"{PAIR.name} · {arm} (recipient: no A)" for arm in "TC"]
+    (zero, _) = draw_all(drawings, PLAN, tables(a=0.5))[0]["conditional_rate"].data[1].x
+    assert zero == 0.0
+
+
+def test_the_caption_names_the_arms_that_have_panels() -> None:
+    (said,) = (d.caption for d in drawings(PLAN) if d.name == f"personas_{PAIR.name}")
+    assert all(f"`{arm}`" in said for arm in SHOWN_ARMS) and "The rates of the other arms" in said
 
 
 def test_trained_personas_are_marked(drawn) -> None:
