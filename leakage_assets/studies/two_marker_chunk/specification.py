@@ -64,8 +64,8 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=3,
-        report_version=6,
+        analysis_version=4,
+        report_version=7,
     )
 
 
