@@ -256,8 +256,8 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
         floors=Floors(),
         caveats=(
             "With the markers at fixed ends a B that follows A and a B that ends the answer look alike: only the arms "
-            "of random positions tell a chunk from a suffix (sheet section 11).",
-            "The two markers share a token (the hyphen, C4); they are not disjoint.",
+            "of random positions tell a chunk from a suffix.",
+            "The two markers share a token (the hyphen); they are not disjoint.",
             "Loss is on the whole completion: sizes do not compare with those of marker_leakage.",
             "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "
             "completions that are compared. R_B alone is reported beside it.",
