@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,20 +70,17 @@ def run(
 
     Stopped by Ctrl-C or SIGTERM it exits with 130 and keeps what was finished.
     """
-    from leakage_assets.materialise import StudyRuns, dagster_instance
-    from leakage_assets.profiles import load_profile
+    with _told_when_stopped():
+        from leakage_assets.materialise import StudyRuns, dagster_instance
+        from leakage_assets.profiles import load_profile
 
-    chosen = load_profile(profile)
-    spec = chosen.study(study)
-    cells = spec.chosen_cells(source, recipe, seed)
-    with dagster_instance() as instance:
-        runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
-        try:
+        chosen = load_profile(profile)
+        spec = chosen.study(study)
+        cells = spec.chosen_cells(source, recipe, seed)
+        with dagster_instance() as instance:
+            runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
             for stage in runs.all_stages(cells, extras):
                 console.print(f"[green]✓[/] {stage}")
-        except KeyboardInterrupt:
-            Console(stderr=True).print("stopped; finished work is kept: run the same command again to go on")
-            raise typer.Exit(INTERRUPTED) from None
     show(study, profile, artifacts)
 
 
@@ -171,11 +170,9 @@ def lint(
 ) -> None:
     """Check that numbers, verdicts and confidence of a report are what their artifact cells say; exit 1 if not."""
     from leakage_assets.paths import DATA
-    from leakage_assets.reporting.lint import lint_html, lint_markdown
+    from leakage_assets.reporting.lint import lint_file
 
-    stores = {"artifacts": artifacts, "published": DATA / "published"}
-    check = lint_html if report.suffix == ".html" else lint_markdown
-    findings = check(report.read_text(), stores)
+    findings = lint_file(report, {"artifacts": artifacts, "published": DATA / "published"})
     for finding in findings:
         console.print(f"{report}: {finding}", markup=False, soft_wrap=True)
     if any("does not exist" in str(finding) for finding in findings):
@@ -252,6 +249,19 @@ def pretrain(
 
     for gate in build_tiny_base(output, seed=seed, emit=console.print):
         console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
+
+
+@contextmanager
+def _told_when_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block with a word. Dagster catches both, but only while a step runs."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; finished work is kept: run the same command again to go on")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_headline(study: Study, headline: pl.DataFrame) -> None:
