@@ -44,6 +44,10 @@ INTERRUPTED = 130
 KNOWN_ERROR = "known: "
 """How the verdict on a figure begins that the study's protocol itself refutes; the ambiguity's number follows."""
 
+RECOMPUTED = ("published against recomputed", "reproduced", "not reproduced")
+CHECKED = ("checked for consistency; nothing to recompute from", "consistent", "inconsistent")
+"""How ``leakage reproduce`` heads its table and counts what came out and what did not."""
+
 
 @app.command()
 def demo(artifacts: ArtifactRoot = ARTIFACTS) -> None:
@@ -136,8 +140,8 @@ def reproduce(
     errors, wrong = table.filter(known), table.filter(~right & ~known)
     columns = ("block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict")
     transcribed = "basis" in table.columns and "transcribed" in table["basis"]
-    title = "checked for consistency; nothing to recompute from" if transcribed else "published against recomputed"
-    console.print(_table(f"{study}: {title}", table, (*columns, "basis") if transcribed else columns))
+    title, passed, failed = CHECKED if transcribed else RECOMPUTED
+    console.print(_table(f"{study}: {title}", table, (*columns, *(["basis"] if transcribed else []))))
     if errors.height:
         console.print(_table("Known errors of the write-up", errors, columns))
         console.print("The codes number entries of the study's protocol sheet, where text, code and data disagree:")
@@ -145,7 +149,7 @@ def reproduce(
         for code in errors["verdict"].str.strip_prefix(KNOWN_ERROR).unique(maintain_order=True):
             console.print(f"{code}: {reasons[code]}", soft_wrap=True, markup=False)
     if wrong.height:
-        console.print(_table("Not reproduced", wrong, columns))
+        console.print(_table(failed.capitalize(), wrong, columns))
     if transcribed:
         basis = Counter(table.filter(right)["basis"])
         console.print(
@@ -155,9 +159,8 @@ def reproduce(
             soft_wrap=True,
         )
     console.print(
-        f"{table.height} figures: {int(right.sum())} {'consistent' if transcribed else 'reproduced'}, "
-        f"{errors.height} known errors of the write-up, "
-        f"{wrong.height} {'inconsistent' if transcribed else 'not reproduced'}",
+        f"{table.height} figures: {int(right.sum())} {passed}, {errors.height} known errors of the write-up, "
+        f"{wrong.height} {failed}",
         soft_wrap=True,
     )
     raise typer.Exit(1 if wrong.height else 0)
