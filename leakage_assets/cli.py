@@ -312,7 +312,8 @@ def _print_plan(plan: Plan) -> None:
     measured = f"forecast of what was measured {hours(plan.measured_seconds)}"
     expected = measured if plan.measured_seconds or not plan.floor else "no forecast"
     missing = f"; no measurement for {', '.join(plan.unmeasured)}" if plan.unmeasured else ""
-    console.print(f"least possible {hours(plan.floor)}, {expected}{missing}", soft_wrap=True)
+    least = "not known of a CPU" if plan.bound is None else hours(plan.bound)
+    console.print(f"least possible {least}, {expected}{missing}", soft_wrap=True)
     console.print(f"hardware: {plan.hardware.source}", soft_wrap=True)
     for assumption in plan.assumptions:
         console.print(f"assumed: {assumption}", soft_wrap=True, markup=False)
