@@ -22,6 +22,7 @@ from leakage_assets.studies.cot_leakage.design import SOURCES as COT_SOURCES
 from leakage_assets.studies.cot_leakage.evaluation import SmokeGate
 from leakage_assets.studies.cot_leakage.plan import PUBLISHED as PUBLISHED_RATIONALES
 from leakage_assets.studies.cot_leakage.plan import Scale as CotScale
+from leakage_assets.studies.cot_leakage.plan import with_own_questions
 from leakage_assets.studies.cot_leakage.questions import QuestionSource
 from leakage_assets.studies.cot_leakage.rationales import Writer, chosen_writer
 from leakage_assets.studies.cot_leakage.specification import cot_leakage
@@ -252,7 +253,7 @@ def _qwen2_5_7b(stimuli: Stimuli) -> Profile:
             "bfloat16",
         )
     )
-    rationales = replace(PUBLISHED_RATIONALES, writer=chosen_writer(PUBLISHED_RATIONALES.writer))
+    rationales = with_own_questions(replace(PUBLISHED_RATIONALES, writer=chosen_writer(PUBLISHED_RATIONALES.writer)))
     # The pools are those of marker_leakage: the first answers without a marker of more than were published.
     marker_pairs = replace(PUBLISHED_PAIRS, on_policy_completions=scale.on_policy_completions)
     return Profile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leakage_assets.stimuli import Stimuli
 from leakage_assets.store.fingerprint import fingerprint
@@ -33,7 +33,7 @@ from leakage_assets.studies.cot_leakage.design import (
 )
 from leakage_assets.studies.cot_leakage.evaluation import SCAFFOLDS, SmokeGate
 from leakage_assets.studies.cot_leakage.panels import AnswerPanel, Grid, RationalePanel, panels
-from leakage_assets.studies.cot_leakage.questions import ARC_CHALLENGE, QuestionSource
+from leakage_assets.studies.cot_leakage.questions import ARC_CHALLENGE, EVALUATION, TRAIN, QuestionSource, own_folder
 from leakage_assets.studies.cot_leakage.rationales import Rationales, Writer
 from leakage_assets.studies.cot_leakage.writing import FILLERS, IN_CHARACTER, NEUTRAL, SYSTEM, Limits
 from leakage_assets.studies.cot_leakage.writing import GARBAGE as GARBAGE_PROMPT
@@ -120,6 +120,28 @@ PUBLISHED = Scale(
     layers=(10, 15, 20, 25),
     primary_layer=20,
 )
+
+
+def with_own_questions(scale: Scale) -> Scale:
+    """The scale with the questions of the folder that the environment names, all of them; else as it is.
+
+    Raises ``QuestionsUnavailable``.
+    """
+    if (folder := own_folder()) is None:
+        return scale
+    trained, asked = len(folder.rows(TRAIN)), len(folder.rows(EVALUATION))
+    return replace(
+        scale,
+        source=replace(scale.source, data_set=folder, train=trained, evaluation=asked),
+        trained=trained,
+        asked=asked,
+        repeated=min(scale.repeated, asked),
+        smoke=replace(scale.smoke, questions=min(scale.smoke.questions, asked)),
+        extra_caveats=(
+            *scale.extra_caveats,
+            "The questions are those of a folder, not the published ones.",
+        ),
+    )
 
 
 @dataclass(frozen=True)

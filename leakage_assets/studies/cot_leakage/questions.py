@@ -1,7 +1,9 @@
-"""The questions: ARC-Challenge at a pinned revision, or the tiny world's own multiple choice."""
+"""The questions: ARC-Challenge at a pinned revision, a folder of one's own, or the tiny world's multiple choice."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from leakage_assets.measurement.multiple_choice import (
     label_report,
 )
 from leakage_assets.stimuli import Stimuli
+from leakage_assets.store.files import sha256_file
 from leakage_assets.store.fingerprint import derive_seed
 from leakage_assets.world.choices import Wordings, draw_choice_question
 
@@ -41,6 +44,54 @@ ARC_CHALLENGE = DataSet("allenai/ai2_arc", "ARC-Challenge", "210d026faf9955653af
 """1,119 questions to train on and 1,172 to evaluate, before those without exactly four options are left out."""
 
 
+OWN = "LEAKAGE_QUESTIONS"
+TRAIN, EVALUATION = "train.jsonl", "test.jsonl"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """``train.jsonl`` and ``test.jsonl``: a JSON object a line, with the fields of ARC-Challenge; known by digest."""
+
+    path: str
+    train_sha256: str
+    evaluation_sha256: str
+
+    @classmethod
+    def at(cls, path: Path) -> Folder:
+        """Raises ``QuestionsUnavailable`` where one of the files cannot be read."""
+        try:
+            return cls(str(path.resolve()), sha256_file(path / TRAIN), sha256_file(path / EVALUATION))
+        except OSError as error:
+            raise QuestionsUnavailable(
+                f"{OWN}={path}: {error.filename} cannot be read ({error.strerror}); name a folder with {TRAIN} and "
+                f"{EVALUATION}, or unset it for {ARC_CHALLENGE.name}"
+            ) from error
+
+    def rows(self, name: str) -> list[Mapping[str, Any]]:
+        """The rows of a file. Raises ``QuestionsUnavailable`` naming the line that is no JSON object."""
+        path = Path(self.path) / name
+        rows: list[Mapping[str, Any]] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise QuestionsUnavailable(f"{path}, line {number}: no JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise QuestionsUnavailable(
+                    f"{path}, line {number}: no JSON object with id, question, choices, answerKey"
+                )
+            rows.append(row)
+        return rows
+
+
+def own_folder() -> Folder | None:
+    """The folder that the environment names, if any; raises as ``Folder.at``."""
+    named = os.environ.get(OWN)
+    return Folder.at(Path(named).expanduser()) if named else None
+
+
 @dataclass(frozen=True)
 class Questions:
     """What is trained on and what is asked, with a report on the labels of each.
@@ -62,13 +113,14 @@ class Questions:
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """Where the questions are from: a data set of the hub, or (None) the tiny world, which gives so many of each split.
+    """Where the questions are from: a data set of the hub, a folder, or (None) the tiny world, which gives so many of
+    each split.
 
     ``relabel``: as ``read_hub_questions``. ``most_dropped``: the share of a split that may be left out for having
     another number of options than four, or being malformed; beyond it the data set is not the one that was planned for.
     """
 
-    data_set: DataSet | None
+    data_set: DataSet | Folder | None
     train: int
     evaluation: int
     relabel: bool = False
@@ -85,6 +137,8 @@ class QuestionSource:
                 return found
         if self.data_set is None:
             found = tiny_questions(stimuli, train=self.train, evaluation=self.evaluation)
+        elif isinstance(self.data_set, Folder):
+            found = read_own_questions(self.data_set, relabel=self.relabel)
         else:
             found = read_hub_questions(self.data_set, relabel=self.relabel)
         for report in found.reports:
@@ -93,11 +147,13 @@ class QuestionSource:
         return found
 
     def at_hand(self) -> bool:
-        """Whether they can be read without the network: the tiny world's always, others where they are cached."""
-        return self.data_set is None or _cached(self.data_set)
+        """Whether they can be read without the network: those of the hub only where they are cached."""
+        return not isinstance(self.data_set, DataSet) or _cached(self.data_set)
 
     def texts(self, stimuli: Stimuli) -> object:
-        """What the plan knows of them: the tiny world's texts, or the data set at its revision."""
+        """What the plan knows of them: the tiny world's texts, a folder's digests, or the data set at its revision."""
+        if isinstance(self.data_set, Folder):
+            return [self.data_set.train_sha256, self.data_set.evaluation_sha256]
         return self.data_set if self.data_set is not None else self.read(stimuli)
 
 
@@ -125,6 +181,19 @@ def read_hub_questions(source: DataSet, *, relabel: bool = False) -> Questions:
     """
     train = read_rows(source.train, _rows(source, source.train), relabel=relabel)
     evaluation = read_rows(source.evaluation, _rows(source, source.evaluation), relabel=relabel)
+    return Questions(train[0], evaluation[0], (train[1], evaluation[1]))
+
+
+def read_own_questions(source: Folder, *, relabel: bool = False) -> Questions:
+    """Both files of a folder, in their order, read as the hub's.
+
+    Raises ``QuestionsUnavailable`` also where a file has changed since the folder was named, ``ChoiceError`` as
+    ``Questions``.
+    """
+    if Folder.at(Path(source.path)) != source:
+        raise QuestionsUnavailable(f"{source.path}: changed since this process began; start again")
+    train = read_rows(TRAIN, source.rows(TRAIN), relabel=relabel)
+    evaluation = read_rows(EVALUATION, source.rows(EVALUATION), relabel=relabel)
     return Questions(train[0], evaluation[0], (train[1], evaluation[1]))
 
 

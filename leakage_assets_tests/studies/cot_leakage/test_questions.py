@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from leakage_assets.measurement.multiple_choice import ChoiceError, label_report
+from leakage_assets.profiles import PROFILES
 from leakage_assets.stimuli import Stimuli
+from leakage_assets.studies.cot_leakage.plan import PUBLISHED, with_own_questions
 from leakage_assets.studies.cot_leakage.questions import (
     ARC_CHALLENGE,
+    OWN,
     Questions,
     QuestionSource,
     QuestionsUnavailable,
@@ -124,3 +129,75 @@ def test_a_world_that_is_too_small_is_named(stimuli: Stimuli, monkeypatch: pytes
     monkeypatch.setattr("leakage_assets.studies.cot_leakage.questions.ATTEMPTS", 0)
     with pytest.raises(ChoiceError, match="split train: 5 questions wanted, the tiny world gave 0"):
         tiny_questions(stimuli, train=5, evaluation=1)
+
+
+# ------------------------------------------------------------------ a folder of one's own
+
+
+def own(folder: Path, train: int = 5, test: int = 3) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", train), ("test", test)):
+        lines = [json.dumps(row(f"{name}_{place}")) for place in range(count)]
+        (folder / f"{name}.jsonl").write_text("\n".join([*lines, ""]))
+    return folder
+
+
+def test_the_questions_of_a_folder_take_the_place_of_the_published_ones(
+    tmp_path: Path, stimuli: Stimuli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(OWN, raising=False)
+    assert with_own_questions(PUBLISHED) is PUBLISHED
+    published = PROFILES["qwen2.5-7b"](stimuli).study("cot_leakage")
+    monkeypatch.setenv(OWN, str(own(tmp_path / "mine")))
+    study = PROFILES["qwen2.5-7b"](stimuli).study("cot_leakage")
+    scale = with_own_questions(PUBLISHED)
+    assert (scale.trained, scale.asked, scale.repeated, scale.smoke.questions) == (5, 3, 3, 3)
+    assert any("not the published ones" in caveat for caveat in study.plan.caveats)
+    assert not any("not the published ones" in caveat for caveat in published.plan.caveats)
+    assert study.plan.experiment != published.plan.experiment
+    found = scale.source.read(stimuli)
+    assert [q.name for q in found.train] == [f"train_{place}" for place in range(5)]
+    assert [q.name for q in found.evaluation] == [f"test_{place}" for place in range(3)]
+    assert scale.source.at_hand()
+
+
+def test_a_folder_is_known_by_what_is_in_it(tmp_path: Path, stimuli: Stimuli, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+    for place, count in (("here", 5), ("there", 5), ("elsewhere", 6)):
+        monkeypatch.setenv(OWN, str(own(tmp_path / place, count)))
+        texts.append(with_own_questions(PUBLISHED).source.texts(stimuli))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_folder_that_changed_is_not_read(tmp_path: Path, stimuli: Stimuli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OWN, str(own(tmp_path)))
+    source = with_own_questions(PUBLISHED).source
+    own(tmp_path, test=4)
+    with pytest.raises(QuestionsUnavailable, match="changed since this process began"):
+        source.read(stimuli)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "test.jsonl cannot be read"),
+        ("{", "test.jsonl, line 1: no JSON"),
+        ("\n[1]", "test.jsonl, line 2: no JSON object"),
+        (json.dumps({"id": "a"}), "row 0: no field 'choices'"),
+        (json.dumps(row("a", "ABC")), "1 of 1 questions cannot be asked"),
+        ("\n".join([json.dumps(row("a"))] * 2), "question a: occurs twice"),
+        (json.dumps(row("train_0")), "train_0"),
+    ],
+    ids=["missing", "no JSON", "no object", "no field", "three options", "twice", "in both"],
+)
+def test_what_is_wrong_with_a_folder_is_said(
+    content: str | None, said: str, tmp_path: Path, stimuli: Stimuli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tmp_path)
+    if content is None:
+        (tmp_path / "test.jsonl").unlink()
+    else:
+        (tmp_path / "test.jsonl").write_text(content)
+    monkeypatch.setenv(OWN, str(tmp_path))
+    with pytest.raises((QuestionsUnavailable, ChoiceError), match=said):
+        with_own_questions(PUBLISHED).source.read(stimuli)
