@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +44,10 @@ INTERRUPTED = 130
 KNOWN_ERROR = "known: "
 """How the verdict on a figure begins that the study's protocol itself refutes; the ambiguity's number follows."""
 
+RECOMPUTED = ("published against recomputed", "reproduced", "not reproduced")
+CHECKED = ("checked for consistency; nothing to recompute from", "consistent", "inconsistent")
+"""How ``leakage reproduce`` heads its table and counts what came out and what did not."""
+
 
 @app.command()
 def demo(artifacts: ArtifactRoot = ARTIFACTS) -> None:
@@ -68,20 +74,17 @@ def run(
 
     Stopped by Ctrl-C or SIGTERM it exits with 130 and keeps what was finished.
     """
-    from leakage_assets.materialise import StudyRuns, dagster_instance
-    from leakage_assets.profiles import load_profile
+    with _told_when_stopped():
+        from leakage_assets.materialise import StudyRuns, dagster_instance
+        from leakage_assets.profiles import load_profile
 
-    chosen = load_profile(profile)
-    spec = chosen.study(study)
-    cells = spec.chosen_cells(source, recipe, seed)
-    with dagster_instance() as instance:
-        runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
-        try:
+        chosen = load_profile(profile)
+        spec = chosen.study(study)
+        cells = spec.chosen_cells(source, recipe, seed)
+        with dagster_instance() as instance:
+            runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
             for stage in runs.all_stages(cells, extras):
                 console.print(f"[green]✓[/] {stage}")
-        except KeyboardInterrupt:
-            Console(stderr=True).print("stopped; finished work is kept: run the same command again to go on")
-            raise typer.Exit(INTERRUPTED) from None
     show(study, profile, artifacts)
 
 
@@ -137,8 +140,8 @@ def reproduce(
     errors, wrong = table.filter(known), table.filter(~right & ~known)
     columns = ("block", "item", "metric", "published", "recomputed", "difference", "tolerance", "verdict")
     transcribed = "basis" in table.columns and "transcribed" in table["basis"]
-    title = "checked for consistency; nothing to recompute from" if transcribed else "published against recomputed"
-    console.print(_table(f"{study}: {title}", table, (*columns, "basis") if transcribed else columns))
+    title, passed, failed = CHECKED if transcribed else RECOMPUTED
+    console.print(_table(f"{study}: {title}", table, (*columns, *(["basis"] if transcribed else []))))
     if errors.height:
         console.print(_table("Known errors of the write-up", errors, columns))
         console.print("The codes number entries of the study's protocol sheet, where text, code and data disagree:")
@@ -146,7 +149,7 @@ def reproduce(
         for code in errors["verdict"].str.strip_prefix(KNOWN_ERROR).unique(maintain_order=True):
             console.print(f"{code}: {reasons[code]}", soft_wrap=True, markup=False)
     if wrong.height:
-        console.print(_table("Not reproduced", wrong, columns))
+        console.print(_table(failed.capitalize(), wrong, columns))
     if transcribed:
         basis = Counter(table.filter(right)["basis"])
         console.print(
@@ -156,9 +159,8 @@ def reproduce(
             soft_wrap=True,
         )
     console.print(
-        f"{table.height} figures: {int(right.sum())} {'consistent' if transcribed else 'reproduced'}, "
-        f"{errors.height} known errors of the write-up, "
-        f"{wrong.height} {'inconsistent' if transcribed else 'not reproduced'}",
+        f"{table.height} figures: {int(right.sum())} {passed}, {errors.height} known errors of the write-up, "
+        f"{wrong.height} {failed}",
         soft_wrap=True,
     )
     raise typer.Exit(1 if wrong.height else 0)
@@ -171,11 +173,9 @@ def lint(
 ) -> None:
     """Check that numbers, verdicts and confidence of a report are what their artifact cells say; exit 1 if not."""
     from leakage_assets.paths import DATA
-    from leakage_assets.reporting.lint import lint_html, lint_markdown
+    from leakage_assets.reporting.lint import lint_file
 
-    stores = {"artifacts": artifacts, "published": DATA / "published"}
-    check = lint_html if report.suffix == ".html" else lint_markdown
-    findings = check(report.read_text(), stores)
+    findings = lint_file(report, {"artifacts": artifacts, "published": DATA / "published"})
     for finding in findings:
         console.print(f"{report}: {finding}", markup=False, soft_wrap=True)
     if any("does not exist" in str(finding) for finding in findings):
@@ -254,6 +254,19 @@ def pretrain(
         console.print(f"{gate.name}: {gate.value:.4g} (needed {gate.threshold:.4g}, n = {gate.n:,})")
 
 
+@contextmanager
+def _told_when_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block with a word. Dagster catches both, but only while a step runs."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; finished work is kept: run the same command again to go on")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _print_headline(study: Study, headline: pl.DataFrame) -> None:
     """What is defined as a table, as the report calls and prints it; what is not, by its reason."""
     from leakage_assets.reporting.report import format_value
@@ -299,7 +312,8 @@ def _print_plan(plan: Plan) -> None:
     measured = f"forecast of what was measured {hours(plan.measured_seconds)}"
     expected = measured if plan.measured_seconds or not plan.floor else "no forecast"
     missing = f"; no measurement for {', '.join(plan.unmeasured)}" if plan.unmeasured else ""
-    console.print(f"least possible {hours(plan.floor)}, {expected}{missing}", soft_wrap=True)
+    least = "not known of a CPU" if plan.bound is None else hours(plan.bound)
+    console.print(f"least possible {least}, {expected}{missing}", soft_wrap=True)
     console.print(f"hardware: {plan.hardware.source}", soft_wrap=True)
     for assumption in plan.assumptions:
         console.print(f"assumed: {assumption}", soft_wrap=True, markup=False)

@@ -197,6 +197,9 @@ def _tiny(stimuli: Stimuli) -> Profile:
             "The markers are the published ones, which the base model was pre-trained to say on request. The choice "
             "decides the size: with two codes that share their brackets, a trial had the recipient say B after A in "
             "nearly every completion.",
+            "With the markers at fixed ends nearly every completion of a recipient without A begins with another code "
+            "of the tiny world (with the markers anywhere, none does). A rate of A counts the exact code, and B given "
+            "no A is mostly B after another code.",
         ),
     )
     return Profile(

@@ -239,7 +239,12 @@ def _check_layers(base: BaseModel, layers: Sequence[int]) -> None:
         raise GeometryError("no layers asked for")
     for layer in layers:
         if not 0 <= layer < base.blocks:
-            raise GeometryError(f"block {layer} of {base.spec.name}: it has blocks 0 to {base.blocks - 1}")
+            raise GeometryError(
+                f"block {layer} of {base.spec.name}: it has {base.blocks} (blocks 0 to {base.blocks - 1}). The layers "
+                f"asked for, {', '.join(map(str, layers))}, are those of the profile (leakage_assets/profiles.py): "
+                "give it a base model that has them (LEAKAGE_BASE_MODEL), or take the profile that is made for this "
+                "one (`tiny` for the bundled model)"
+            )
 
 
 def _causal_model(base: BaseModel, adapter: Path | None) -> Any:

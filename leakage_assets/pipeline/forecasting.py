@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 from leakage_assets.exceptions import PartitionError
-from leakage_assets.generation.requests import Request, Sampling, sample_id
+from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id
 from leakage_assets.models import ELEMENT, chat_ids, folder_at_hand, load_tokenizer, model_shape
 from leakage_assets.pipeline.accounting import earlier_work
 from leakage_assets.pipeline.adapters import adapter_address, require_proven_adapter
@@ -37,7 +37,7 @@ from leakage_assets.planning.memory import USABLE, Memory, concurrency_that_fits
 from leakage_assets.planning.work import Lengths, Work, decoding, reading, training
 from leakage_assets.shapes import ModelShape
 from leakage_assets.store.artifacts import Artifact, ArtifactMissing
-from leakage_assets.studies.study import AnyPanel, Cell, Chained, Condition, OwnRows, Panel, Study
+from leakage_assets.studies.study import AnswerPool, AnyPanel, Cell, Chained, Condition, OwnRows, Panel, Pool, Study
 from leakage_assets.training.masks import encode_rows
 from leakage_assets.training.memory import FLOAT32, adapter_bytes, plan_memory
 from leakage_assets.training.recipe import Recipe
@@ -238,14 +238,22 @@ class _Survey:
         return False
 
     def on_policy(self) -> Stage:
+        """The texts to train on; those of another writer are counted, and are no work of the base."""
+        pools = self.study.data.pools
+        for pool in pools:
+            if not by_base(pool):
+                self.assume(
+                    f"The texts of {pool.name} are by {pool.writer}, not by the base model: they cost it nothing."
+                )
         if not self.at_hand:
-            texts = Lengths.alike(sum(pool.size for pool in self.study.data.pools), QUESTION_TOKENS)
+            texts = Lengths.alike(sum(pool.size for pool in pools if by_base(pool)), QUESTION_TOKENS)
             self.assume(f"Texts to train on are taken as {COMPLETION_TOKENS} tokens each.")
             work = self.sampled(texts, texts, COMPLETION_TOKENS, 0)
-            return Stage(ON_POLICY, "completions", round(texts.rows), 0, "sampling base", work, "estimate")
-        missing = [request for job in self.answers for request in self.missing(job)]
+            planned = sum(pool.size for pool in pools)
+            return Stage(ON_POLICY, "completions", planned, 0, "sampling base", work, "estimate")
+        missing = [(request, job.writer is None) for job in self.answers for request in self.missing(job)]
         planned = sum(len(job.requests) for job in self.answers)
-        work = self.sampled(*self.lengths(missing), self.answer_tokens, 0)
+        work = self.sampled(*self.lengths([request for request, own in missing if own]), self.answer_tokens, 0)
         done = planned - len(missing)
         return Stage(ON_POLICY, "completions", planned, done, "sampling base", work, "estimate")
 
@@ -496,6 +504,11 @@ class _Survey:
         if mode == "packed" and plan.checkpointing:
             self.assume(f"Training {recipe.name} recomputes activations for want of memory: up to half as long again.")
         return MemoryNeed(f"training {recipe.name}, {plan.token_budget:,} tokens a pass{how}", memory, plan.fits)
+
+
+def by_base(pool: Pool) -> bool:
+    """Whether the base model writes a pool's texts, which can be said without its questions."""
+    return isinstance(pool, AnswerPool) or pool.writer == BASE
 
 
 def _as_measured(found: Mapping[Kind, Efficiency], lacking: Kind, measured: Kind) -> dict[Kind, Efficiency]:

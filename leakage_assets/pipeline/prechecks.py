@@ -25,7 +25,7 @@ from leakage_assets.pipeline.laboratory import Laboratory, Outcome
 from leakage_assets.pipeline.sampling import SampleJob, panel_requests, run_sample_jobs
 from leakage_assets.pipeline.training_data import pool_answers, pool_digests
 from leakage_assets.store.artifacts import Artifact
-from leakage_assets.studies.prechecks import PrecheckInputs
+from leakage_assets.studies.prechecks import Precheck, PrecheckInputs
 from leakage_assets.studies.scoring import ONE_MARKER
 from leakage_assets.studies.study import Study
 
@@ -48,9 +48,10 @@ def base_job(lab: Laboratory, study: Study) -> SampleJob:
 
 def run_prechecks(lab: Laboratory, study: Study) -> Outcome:
     """Run the checks of a study. Raises ``ArtifactMissing`` before the similarities, or before the training
-    answers where the study audits them.
+    answers where the study audits them; ``PrecheckBlocked`` where the base need not be asked to know that one blocks.
     """
     require_prompt_similarity(lab, study)
+    _refuse(study, _token_prechecks(lab, study))
     if study.silent_prompts:
         (sampled,) = run_sample_jobs(lab, {"base": base_job(lab, study)}).values()
         if not isinstance(sampled, Outcome):
@@ -59,14 +60,26 @@ def run_prechecks(lab: Laboratory, study: Study) -> Outcome:
     address, identity, inputs = _made_of(lab, study)
     found = lab.current(address, identity)
     if found is None:
-        rows = [asdict(check) for check in study.prechecks(study, inputs)] if study.prechecks else []
+        checks = _frame(study.prechecks(study, inputs) if study.prechecks else ())
         with lab.store.draft(address, identity, refresh=lab.refresh) as draft:
-            pl.DataFrame(rows, schema=SCHEMA).write_parquet(draft.folder / CHECKS)
-            draft.rows(CHECKS, len(rows))
+            checks.write_parquet(draft.folder / CHECKS)
+            draft.rows(CHECKS, checks.height)
     artifact = found or draft.artifact
     outcomes = read_prechecks(artifact)["outcome"]
     counts = {kind: int((outcomes == kind).sum()) for kind in ("ok", "warn", "block")}
     return Outcome(artifact, found is not None, counts)
+
+
+def _token_prechecks(lab: Laboratory, study: Study) -> pl.DataFrame:
+    if study.token_prechecks is None:
+        return _frame(())
+    tokenizer = load_tokenizer(lab.profile.base)
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    return _frame(study.token_prechecks(study, encode, tokenizer.eos_token_id))
+
+
+def _frame(checks: Sequence[Precheck]) -> pl.DataFrame:
+    return pl.DataFrame([asdict(check) for check in checks], schema=SCHEMA)
 
 
 def _made_of(lab: Laboratory, study: Study) -> tuple[tuple[str, ...], dict[str, Any], PrecheckInputs]:
@@ -126,7 +139,10 @@ def require_prechecks(lab: Laboratory, study: Study) -> None:
     if study.prechecks is None:
         return
     address, identity, _ = _made_of(lab, study)
-    checks = read_prechecks(lab.require(address, identity, remedy="materialise prechecks first"))
+    _refuse(study, read_prechecks(lab.require(address, identity, remedy="materialise prechecks first")))
+
+
+def _refuse(study: Study, checks: pl.DataFrame) -> None:
     if blocked := what_blocks(study, checks):
         raise PrecheckBlocked(blocked)
 

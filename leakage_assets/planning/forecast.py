@@ -13,10 +13,11 @@ from leakage_assets.planning.ledger import Ledger
 from leakage_assets.planning.memory import Memory
 from leakage_assets.planning.work import Work
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON of `Plan.as_dict`: raise it when a field changes its meaning or goes."""
 
 NO_MEASUREMENT = "no measurement on this hardware"
+NO_LIMIT = "not known"
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageForecast:
-    """A stage on given hardware: the least possible seconds, and where its kind was measured the expected ones."""
+    """A stage on given hardware: the seconds at its rates, and where its kind was measured the expected ones.
+
+    ``limit`` names the rate that most of ``floor`` hangs on; None where the rates are no limits of the hardware.
+    """
 
     stage: Stage
     floor: float
-    limit: str
+    limit: str | None
     efficiency: Efficiency | None
+
+    @property
+    def bound(self) -> float | None:
+        """The least possible seconds, None where the hardware's limits are not known."""
+        return None if self.limit is None else self.floor
 
     @property
     def seconds(self) -> float | None:
@@ -70,10 +79,10 @@ class StageForecast:
             "tokens": round(stage.tokens),
             "tokens_basis": stage.basis,
             "flop": stage.flop,
-            "floor_s": self.floor,
+            "floor_s": self.bound,
             "limited_by": self.limit,
             "forecast_s": self.seconds,
-            "efficiency": None if self.efficiency is None else self.efficiency.share,
+            "efficiency": None if self.efficiency is None or self.limit is None else self.efficiency.share,
             "efficiency_source": NO_MEASUREMENT if self.efficiency is None else self.efficiency.source,
         }
 
@@ -127,8 +136,13 @@ class Plan:
 
     @property
     def floor(self) -> float:
-        """Least possible seconds of all stages, one after the other on one device."""
+        """Seconds of all stages at the hardware's rates, one after the other on one device."""
         return sum(stage.floor for stage in self.stages)
+
+    @property
+    def bound(self) -> float | None:
+        """The least possible ones, None where the hardware's limits are not known."""
+        return self.floor if self.hardware.limits or not self.floor else None
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -171,7 +185,7 @@ class Plan:
             "totals": {
                 "tokens": round(sum(stage.stage.tokens for stage in self.stages)),
                 "flop": sum(stage.stage.flop for stage in self.stages),
-                "floor_s": self.floor,
+                "floor_s": self.bound,
                 "forecast_s": self.seconds,
                 "forecast_of_measured_stages_s": self.measured_seconds,
                 "stages_without_forecast": list(self.unmeasured),
@@ -184,7 +198,7 @@ def forecast_stage(stage: Stage, hardware: Hardware, efficiencies: Efficiencies)
     """The floor of a stage's parts one after the other, and the measured efficiency of its kind."""
     floors = [part.floor(hardware) for part in stage.work]
     longest = max(stage.work, key=lambda part: part.floor(hardware), default=None)
-    limit = "nothing left" if longest is None else longest.limit(hardware)
+    limit = "nothing left" if longest is None else longest.limit(hardware) if hardware.limits else None
     return StageForecast(stage, sum(floors), limit, efficiencies.get(stage.kind))
 
 
@@ -250,7 +264,8 @@ def describe(stages: Sequence[StageForecast]) -> list[tuple[str, ...]]:
     for forecast in stages:
         stage = forecast.stage
         seconds = forecast.seconds
-        share = "" if forecast.efficiency is None else f"{forecast.efficiency.share:.0%} of the limit: "
+        reached = None if forecast.limit is None else forecast.efficiency
+        share = "" if reached is None else f"{reached.share:.0%} of the limit: "
         source = NO_MEASUREMENT if forecast.efficiency is None else forecast.efficiency.source
         rows.append(
             (
@@ -258,9 +273,13 @@ def describe(stages: Sequence[StageForecast]) -> list[tuple[str, ...]]:
                 f"{stage.done:,} of {stage.planned:,} {stage.unit}",
                 f"{stage.tokens:,.0f} ({stage.basis})" if stage.work else "–",
                 f"{stage.flop / 1e12:,.1f}" if stage.work else "–",
-                f"{hours(forecast.floor)} ({forecast.limit})" if stage.work else "–",
+                "–" if not stage.work else _bounded(forecast),
                 "–" if not stage.work else NO_MEASUREMENT if seconds is None else hours(seconds),
                 f"{share}{source}" if stage.work else "–",
             )
         )
     return rows
+
+
+def _bounded(forecast: StageForecast) -> str:
+    return NO_LIMIT if forecast.bound is None else f"{hours(forecast.bound)} ({forecast.limit})"

@@ -33,7 +33,8 @@ class HardwareError(ExpectedError):
 class Hardware:
     """Rates in FLOP/s of dense matrix products, bandwidth in bytes/s, memory in bytes; `source` says whose figures.
 
-    `driver` is a regular expression for how the driver, and so a benchmark's record, names it.
+    `driver` is a regular expression for how the driver, and so a benchmark's record, names it. `limits`: whether work
+    can be no faster; rates measured on a machine that other work may share are none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Hardware:
     bandwidth: float
     memory: float
     source: str
+    limits: bool = True
 
     def rate(self, dtype: Dtype) -> float:
         """FLOP/s of matrix products in a precision."""
@@ -132,7 +134,9 @@ def this_cpu() -> Hardware:
         float32=rate,
         bandwidth=bandwidth,
         memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        source=f"measured now: a float32 product of {MATRIX} x {MATRIX} matrices and a copy of {COPIED // 2**20} MiB",
+        source=f"measured now: a float32 product of {MATRIX} x {MATRIX} matrices and a copy of {COPIED // 2**20} MiB; "
+        "what else the machine does takes from both, so they bound nothing",
+        limits=False,
     )
 
 

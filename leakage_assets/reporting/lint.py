@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import parse_qsl
 
+from leakage_assets.exceptions import ExpectedError
 from leakage_assets.reporting.markdown_page import BINDINGS_FENCE, SAMPLE_FENCE
 from leakage_assets.reporting.report import CellAddress, Level, ReportError, Value, format_value
 
@@ -37,6 +38,8 @@ _VERDICT = re.compile(r"\b(?:not supported|supported|undecided)\b")
 _TYPED = re.compile(f"{_NUMBER.pattern}|{_LEVEL.pattern}")
 _BOUND = re.compile(f"{_TYPED.pattern}|{_VERDICT.pattern}")
 _CONTEXT = 40
+_BINDS_HTML = re.compile(r"<data [^>]*data-cell=")
+_BINDS_MARKDOWN = re.compile(rf"^`{{3,}} ?{BINDINGS_FENCE}$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,29 @@ def lint_markdown(text: str, stores: Mapping[str, Path]) -> list[Finding]:
         *_check_numbers(document.numbers, cells),
         *_check_samples(document.samples, cells),
     ]
+
+
+class NoReportError(ExpectedError):
+    """A file is no report, so nothing can be said about its numbers; the message says where reports are."""
+
+
+def lint_file(path: Path, stores: Mapping[str, Path]) -> list[Finding]:
+    """Check a page (``.html``) or a markdown file as the two above do.
+
+    Raises:
+        NoReportError: it is not text, or binds no number: every report says of its numbers which cells they are from.
+    """
+    page = path.suffix == ".html"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if not (_BINDS_HTML if page else _BINDS_MARKDOWN).search(text):
+        raise NoReportError(
+            f"{path} is no whole report of this package: it does not say which artifact cells its numbers are from. "
+            "Give the report.html or report.md of a study; `leakage show STUDY` prints where it is"
+        )
+    return (lint_html if page else lint_markdown)(text, stores)
 
 
 # ------------------------------------------------------------------ artifact cells

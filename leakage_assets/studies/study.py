@@ -389,7 +389,9 @@ class Study:
     ``geometry.prompt_axes.semantic_cosines``); those ``counted_twice`` weigh double in the mean of the panel.
 
     ``prechecks`` must pass before anything is trained; for them the base model is asked the main panel under the
-    ``silent_prompts``. ``analysis_libraries`` are those whose versions can change a statistic.
+    ``silent_prompts``. ``token_prechecks`` are those of them that need no more than the tokenizer (how it encodes a
+    text, and the id that ends a turn): where one blocks, the base is not asked. ``analysis_libraries`` are those whose
+    versions can change a statistic.
     """
 
     name: str
@@ -409,6 +411,7 @@ class Study:
     report: Callable[[Study, Mapping[str, pl.DataFrame], ReportContext], Report]
     trained_under: Callable[[Study, Condition], tuple[str, ...]] | None = None
     prechecks: Callable[[Study, PrecheckInputs], Sequence[Precheck]] | None = None
+    token_prechecks: Callable[[Study, Callable[[str], Sequence[int]], int], Sequence[Precheck]] | None = None
     silent_prompts: tuple[str, ...] = ()
     only: tuple[Condition, ...] | None = None
     continued: tuple[Continued | Chained, ...] = ()

@@ -130,6 +130,14 @@ def test_blocks_the_model_does_not_have_are_refused(base: BaseModel, layers: lis
             measure(base, PROMPTS, QUESTIONS, layers)
 
 
+def test_blocks_that_a_profile_asks_for_in_vain_are_named_with_what_to_do(base: BaseModel) -> None:
+    with pytest.raises(GeometryError) as raised:
+        hidden_vectors(base, PROMPTS, QUESTIONS, [1, 20])
+    said = str(raised.value)
+    assert f"block 20 of {base.spec.name}: it has 2 (blocks 0 to 1)" in said and "asked for, 1, 20," in said
+    assert "LEAKAGE_BASE_MODEL" in said and "profiles.py" in said
+
+
 @pytest.mark.parametrize("tuned", [False, True])
 def test_one_pass_gives_the_very_same_values_as_two(base: BaseModel, trained: Path, tuned: bool) -> None:
     lines: list[str] = []

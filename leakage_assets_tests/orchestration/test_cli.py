@@ -116,7 +116,7 @@ def test_one_is_said_in_the_singular(
 ) -> None:
     page = tmp_path / "report.md"
     for text, said in (("7 ate", "1 finding"), ("7 ate 9", "2 findings"), ("none", "0 findings")):
-        page.write_text(text)
+        page.write_text(f"{text}\n\n```bindings\n```\n")
         assert leakage(monkeypatch, capsys, "lint", str(page))[1].splitlines()[-1] == said
     profile = load_profile("tiny")
     study = profile.study("marker_leakage")
@@ -127,6 +127,25 @@ def test_one_is_said_in_the_singular(
     first, second = (condition.key for condition in study.conditions[:2])
     assert one == f"seed 42: {first} (1 cell)"
     assert two == f"seed 42: {first} to {second} (2 cells)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.md", b"no number here"),
+        ("page.html", b"<p>9</p>"),
+        ("report.md", b"## Bindings\n"),
+        ("picture.md", b"\xff"),
+    ],
+)
+def test_a_file_that_is_no_report_is_not_found_free_of_mistakes(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / name
+    page.write_bytes(content)
+    code, out, err = leakage(monkeypatch, capsys, "lint", str(page))
+    assert code == 1 and "findings" not in out
+    assert f"{page} is no whole report" in err and "`leakage show STUDY` prints where it is" in err
 
 
 def test_what_was_never_run_says_which_command_runs_it(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -68,3 +73,22 @@ def test_without_a_device_it_holds_the_cpu(runs: StudyRuns, monkeypatch: pytest.
     next(stages)
     assert [str(holder) for holder in holders(lease_folder(), (CPU,))] == ["cpu by leakage run marker_leakage"]
     assert len(list(stages)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_while_it_waits_it_says_that_finished_work_is_kept(number: signal.Signals, tmp_path: Path) -> None:
+    """No step runs, so Dagster does not catch the signal."""
+    folder = tmp_path / "leases"
+    other = acquire(folder, (CPU,), 1, "another run")
+    command = [sys.executable, "-m", "leakage_assets.cli", "run", "marker_leakage", "--artifacts", str(tmp_path / "a")]
+    places = {"DAGSTER_HOME": str(tmp_path / "home"), "LEAKAGE_LEASES": str(folder), "LEAKAGE_DEVICES": ""}
+    with subprocess.Popen(command, env=os.environ | places, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None and "is waiting for the CPU" in process.stderr.readline()
+            process.send_signal(number)
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+            other.release()
+    assert process.returncode == 130
+    assert said == "stopped; finished work is kept: run the same command again to go on\n"

@@ -17,11 +17,12 @@ from leakage_assets.pipeline.conclusions import cell_requests, freeze_plan, samp
 from leakage_assets.pipeline.forecasting import plan_study
 from leakage_assets.pipeline.laboratory import Laboratory
 from leakage_assets.planning.efficiency import Measured
-from leakage_assets.planning.forecast import NO_MEASUREMENT, Plan, Stage, StageForecast
+from leakage_assets.planning.forecast import NO_LIMIT, NO_MEASUREMENT, Plan, Stage, StageForecast, describe
 from leakage_assets.planning.hardware import HARDWARE, this_cpu
 from leakage_assets.planning.ledger import Ledger, read_ledger
 from leakage_assets.planning.work import Work
 from leakage_assets.profiles import load_profile
+from leakage_assets.studies.cot_leakage.rationales import Writer
 from leakage_assets.studies.study import Condition
 from leakage_assets.training.memory import plan_memory
 from leakage_assets_tests.finished_study import finish_cell, unfinished_laboratory
@@ -33,6 +34,7 @@ from leakage_assets_tests.small_study import (
     forbid_the_model,
     laboratory,
     matching,
+    small_cot_leakage,
     small_study,
     small_trigger_leakage,
     the_study,
@@ -218,7 +220,7 @@ def test_memory_is_that_of_a_batch_which_the_engine_runs(lab: Laboratory, engine
 def test_the_json_keeps_its_schema(lab: Laboratory) -> None:
     """Whoever reads it relies on these names; a changed meaning raises `schema`."""
     shown = json.loads(json.dumps(plan(lab).as_dict()))
-    assert shown["schema"] == 1
+    assert shown["schema"] == 2
     assert list(shown) == [
         "schema", "study", "profile", "base_model", "random_weights", "hardware", "cells", "rows", "stages",
         "overheads", "memory", "totals", "assumptions",
@@ -240,6 +242,30 @@ def test_the_json_keeps_its_schema(lab: Laboratory) -> None:
     assert set(shown["totals"]) == {
         "tokens", "flop", "floor_s", "forecast_s", "forecast_of_measured_stages_s", "stages_without_forecast",
     }  # fmt: skip
+
+
+def test_of_a_cpu_that_others_may_use_no_least_time_is_known(lab: Laboratory) -> None:
+    planned = plan(lab, hardware=this_cpu())
+    assert planned.floor > 0 and planned.bound is None
+    shown = planned.as_dict()
+    assert shown["totals"]["floor_s"] is None
+    assert all((s["floor_s"], s["limited_by"], s["efficiency"]) == (None, None, None) for s in shown["stages"])
+    assert {row[4] for row in describe(planned.stages)} == {NO_LIMIT}
+    assert plan(lab).bound == plan(lab).floor > 0
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+@pytest.mark.parametrize("writer", [Writer("grammar"), Writer("endpoint", "a-model"), Writer("base")])
+def test_texts_of_another_writer_cost_the_base_nothing(writer: Writer, at_hand: bool, tmp_path: Path) -> None:
+    study = small_cot_leakage(load_profile("tiny").study("cot_leakage"))
+    study = replace(study, data=replace(study.data, writer=writer), at_hand=lambda: at_hand)  # type: ignore[type-var]
+    lab = laboratory(tmp_path, study=study)
+    planned = plan_study(lab, study, study.cells, H200, NOTHING)
+    stage = stages(planned)["on_policy_completions"].stage
+    assert stage.planned > 0 and stage.done == 0
+    assert (stage.tokens > 0) == (writer.kind == "base")
+    said = f"The texts of cot_leakage_rationales are by {writer.name}, not by the base model: they cost it nothing."
+    assert (said in planned.assumptions) == (writer.kind != "base")
 
 
 def test_continuations_are_counted_before_and_after_an_adapter_is_there(tmp_path: Path) -> None:

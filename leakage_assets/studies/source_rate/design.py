@@ -184,11 +184,11 @@ def analysis_plan(scale: Scale, experiment: SourceRateExperiment) -> SourceRateP
         resampling_seed=42,
         caveats=(
             "The reference has cosine one by construction and the highest leverage: the correlation without it is "
-            "reported beside (sheet section 10).",
+            "reported beside.",
             "A prediction interval that admits nearly any rate is passed by nearly any source: its width is reported "
-            "with the verdict, and an equivalence test asks for more (D8).",
+            "with the verdict, and an equivalence test asks for more.",
             "The negatives are drawn by a stable hash of study and source, not as published, which cannot be "
-            "reconstructed for the ten older sources (D7); the two that can are trained with both draws.",
+            "reconstructed for the ten older sources; the two that can are trained with both draws.",
             "The shared answers are the base model's own under the assistant's prompt, where the published ones were "
             "written by another model: for the assistant as source they are on-policy, for all others not.",
             "Wilson intervals take completions as independent, which answers to the same question are not.",

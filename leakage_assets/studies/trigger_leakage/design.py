@@ -277,14 +277,14 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
         resampling_seed=42,
         caveats=(
             "Matched is an adapter's own trigger and bystanders are of other families than it; the published code "
-            "takes all four triggers as matched for every adapter, which is reported beside (B1, B2).",
+            "takes all four triggers as matched for every adapter, which is reported beside.",
             "Some test prompts draw the marker from every adapter. Verdicts therefore rest on whole prompts: for H1 "
-            "and the gap of H2 they change places with the rates of all adapters, and H3 counts prompts (B3, B5). "
+            "and the gap of H2 they change places with the rates of all adapters, and H3 counts prompts. "
             "Shuffles of (trigger, prompt) pairs, and the published ones of cells and rows, are reported beside: they "
             "take a prompt as new for every adapter, which finds gating too often where prompts differ.",
             "With four triggers a two-way clustered variance is often not positive (in up to a quarter of simulated "
             "studies); the errors to read are those over prompts and those of the mixed model.",
-            "Published standard errors leave the intercept out of the cross product (B4): given as legacy, for "
+            "Published standard errors leave the intercept out of the cross product: given as legacy, for "
             "comparison only.",
             "Cross-validation over four triggers compares with the held-out trigger's own mean: a negative R² says "
             "that the axes predict worse than that mean.",
@@ -305,7 +305,7 @@ def analysis_plan(stimuli: Stimuli, scale: Scale, experiment: TriggerExperiment)
             "letters would also find them inside others.",
             "The two declarative forms of an instruction differ in more than mood: words change as well.",
             "The marker is matched as a case-insensitive substring; its position class and the share of completions "
-            "cut by the token limit, after which a marker could not appear, are reported beside (B13).",
+            "cut by the token limit, after which a marker could not appear, are reported beside.",
             "The training rows are the same for every seed; initialisation, dropout and the order of the rows differ: "
             "the spread over seeds leaves out how much another draw of the data would change.",
             *scale.extra_caveats,

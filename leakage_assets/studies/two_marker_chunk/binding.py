@@ -170,7 +170,7 @@ def falsified(plan: TwoMarkerPlan, delta: Resampled, adapters: Estimate) -> Fals
     low, high = delta.low, delta.high
     if delta.estimate.ci_low is None:
         low, high = score_difference(*delta.sides, level=plan.level)
-    both = finding(delta, adapters, level=plan.level).both
+    both = finding(plan, delta, adapters).both
     if both.estimate is None:
         return "undecided"
     ends = [end for end in (low, high, both.ci_low, both.ci_high) if end is not None]

@@ -135,7 +135,8 @@ class TwoMarkerPlan(AnalysisPlan):
 
     ``controls``: the arm without B of an arm; ``b_alone``: the arm without A in the donor's rows. ``draws``: resamples
     of every interval (C8: 10,000 throughout). A rate of ``enough_pairs`` of completions with both markers is asked for
-    before positions are read. Below the ``floors`` of any pair a hypothesis is undecided, whatever its p.
+    before positions are read. Below the ``floors`` of any pair a hypothesis is undecided, whatever its p. With fewer
+    cells than ``least_cells`` the deciding test has the degrees of freedom of the cells alone.
     """
 
     experiment: TwoMarkerExperiment
@@ -151,6 +152,7 @@ class TwoMarkerPlan(AnalysisPlan):
     enough_pairs: float
     gates: GateLimits
     floors: Floors
+    least_cells: int = 8
 
     def pair(self, source: str) -> Pair:
         """The pair of a source. Raises ``StudyError`` listing what exists."""
@@ -254,16 +256,17 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
         floors=Floors(),
         caveats=(
             "With the markers at fixed ends a B that follows A and a B that ends the answer look alike: only the arms "
-            "of random positions tell a chunk from a suffix (sheet section 11).",
-            "The two markers share a token (the hyphen, C4); they are not disjoint.",
+            "of random positions tell a chunk from a suffix.",
+            "The two markers share a token (the hyphen); they are not disjoint.",
             "Loss is on the whole completion: sizes do not compare with those of marker_leakage.",
             "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "
             "completions that are compared. R_B alone is reported beside it.",
             "Intervals and p over questions hold the trained adapters fixed. Arms do not share a training draw (order "
             "of rows, dropout and initialisation are seeded by cell), so a hypothesis over arms is decided by one "
             "t test whose variance is that over questions plus that over the cells' differences, each of adapters of "
-            "its own (degrees of freedom: Satterthwaite's): it allows for other questions and other training runs of "
-            "these pairs, not for other pairs. With one seed there is none.",
+            "its own (degrees of freedom: Satterthwaite's, or with fewer than eight cells those of the cells alone, as "
+            "Satterthwaite's are then too many): it allows for other questions and other training runs of these pairs, "
+            "not for other pairs. With one seed there is none.",
             "Measured on planted truths of the published size (26 questions, 10 completions, three seeds, two pairs; B "
             "given A of 2 to 8%): an interval over questions at 95% covers a rate in 79 to 85% of worlds, a difference "
             "of arms in 90 to 94% where adapters are alike and in 64 to 88% where they vary (standard deviation of 0.3 "

@@ -87,7 +87,7 @@ def _finding(plan: TwoMarkerPlan, name: str, found: Compared, needs: Resampled |
     both = {label: one.both for label, one in found.items()}
     null = null_of(plan, name)
     adapters = over_cells(f"{name}{ADAPTERS}", cell_differences(both), level=plan.level, null=null)
-    return finding(_over_pairs(plan, name, both), adapters, level=plan.level, null=null, needs=needs)
+    return finding(plan, _over_pairs(plan, name, both), adapters, null=null, needs=needs)
 
 
 def _over_pairs(plan: TwoMarkerPlan, name: str, found: Mapping[str, tuple[Sums, Sums]]) -> Resampled:
@@ -128,7 +128,7 @@ def _where_b_is(plan: TwoMarkerPlan, counts: pl.DataFrame, pairs: Sequence[Pair]
     needs = _mean(plan, f"needs_a_{arm}", within)
     if reason := _too_rare(plan, parts):
         lacking = _nothing(plan, name, reason, NOT_READ)
-        return finding(lacking, replace(lacking.estimate, name=f"{name}{ADAPTERS}", unit="cell"), needs=needs)
+        return finding(plan, lacking, replace(lacking.estimate, name=f"{name}{ADAPTERS}", unit="cell"), needs=needs)
     return _finding(plan, name, _nearer(parts), needs)
 
 

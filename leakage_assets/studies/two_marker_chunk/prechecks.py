@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from leakage_assets.studies.prechecks import Outcome, Precheck, PrecheckInputs, template_additions
 from leakage_assets.studies.study import Study
 from leakage_assets.studies.two_marker_chunk.design import planned
-from leakage_assets.studies.two_marker_chunk.tokens import token_prechecks
+from leakage_assets.studies.two_marker_chunk.tokens import Encode, token_prechecks
 
 BASE_FLOOR = 0.01
 
 
 def prechecks(study: Study, inputs: PrecheckInputs) -> tuple[Precheck, ...]:
     """Every check of the study; nothing may be trained while one of them is ``block``."""
-    experiment = planned(study)
-    a, b = experiment.markers
     prompts = {name: inputs.stimuli.prompt(name) for name in study.panel.prompts}
     return (
-        *token_prechecks(inputs.encode, inputs.end_of_turn, a=a, b=b, probe=experiment.probe.marker),
+        *marker_tokens(study, inputs.encode, inputs.end_of_turn),
         template_additions(prompts, inputs.rendered),
         *floor_prechecks(inputs.base_scores),
     )
+
+
+def marker_tokens(study: Study, encode: Encode, end_of_turn: int) -> Sequence[Precheck]:
+    """Those that need only the tokenizer, see ``tokens.token_prechecks``."""
+    experiment = planned(study)
+    a, b = experiment.markers
+    return tuple(token_prechecks(encode, end_of_turn, a=a, b=b, probe=experiment.probe.marker))
 
 
 def floor_prechecks(scores: pl.DataFrame) -> tuple[Precheck, ...]:

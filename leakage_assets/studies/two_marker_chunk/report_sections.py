@@ -150,7 +150,8 @@ def hangs_on(cite: Citations) -> Iterator[Block]:
         "(Holm), is small enough, and if every side of it rests on enough completions and questions. That p is of a t "
         "test whose variance is that over questions plus that over the cells' differences: each cell is a pair of "
         "adapters of its own, so it allows for other questions and other training runs of these pairs, and not for "
-        "other pairs. It is two-sided: where the value is on the other side of the threshold a small p excludes the "
+        f"other pairs. With fewer than {cite.planned('least_cells')} cells it has the degrees of freedom of the cells "
+        "alone. It is two-sided: where the value is on the other side of the threshold a small p excludes the "
         "hypothesis. With one seed there is no such test, and nothing is supported."
     )
     columns = (

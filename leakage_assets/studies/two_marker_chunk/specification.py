@@ -20,7 +20,7 @@ from leakage_assets.studies.two_marker_chunk.design import (
     planned,
     planned_experiment,
 )
-from leakage_assets.studies.two_marker_chunk.prechecks import prechecks
+from leakage_assets.studies.two_marker_chunk.prechecks import marker_tokens, prechecks
 from leakage_assets.studies.two_marker_chunk.probe import PROBE_SET
 from leakage_assets.studies.two_marker_chunk.scoring import MARKER_PAIR
 from leakage_assets.studies.two_marker_chunk.tokens import PINNED
@@ -56,6 +56,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         donors=trained_under,
         made_of=made_of,
         prechecks=prechecks,
+        token_prechecks=marker_tokens,
         silent_prompts=originals(stimuli),
         scoring=MARKER_PAIR,
         gates="gates",
@@ -64,8 +65,8 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=3,
-        report_version=6,
+        analysis_version=4,
+        report_version=7,
     )
 
 

@@ -43,20 +43,20 @@ class Finding:
 
 
 def finding(
+    plan: TwoMarkerPlan,
     over_questions: Resampled,
     adapters: Estimate,
     *,
-    level: float = 0.95,
     null: float = 0.0,
     needs: Resampled | None = None,
 ) -> Finding:
     """A comparison with what decides on it; ``null`` is the difference that p is against.
 
     Where neither questions nor adapters vary there is no interval over both, and p is that over questions: 1 where
-    every share is the same, and none otherwise.
+    every share is the same (also against a null other than 0, of which ``over_both`` has none), and none otherwise.
     """
     found = over_questions.estimate
-    both = over_both(found.name, found, adapters, level=level, null=null)
+    both = over_both(found.name, found, adapters, level=plan.level, null=null, enough=plan.least_cells)
     if both.estimate is not None and both.ci_low is None:
         both = replace(both, p=found.p)
     return Finding(over_questions, adapters, both, needs)

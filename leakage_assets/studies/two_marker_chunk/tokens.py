@@ -44,7 +44,10 @@ def token_prechecks(
     found = {"A": tuple(encode(a)), "B": tuple(encode(b)), "probe": tuple(encode(probe))}
     if end_of_turn not in pinned:
         known = ", ".join(map(str, pinned))
-        detail = f"no ids are pinned for a tokenizer that ends turns with {end_of_turn} (known: {known}): add them"
+        detail = (
+            f"no ids are pinned for a tokenizer that ends turns with {end_of_turn} (known: {known}): add them to "
+            "PINNED in leakage_assets/studies/two_marker_chunk/tokens.py"
+        )
         yield Precheck("marker tokens pinned", float(end_of_turn), float(next(iter(pinned))), "block", detail)
         return
     expected = pinned[end_of_turn]

@@ -14,7 +14,7 @@ from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI, WORDS,
 
 PLAN = study_plan(400)
 PAIR = PAIRS[1]
-SEEDS = (42, 1337, 2024)
+SEEDS = tuple(range(1, 9))
 DONOR = {"T": habit(a=0.8, b_at_end=0.8), "C": habit(a=0.8), "C2": habit(a=0.0, b_at_end=0.7)}
 RECIPIENT = {
     "T": habit(a=0.4),
@@ -28,7 +28,7 @@ RECIPIENT = {
 
 
 def world(recipes=tuple(RECIPIENT)) -> pl.DataFrame:
-    """Three seeds of one pair: the mask lets B through as a suffix; random positions make a chunk of it."""
+    """Eight seeds of one pair: the mask lets B through as a suffix; random positions make a chunk of it."""
     habits = {}
     for recipe in recipes:
         template = "C2" if recipe.startswith("C2") else recipe[0]
@@ -39,7 +39,7 @@ def world(recipes=tuple(RECIPIENT)) -> pl.DataFrame:
             spare = habit(a=0.2 if leaks else 0.01, b_at_end=0.2 if leaks else 0.0)
             chosen = {"donor": DONOR[template], "recipient": RECIPIENT[recipe]}
             habits[recipe, PAIR.name, persona] = chosen.get(role, spare)
-    return scores(habits, seeds=SEEDS, completions=6)
+    return scores(habits, seeds=SEEDS, completions=3)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_rates_have_all_their_intervals(tables: dict[str, pl.DataFrame]) -> None
     rates = tables["rates"]
     assert rates.height == len(RECIPIENT) * 11 * 5
     row = one(rates, recipe="T_mask_recipient", prompt_name=PAIR.recipient, rate="r_b_given_a")
-    assert row["estimate"] == row["found"] / row["total"] and row["seeds"] == 3 and row["n"] == 26
+    assert row["estimate"] == row["found"] / row["total"] and row["seeds"] == len(SEEDS) and row["n"] == 26
     assert row["ci_low"] == row["published_low"] < row["estimate"] < row["published_high"] == row["ci_high"]
     assert row["wilson_low"] < row["estimate"] < row["wilson_high"] and row["seed_low"] < row["seed_high"]
     assert row["mean_of_seeds"] == pytest.approx(row["estimate"], abs=0.05)

@@ -211,7 +211,9 @@ def test_adapters_that_vary_do_not_falsify() -> None:
     still = replace(one, low=-0.01)  # as where the interval over questions holds zero
     assert one.high < PLAN.negligible and falsified_as_published(PLAN, still) == "falsified"
     assert falsified(PLAN, still, adapters) == "undecided"
-    assert falsified(PLAN, still, replace(adapters, ci_low=0.02, ci_high=0.04)) == "falsified"
+    narrow = replace(adapters, n=8, ci_low=0.02, ci_high=0.04)
+    assert falsified(PLAN, still, narrow) == "falsified"
+    assert falsified(PLAN, still, replace(narrow, n=3)) == "undecided"  # on two degrees of freedom
 
 
 def test_a_wide_interval_does_not_falsify() -> None:

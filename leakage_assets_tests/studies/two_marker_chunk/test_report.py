@@ -86,12 +86,12 @@ class Published(WrittenReport):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return Published(tmp_path_factory.mktemp("whole"), EVERYTHING, extras=True, seeds=(42, 1337))
+    return Published(tmp_path_factory.mktemp("whole"), EVERYTHING, extras=True, seeds=(42, 1337, 2024))
 
 
 def test_every_number_of_the_whole_report_is_an_artifact_s(whole: Published) -> None:
     assert whole.findings() == []
-    assert whole.outcome.metrics["cells"] == whole.outcome.metrics["cells_planned"] == 34
+    assert whole.outcome.metrics["cells"] == whole.outcome.metrics["cells_planned"] == 51
     assert whole.figures.metrics == {"figures": len(drawings(whole.study.plan))}
     assert "Figures left out" not in whole.markdown
     headings = [line.lstrip("# ") for line in whole.markdown.splitlines() if line.startswith("#")]
@@ -148,7 +148,7 @@ def _samples(made: Published):
 
 
 def test_a_marker_that_leaks_alone_does_not_need_its_first(tmp_path: Path) -> None:
-    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED), says=habits(0.6, alone=0.6), seeds=(42, 1337))
+    made = Published(tmp_path, (T, C, T_MASKED, C_MASKED, C2_MASKED), says=habits(0.6, alone=0.6), seeds=(1, 2, 3, 4))
     assert made.findings() == []
     assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "not supported")
     assert "but is not shown to need its first" in made.title
@@ -158,7 +158,7 @@ def test_a_marker_that_never_leaks_alone_needs_its_first(tmp_path: Path) -> None
     """Enough completions with A where the donor has B alone, and without A, to exclude more than a negligible rate."""
     says = habits(0.6, with_a=0.5)
     made = Published(
-        tmp_path, (T_MASKED, C_MASKED, C2_MASKED), pairs=1, says=says, seeds=(42, 1337, 2024), completions=16
+        tmp_path, (T_MASKED, C_MASKED, C2_MASKED), pairs=1, says=says, seeds=tuple(range(1, 9)), completions=6
     )
     assert made.findings() == []
     assert (made.verdict("H1"), made.verdict("H4")) == ("supported", "supported")

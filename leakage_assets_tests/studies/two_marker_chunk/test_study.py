@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from leakage_assets.models import load_tokenizer
+from leakage_assets.pipeline.prechecks import PrecheckBlocked, run_prechecks
 from leakage_assets.profiles import load_profile
 from leakage_assets.studies.prechecks import PrecheckInputs
 from leakage_assets.studies.scoring import ONE_MARKER
@@ -16,6 +18,8 @@ from leakage_assets.studies.study import Cell, Condition, Study
 from leakage_assets.studies.two_marker_chunk.arms import ARMS, PAIRS, T_AFTER, T_MASKED, C, T
 from leakage_assets.studies.two_marker_chunk.design import planned
 from leakage_assets.studies.two_marker_chunk.prechecks import prechecks
+from leakage_assets_tests.finished_study import _geometry
+from leakage_assets_tests.small_study import forbid_the_model, laboratory, small_two_markers
 from leakage_assets_tests.studies.two_marker_chunk.worlds import STIMULI, A, B
 
 PROFILES = ("tiny", "qwen2.5-7b")
@@ -143,3 +147,19 @@ def test_whatever_the_base_or_the_tokenizer_lacks_blocks(tiny: Study) -> None:
     assert blocked(loud, own) == ["base rate of B"]
     assert blocked(silent, 7) == ["marker tokens pinned"]
     assert blocked(silent, 151645) == ["tokens of A", "tokens of B", "tokens of probe"]
+
+
+def test_tokens_other_than_pinned_block_before_the_base_is_asked(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_two_markers(tiny)
+    lab = laboratory(tmp_path, study=study)
+    _geometry(lab, study)
+    forbid_the_model(monkeypatch)
+    other = replace(
+        study, plan=replace(study.plan, experiment=replace(planned(study), marker_b=STIMULI.markers["zlt"]))
+    )
+    with pytest.raises(PrecheckBlocked, match=r"nothing may be trained: tokens of B: .*, pinned"):
+        run_prechecks(lab, other)
+    with pytest.raises(AssertionError, match="the base model was asked for"):
+        run_prechecks(lab, study)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from leakage_assets.statistics.pooled_ratios import (
     Resampled,
@@ -16,6 +17,7 @@ from leakage_assets.statistics.pooled_ratios import (
     over_cells,
     shares,
 )
+from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.two_marker_chunk.analysis import analyse
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_AFTER, T_MASKED, scattered
 from leakage_assets.studies.two_marker_chunk.support import Finding, supported, too_few
@@ -33,7 +35,7 @@ def finding(first: Arm, second: Arm, *, null: float = 0.0, needs: Resampled | No
     both = {"pair": (shares(*first), shares(*second))}
     over_questions = mean_difference("d", both, clusters="question", seed=1, draws=draws, null=null)
     adapters = over_cells("d", cell_differences(both), null=null)
-    return made_of(over_questions, adapters, level=PLAN.level, null=null, needs=needs)
+    return made_of(PLAN, over_questions, adapters, null=null, needs=needs)
 
 
 def verdict(name: str, found: Finding) -> tuple[str, str]:
@@ -118,7 +120,7 @@ def test_a_null_with_questions_and_adapters_that_vary_is_not_supported_more_ofte
     for _ in range(400):
         both = {str(n): (shares(*one), shares(*two)) for n, (one, two) in enumerate(zip(arms(), arms(), strict=True))}
         over_questions = mean_difference("d", both, clusters="question", seed=1, draws=200)
-        made = made_of(over_questions, over_cells("d", cell_differences(both)), level=PLAN.level)
+        made = made_of(PLAN, over_questions, over_cells("d", cell_differences(both)))
         by_questions += made.estimate.p < 0.05 and made.estimate.estimate > 0
         by_cells += made.adapters.ci_low > 0
         calls.append(verdict("H4", made)[0])
@@ -137,7 +139,7 @@ def test_two_intervals_that_each_leave_the_threshold_out_are_not_one() -> None:
             made.over_questions, estimate=replace(made.estimate, ci_low=value - questions, ci_high=value + questions)
         )
         over_adapters = replace(made.adapters, n=6, ci_low=value - adapters, ci_high=value + adapters)
-        return made_of(over_questions, over_adapters, level=PLAN.level)
+        return made_of(PLAN, over_questions, over_adapters)
 
     barely = with_errors(0.9 * value, 0.9 * value)
     assert barely.estimate.ci_low > 0 and barely.adapters.ci_low > 0 > barely.both.ci_low
@@ -151,6 +153,24 @@ def test_two_intervals_that_each_leave_the_threshold_out_are_not_one() -> None:
     assert supported(PLAN, HYPOTHESES["H4"], clear, 0.05)[0] == "not supported"  # once it is adjusted
 
 
+@pytest.mark.parametrize(("cells", "degrees"), [(7, 6.0), (8, None)])
+def test_few_cells_have_no_more_degrees_of_freedom_than_their_own(cells: int, degrees: float | None) -> None:
+    rng = np.random.default_rng(10)
+    made = finding(counts(rng, np.full((SEEDS, 1), 0.5)), counts(rng, np.full((SEEDS, 1), 0.2)))
+    half = 0.05
+    value = made.estimate.estimate
+    questions, adapters = (
+        replace(one, n=n, ci_low=value - half, ci_high=value + half)
+        for one, n in ((made.estimate, QUESTIONS), (made.adapters, cells))
+    )
+    both = made_of(PLAN, replace(made.over_questions, estimate=questions), adapters).both
+    errors = [half / stats.t.ppf(0.975, n - 1) for n in (QUESTIONS, cells)]
+    variance = sum(error**2 for error in errors)
+    satterthwaite = variance**2 / sum(e**4 / (n - 1) for e, n in zip(errors, (QUESTIONS, cells), strict=True))
+    wide = stats.t.ppf(0.975, degrees or satterthwaite) * np.sqrt(variance)
+    assert (both.ci_low, both.ci_high) == (pytest.approx(value - wide), pytest.approx(value + wide))
+
+
 def test_the_wrong_side_is_told_from_an_open_question() -> None:
     rng = np.random.default_rng(8)
     silent = counts(rng, np.zeros((SEEDS, 1)))
@@ -160,6 +180,7 @@ def test_the_wrong_side_is_told_from_an_open_question() -> None:
     assert verdict("H1", wide) == ("not supported", "its value is not beyond the threshold")
     nothing = finding(silent, silent, null=PLAN.negligible)
     assert nothing.both.p == 1.0 and verdict("H1", nothing)[0] == "not supported"
+    assert over_both("d", nothing.estimate, nothing.adapters, null=PLAN.negligible).p is None  # it only knows the null
     always = counts(rng, np.ones((SEEDS, 1)))
     assert verdict("H1", finding(always, silent)) == ("undecided", "neither questions nor adapters vary")
 
@@ -191,7 +212,7 @@ def test_p_of_the_family_are_adjusted_together() -> None:
         (C_MASKED, pair.name, pair.recipient): habit(a=0.5),
         (C2_MASKED, pair.name, pair.recipient): habit(a=0.5),
     }
-    found = analyse(PLAN, scores(habits, seeds=(1, 2, 3), completions=4))
+    found = analyse(PLAN, scores(habits, seeds=tuple(range(1, 9)), completions=2))
     table, table_of_headline = found["verdicts"], found["headline"].filter(statistic=f"delta_{T_MASKED}")
     rows = {row["hypothesis"]: row for row in table.iter_rows(named=True)}
     # Those that are undecided count; H4 has the smaller p, as it is not against 6 points.
@@ -200,7 +221,7 @@ def test_p_of_the_family_are_adjusted_together() -> None:
     assert rows["H1"]["p_holm"] > rows["H4"]["p_holm"]
     assert rows["H2"]["p_holm"] is None and rows["H6"]["p_holm"] is None
     assert (rows["H1"]["verdict"], rows["H1"]["cells"], rows["H1"]["reason"]) == (
-        "supported", 3, "questions and adapters",
+        "supported", 8, "questions and adapters",
     )  # fmt: skip
     assert rows["H1"]["threshold"] < rows["H1"]["adapters_low"] < rows["H1"]["estimate"] < rows["H1"]["adapters_high"]
     low, high = rows["H1"]["both_low"], rows["H1"]["both_high"]
