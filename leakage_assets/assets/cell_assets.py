@@ -64,7 +64,8 @@ def _adapters(
     yield from report(context, tally, key)
     # After the materialisations, which the proofs are about.
     proven = log_proofs(context, tally, key)
-    if dg.AssetCheckKey(key, PROOF) in context.selected_asset_check_keys:
+    # A refuted aggregate would block what is sampled of the cells that are proven.
+    if not failed and dg.AssetCheckKey(key, PROOF) in context.selected_asset_check_keys:
         yield proven
 
 
