@@ -23,6 +23,7 @@ from typing import Any
 import dagster as dg
 
 from benchmarks.recording import processor
+from leakage_assets.assets.cell_assets import STEP
 from leakage_assets.exceptions import ExpectedError
 from leakage_assets.executor.step_worker import PR_SET_PDEATHSIG
 from leakage_assets.partitions import range_tags
@@ -179,7 +180,8 @@ class RunTimes:
 
     Attributes:
         whole: from its first to its last event; a run that was killed has no other end.
-        steps: by asset name, from the launch of the step's process to its last event.
+        steps: by asset name, from the launch of the step's process to its last event. Adapters and samples are one
+            step: `adapter` ends, and `samples` begins, with its last materialisation of an adapter.
         succeeded: names of the assets whose step succeeded.
         launches: seconds from the launch of each step's process to the start of its work, waits for a device included.
     """
@@ -207,11 +209,26 @@ def _times(instance: dg.DagsterInstance, run_id: str) -> RunTimes | None:
         name = (entry.step_key or "").rpartition("__")[2]
         if launched or name in by_step:
             by_step.setdefault(name, []).append(entry)
+    if STEP in by_step:
+        by_step |= _parts(by_step.pop(STEP))
     spans = {name: _span(found) for name, found in by_step.items()}
     ended = {name for name, found in by_step.items() if _at(found, dg.DagsterEventType.STEP_SUCCESS) is not None}
     begun = {name: _at(found, dg.DagsterEventType.STEP_START) for name, found in by_step.items()}
     launches = [at - spans[name].begin for name, at in begun.items() if at is not None]
     return RunTimes(_span(entries), spans, frozenset(ended), launches)
+
+
+def _parts(entries: Sequence[Any]) -> dict[str, list[Any]]:
+    """The events of the step of adapters and samples, of the former and the latter."""
+    made = [
+        place
+        for place, entry in enumerate(entries)
+        if entry.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION
+        and entry.dagster_event.asset_key.path[-1] == "adapter"
+    ]
+    last = made[-1] if made else len(entries) - 1
+    parts = {"adapter": list(entries[: last + 1]), "samples": list(entries[last:])}
+    return parts if made else {"adapter": parts["adapter"]}
 
 
 def _span(entries: Sequence[Any]) -> Span:

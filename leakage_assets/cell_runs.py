@@ -78,20 +78,32 @@ def not_retried() -> Iterator[None]:
 
 
 def conclude(context: dg.AssetExecutionContext, tally: Tally) -> dg.MaterializeResult[Any]:
-    """Report every finished partition; raise ``dg.Failure`` naming the others and how to retry them."""
+    """Report every finished partition of the step's asset; raise ``dg.Failure`` naming the others."""
+    for result in report(context, tally, context.asset_key):
+        return result
+    raise failure(context, tally.failed, kept=len(tally.done))
+
+
+def report(context: dg.AssetExecutionContext, tally: Tally, key: dg.AssetKey) -> Iterator[dg.MaterializeResult[Any]]:
+    """Report every finished partition of an asset; what is yielded speaks for all partitions of the run, and comes only
+    where none failed."""
     if not tally.failed:
-        for key, outcome in tally.done.items():
-            context.add_asset_metadata(outcome_metadata(outcome), partition_key=key)
-        return dg.MaterializeResult(metadata=run_metadata(tally))
-    for key, outcome in tally.done.items():
-        context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=outcome_metadata(outcome)))
-    lines = [f"{key}: {error}" for key, error in tally.failed.items()]
+        for partition, outcome in tally.done.items():
+            context.add_asset_metadata(outcome_metadata(outcome), asset_key=key, partition_key=partition)
+        yield dg.MaterializeResult(asset_key=key, metadata=run_metadata(tally))
+        return
+    for partition, outcome in tally.done.items():
+        context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=outcome_metadata(outcome)))
+
+
+def failure(context: dg.AssetExecutionContext, failed: Mapping[str, Exception], *, kept: int) -> dg.Failure:
+    """Names the partitions that failed, and why; a retry would meet the same. ``kept``: partitions that did not."""
+    lines = [f"{key}: {error}" for key, error in failed.items()]
     for line in lines:
         context.log.error(line)
-    kept = "; the others are kept, and a re-run does only these" if tally.done else ""
-    raise dg.Failure(
-        description=f"{len(lines)} of {len(lines) + len(tally.done)} partitions failed{kept}:\n"
-        + "\n".join(lines[:20]),
+    others = "; the others are kept, and a re-run does only these" if kept else ""
+    return dg.Failure(
+        description=f"{len(lines)} of {len(lines) + kept} partitions failed{others}:\n" + "\n".join(lines[:20]),
         allow_retries=False,
     )
 

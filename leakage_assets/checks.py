@@ -89,7 +89,7 @@ def gates_result(gates: pl.DataFrame) -> dg.AssetCheckResult:
     )
 
 
-def log_proofs(context: dg.AssetExecutionContext, tally: Tally) -> dg.AssetCheckResult:
+def log_proofs(context: dg.AssetExecutionContext, tally: Tally, adapter: dg.AssetKey) -> dg.AssetCheckResult:
     """One evaluation per cell, as partitioned checks are not yet stored by ranged runs; returns the aggregate.
 
     Call it when the cells are materialised: the UI shows an evaluation only beside the materialisation it is about.
@@ -98,32 +98,37 @@ def log_proofs(context: dg.AssetExecutionContext, tally: Tally) -> dg.AssetCheck
     """
     refuted = {key: error for key, error in tally.failed.items() if isinstance(error, ProofFailed)}
     for key, outcome in tally.done.items():
-        _log(context, key, passed=True, metadata=dict(outcome.metrics))
+        _log(context, adapter, key, passed=True, metadata=dict(outcome.metrics))
     for key, error in refuted.items():
-        _log(context, key, passed=False, metadata={"error": str(error)})
+        _log(context, adapter, key, passed=False, metadata={"error": str(error)})
     return dg.AssetCheckResult(
+        asset_key=adapter,
         check_name=PROOF,
         passed=not tally.failed,
         metadata={"proven": len(tally.done), "failed": len(refuted), "not_run": len(tally.failed) - len(refuted)},
     )
 
 
-def _log(context: dg.AssetExecutionContext, key: str, *, passed: bool, metadata: dict[str, Any]) -> None:
+def _log(
+    context: dg.AssetExecutionContext, adapter: dg.AssetKey, key: str, *, passed: bool, metadata: dict[str, Any]
+) -> None:
     context.log_event(
         dg.AssetCheckEvaluation(
-            asset_key=context.asset_key,
+            asset_key=adapter,
             check_name=PROOF,
             passed=passed,
             metadata=metadata,
             partition=key,
-            target_materialization_data=_latest(context, key),
+            target_materialization_data=_latest(context, adapter, key),
         )
     )
 
 
-def _latest(context: dg.AssetExecutionContext, key: str) -> AssetCheckEvaluationTargetMaterializationData | None:
+def _latest(
+    context: dg.AssetExecutionContext, adapter: dg.AssetKey, key: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
     """The materialisation of a partition that an evaluation made now is about; None if there never was one."""
-    wanted = dg.AssetRecordsFilter(context.asset_key, asset_partitions=[key])
+    wanted = dg.AssetRecordsFilter(adapter, asset_partitions=[key])
     found = context.instance.fetch_materializations(wanted, limit=1).records
     if not found:
         return None

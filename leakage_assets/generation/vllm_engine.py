@@ -36,6 +36,7 @@ from leakage_assets.generation.vllm_plan import (
     footprint,
     graph_sizes,
     padded_length,
+    padded_stored,
     servable_rank,
     slots_for,
     unservable,
@@ -311,7 +312,7 @@ class VllmEngine:
             length=padded_length(longest, self.base.model.config.max_position_embeddings),
             rank=servable_rank(adapter.rank for adapter in served.values()),
             slots=slots_for([job.adapter for job in jobs], self.settings),
-            stored=len(served),
+            stored=padded_stored(len(served)),
         )
 
     def _verified(self, folder: Path) -> _Served:

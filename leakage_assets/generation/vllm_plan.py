@@ -22,6 +22,11 @@ anew for each length and number of slots, so that the engine of the samples woul
 SLOTS = (4, 8, 16)
 """For the same reasons engines are started for so many adapters at once, or as many as are needed above."""
 
+STORED_STEP = 32
+"""Engines may hold a multiple of so many adapters in host memory, which costs nothing before they are there: one that
+was started to prove the first adapter of a run serves all of them.
+"""
+
 BLOCK = 16
 """Tokens of a block of the KV cache on a GPU."""
 
@@ -106,6 +111,11 @@ def padded_slots(adapters: int, limit: int) -> int:
     if adapters == 0:
         return 0
     return min(next((slots for slots in SLOTS if slots >= adapters), adapters), limit)
+
+
+def padded_stored(adapters: int) -> int:
+    """`adapters` rounded up to STORED_STEP; 0 without any."""
+    return -(-adapters // STORED_STEP) * STORED_STEP
 
 
 def servable_rank(ranks: Iterable[int]) -> int:

@@ -453,7 +453,8 @@ class _Survey:
         seeds = Counter(cell.seed for cell in self.cells)
         runs = sum(-(-count // self.lab.profile.cells_of_a_run(self.study)) for count in seeds.values())
         panels = [name for name in left if name.endswith("samples")]
-        engines = len({"on_policy_completions", "prechecks"} & left) + runs * (("adapter" in left) + len(panels))
+        # Adapters and what all panels ask of them are one step.
+        engines = len({"on_policy_completions", "prechecks"} & left) + runs * ("adapter" in left or bool(panels))
         bases = engines + ("persona_centroids" in left) + runs * ("tuned_similarity" in left)
         # Each panel is also scored.
         starts = {

@@ -239,8 +239,8 @@ def reference_forecasts(ledger: Ledger, hardware: Hardware) -> dict[str, float]:
     if train is not None and sample is not None:
         one = reference.proof(reference.SHAPE, reference.DTYPE, reference.ROW_TOKENS)
         proofs = seconds("proof", *[one] * reference.ADAPTERS)
-        # Training and sampling are two processes with a base and an engine each; scoring is a third.
-        starts = {"base_load_s": 2, "engine_start_s": 2, "step_start_s": 3}
+        # Training sets, adapters with their samples, and scores are three processes; one has a base and an engine.
+        starts = {"base_load_s": 1, "engine_start_s": 1, "step_start_s": 3}
         around = sum(overhead(figure, count, ledger, hardware).total for figure, count in starts.items())
         found["dagster_207_s"] = train + sample + (proofs or 0.0) + around
     return {figure: value for figure, value in found.items() if value is not None}

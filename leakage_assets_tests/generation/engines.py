@@ -13,7 +13,7 @@ import pytest
 
 from leakage_assets.generation.engine import Engine
 from leakage_assets.generation.transformers_engine import TransformersEngine
-from leakage_assets.generation.vllm_plan import Capacity, VllmSettings
+from leakage_assets.generation.vllm_plan import STORED_STEP, Capacity, VllmSettings
 from leakage_assets.models import BaseModel, BaseModelSpec, load_base_model
 from leakage_assets.training.recipe import LoraSpec
 from leakage_assets.training.train import train_adapter
@@ -75,7 +75,7 @@ def vllm_engine(bench: Bench) -> Iterator[Engine]:
     engine = VllmEngine(
         bench.base,
         VllmSettings(max_num_seqs=64, max_loras=2, memory_share=0.2),
-        at_least=Capacity(length=256, rank=RANK, slots=2, stored=3),
+        at_least=Capacity(length=256, rank=RANK, slots=2, stored=STORED_STEP),
     )
     yield engine
     engine.close()

@@ -20,6 +20,7 @@ from leakage_assets.generation.vllm_plan import (
     graph_sizes,
     padded_length,
     padded_slots,
+    padded_stored,
     servable_rank,
     unservable,
 )
@@ -62,6 +63,14 @@ def test_lengths_are_rounded_up_but_not_beyond_the_model(tokens: int, length: in
 @pytest.mark.parametrize(("adapters", "slots"), [(0, 0), (1, 4), (4, 4), (5, 8), (16, 16), (17, 17), (40, 20)])
 def test_slots_are_rounded_up_but_not_beyond_the_limit(adapters: int, slots: int) -> None:
     assert padded_slots(adapters, 20) == slots
+
+
+@given(st.integers(1, 500))
+def test_an_engine_that_proves_one_adapter_may_hold_those_of_a_run(adapters: int) -> None:
+    stored = padded_stored(adapters)
+    assert adapters <= stored < adapters + 32
+    assert Capacity(1024, 32, 4, stored).covers(Capacity(1024, 32, 4, padded_stored(1)))
+    assert padded_stored(14) == padded_stored(1) == 32 and padded_stored(0) == 0
 
 
 @given(st.lists(st.integers(1, 512), max_size=5))

@@ -84,6 +84,9 @@ def test_one_run_finishes_every_cell_of_a_seed(workshop: Workshop, monkeypatch: 
         told = materialisations(result, workshop.key(stage))
         assert set(told) == workshop.materialised(stage) == keys
         assert all(isinstance(told[key][metric], float) and not told[key]["reused"] for key in keys)
+    # Adapters and samples share a process, and with it the base and the engine.
+    steps = {event.step_key for event in result.all_events if event.is_step_success}
+    assert {(step or "").rpartition("__")[2] for step in steps} == {"adapter_and_samples", "scores"}
     assert len({told["path"] for told in materialisations(result, workshop.key("scores")).values()}) == len(keys)
     assert proofs(workshop, result.run_id) == {**dict.fromkeys(keys, True), None: True}
     proof = dg.AssetCheckKey(workshop.key("adapter"), PROOF)
@@ -105,14 +108,16 @@ def test_a_failed_cell_is_named_and_alone_redone(workshop: Workshop, monkeypatch
     assert not result.success
     said = failure_text(result)
     assert "1 of 4 partitions failed" in said and f"{broken}: {BROKEN}: the loss is not finite" in said
-    assert workshop.materialised("adapter") == keys - {broken}
-    assert workshop.materialised("samples") == set()
+    assert workshop.materialised("adapter") == workshop.materialised("samples") == keys - {broken}
+    assert workshop.materialised("scores") == set()
     assert proofs(workshop, result.run_id) == dict.fromkeys(keys - {broken}, True)  # the broken one was never proven
 
     trained = watch_training(monkeypatch)
     again = workshop.run_seed(STAGES, SEED)
     assert again.success and trained == Counter([BROKEN])
     told = materialisations(again, workshop.key("adapter"))
+    assert {key for key, metadata in told.items() if not metadata["reused"]} == {broken}
+    told = materialisations(again, workshop.key("samples"))
     assert {key for key, metadata in told.items() if not metadata["reused"]} == {broken}
     assert workshop.materialised("scores") == keys
 
@@ -133,7 +138,7 @@ def test_an_unproven_adapter_is_not_sampled(workshop: Workshop, monkeypatch: pyt
         unproven = workshop.run_seed(STAGES, SEED)
     assert not unproven.success and broken in failure_text(unproven)
     assert proofs(workshop, unproven.run_id) == {key: key != broken for key in keys}
-    assert workshop.materialised("samples") == set()
+    assert workshop.materialised("samples") == keys - {broken}
 
     sampled = workshop.run_seed(["samples"], SEED)
     assert not sampled.success

@@ -40,9 +40,10 @@ STUDIES = {
 """What each study has besides what all have."""
 SHARED = {"base_model", "stimuli", "on_policy_completions"}
 PANELS = {"samples", "scores"} | OOD | FOLLOWUPS | RATIONALES | PROBE
+SAMPLES = {name for name in PANELS if name.endswith("samples")}
 CELL_ASSETS = {"adapter", "tuned_similarity"} | PANELS
 CHEAP = {name for name in PANELS if name.endswith("scores")} | {"prompt_similarity", "analysis", "figures", "report"}
-ON_GPU = {name for name in PANELS if name.endswith("samples")} | {
+ON_GPU = SAMPLES | {
     "on_policy_completions", "persona_centroids", "prechecks", "adapter", "tuned_similarity",
 }  # fmt: skip
 OPTIONAL = set().union(*STUDIES.values())
@@ -70,8 +71,9 @@ def all_assets(defs: dg.Definitions) -> list[dg.AssetsDefinition]:
 
 
 def assets_by_name(defs: dg.Definitions, study: Study) -> dict[str, dg.AssetsDefinition]:
-    """The shared assets and those of a study."""
-    return {a.key.path[-1]: a for a in all_assets(defs) if len(a.key.path) == 2 or a.key.path[1] == study.name}
+    """The shared assets and those of a study; a definition with several assets is each of them."""
+    pairs = [(key, asset) for asset in all_assets(defs) for key in asset.keys]
+    return {key.path[-1]: asset for key, asset in pairs if len(key.path) == 2 or key.path[1] == study.name}
 
 
 def those_of(study: Study, names: set[str]) -> set[str]:
@@ -87,12 +89,11 @@ def test_definitions_are_loadable(defs: dg.Definitions, study: Study, profile: P
 
 def test_keys_say_profile_and_study(defs: dg.Definitions, profile: Profile, study: Study) -> None:
     for name, asset in assets_by_name(defs, study).items():
-        assert asset.key.path == [profile.name, *([] if name in SHARED else [study.name]), name]
+        assert dg.AssetKey([profile.name, *([] if name in SHARED else [study.name]), name]) in asset.keys
 
 
 def test_every_asset_is_described(defs: dg.Definitions) -> None:
-    for asset in all_assets(defs):
-        (spec,) = asset.specs
+    for spec in (spec for asset in all_assets(defs) for spec in asset.specs):
         assert spec.group_name not in (None, "default"), spec.key
         assert spec.kinds, spec.key
         assert spec.owners == ["team:leakage"], spec.key
@@ -115,7 +116,8 @@ def test_one_run_holds_every_condition_of_a_seed(profile: Profile, study: Study)
 
 def test_only_cheap_assets_run_by_themselves(defs: dg.Definitions, study: Study) -> None:
     assets = assets_by_name(defs, study)
-    automated = {name for name, asset in assets.items() if asset.specs_by_key[asset.key].automation_condition}
+    specs = [(name, spec) for name, asset in assets.items() for spec in asset.specs if spec.key.path[-1] == name]
+    automated = {name for name, spec in specs if spec.automation_condition}
     assert automated == those_of(study, CHEAP)
 
 
@@ -125,6 +127,17 @@ def test_steps_that_need_a_gpu_say_so_and_are_retried(defs: dg.Definitions, stud
     assert {name for name, asset in assets.items() if gpus(asset.op.tags) > 1} == set()
     assert {name for name, asset in assets.items() if asset.op.retry_policy == RETRIES} == on_gpu
     assert {name for name, asset in assets.items() if asset.op.retry_policy is not None} == on_gpu
+
+
+def test_adapters_and_samples_are_one_step_of_which_each_can_be_made_alone(defs: dg.Definitions, study: Study) -> None:
+    assets = assets_by_name(defs, study)
+    one = assets["adapter"]
+    assert {key.path[-1] for key in one.keys} == those_of(study, {"adapter", *SAMPLES})
+    assert one.can_subset
+    deps = {key.path[-1]: {dep.path[-1] for dep in one.asset_deps[key]} for key in one.keys}
+    assert deps["adapter"] == {"training_set", "base_model"}
+    for name in those_of(study, SAMPLES):
+        assert deps[name] >= {"adapter", "stimuli"}
 
 
 def test_the_adapter_proof_blocks(defs: dg.Definitions, study: Study) -> None:
@@ -206,6 +219,8 @@ def test_asset_bodies_are_thin() -> None:
     for function in functions:
         body = function.body[1:] if ast.get_docstring(function) else function.body
         lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
-    panels = OOD | FOLLOWUPS | RATIONALES | PROBE  # one function for all of them
-    assert len(functions) == len(lengths) == len(EVERYTHING - panels)
+    scores = {name for name in PANELS if name.endswith("scores")}  # one function for all of them
+    one_step = {"adapter_and_samples", "_adapters", "_samples"}  # adapters and the samples of every panel
+    assert len(functions) == len(lengths)
+    assert set(lengths) == EVERYTHING - scores - SAMPLES - {"adapter"} | {"scores"} | one_step
     assert {name: n for name, n in lengths.items() if n > LONGEST_BODY} == {}

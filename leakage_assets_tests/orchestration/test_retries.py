@@ -112,7 +112,7 @@ def test_failed_cells_end_the_step() -> None:
 def on_gpu() -> Iterator[dg.AssetKey]:
     for asset in defs.resolve_asset_graph().assets_defs:
         if isinstance(asset, dg.AssetsDefinition) and gpus(asset.op.tags):
-            yield asset.key
+            yield from asset.keys
 
 
 @pytest.mark.parametrize("key", sorted(on_gpu()), ids=lambda key: key.path[-1])

@@ -46,7 +46,7 @@ class Workshop:
 
     def asset(self, key: dg.AssetKey) -> dg.AssetsDefinition:
         """The definition of an asset, shared or of the study."""
-        (found,) = [asset for asset in self.assets if asset.key == key]
+        (found,) = [asset for asset in self.assets if key in asset.keys]
         return found
 
     def run(self, names: Sequence[str], tags: Mapping[str, str]) -> dg.ExecuteInProcessResult:

@@ -183,10 +183,10 @@ def test_rates_of_the_ledger_make_forecasts_for_the_engine_they_were_measured_wi
     assert planned.seconds == pytest.approx(sum(s.floor / s.efficiency.share for s in planned.stages) + around)
     assert any("a smaller model reaches less" in assumption for assumption in planned.assumptions)
     starts = {overhead.name: (overhead.count, overhead.seconds) for overhead in planned.overheads}
-    # One run per seed: adapters and samples each start an engine; so do the on-policy completions.
-    assert starts["starting the engine"] == (5, 50.0)
-    assert starts["loading the base model"] == (6, None)
-    assert starts["starting the process of a step"] == (8, None)
+    # One run per seed: adapters and samples are one step with an engine; so are the on-policy completions.
+    assert starts["starting the engine"] == (3, 50.0)
+    assert starts["loading the base model"] == (4, None)
+    assert starts["starting the process of a step"] == (6, None)
 
 
 def test_a_hub_model_that_is_not_cached_is_planned_by_its_known_shape(

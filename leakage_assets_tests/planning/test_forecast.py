@@ -93,7 +93,7 @@ def test_what_surrounds_the_work_counts_once_measured(tmp_path: Path) -> None:
     ledger = read_ledger(tmp_path)
     found = reference_forecasts(ledger, H200)
     work = found["train_14_adapters_s"] + found["generate_100800_s"]
-    assert found["dagster_207_s"] - work == pytest.approx(2 * 50 + 2 * 10 + 3 * 7 + 14 * 2)
+    assert found["dagster_207_s"] - work == pytest.approx(50 + 10 + 3 * 7 + 14 * 2)
     assert overhead("engine_start_s", 3, ledger, H200).total == 150
     missing = overhead("engine_start_s", 3, ledger, H100)
     assert (missing.seconds, missing.total, missing.source) == (None, 0.0, NO_MEASUREMENT)
