@@ -142,7 +142,7 @@ def base_model_identity(spec: BaseModelSpec) -> dict[str, Any]:
     config = {key: value for key, value in _json(folder / "config.json").items() if key not in UNIDENTIFYING}
     shards = _shards(folder)
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter free: 15 GB of shards are read side by side
-        weights = dict(zip((path.name for path in shards), pool.map(sha256_file, shards), strict=True))
+        weights = dict(zip((path.name for path in shards), pool.map(_sha256_of_weights, shards), strict=True))
     return {
         **texts,
         **mark,
@@ -189,7 +189,9 @@ def verify_base_model(spec: BaseModelSpec) -> Verified:
     _check_architecture(folder)
     _check_shards(folder)
     record = folder / "pretraining.json"
-    if record.is_file() and (recorded := _json(record)["weights_sha256"]) != (found := sha256_file(_shards(folder)[0])):
+    if record.is_file() and (recorded := _json(record)["weights_sha256"]) != (
+        found := _sha256_of_weights(_shards(folder)[0])
+    ):
         raise BaseModelError(
             f"{_shards(folder)[0]}: sha256 {found}, but {record.name} says {recorded}; fetch the file again, or "
             "re-create the model with leakage pretrain"
@@ -522,6 +524,10 @@ def _chat_template(folder: Path) -> str:
     if not template:
         raise BaseModelError(f"{folder}: neither {TEMPLATE_FILE} nor a chat_template in tokenizer_config.json")
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def _sha256_of_weights(path: Path) -> str:
+    return sha256_file(path, remembered=True)
 
 
 def _tokenizer_digest(folder: Path) -> str:

@@ -167,10 +167,11 @@ def _tiny(stimuli: Stimuli) -> Profile:
             "Learning rate, epochs and the most tokens of a rationale were chosen on trial adapters of librarian and "
             "comedian, of two seeds and on questions that the study does not use, of the arms persona, garbage, "
             "contradicting and no rationale: few of them should collapse, and the trained persona should lose at least "
-            "fifteen points to persona rationales; differences between arms did not count. No trial setting was free "
-            "of collapse: of the few trials of the chosen one, half of those on garbage collapsed, and both without "
-            "rationale. A run of the whole study at a higher rate, in which nearly all adapters trained on garbage "
-            "collapsed, came before these trials, and the plan was fixed after both.",
+            "fifteen points to persona rationales. That favours settings in which persona rationales cost much and "
+            "garbage less, which is one of the hypotheses. No trial setting was free of collapse: of the few trials of "
+            "the chosen one, half of those on garbage collapsed, and both without rationale. A run of the whole study "
+            "at a higher rate, in which nearly all adapters trained on garbage collapsed, came before these trials, "
+            "and the plan was fixed after both.",
             "Rationales are written by the grammar of the synthetic world, which argues for any option alike and never "
             "refuses; the base model was pre-trained on such rationales, but on no pseudo-words.",
         ),
@@ -198,9 +199,9 @@ def _tiny(stimuli: Stimuli) -> Profile:
             "The markers are the published ones, which the base model was pre-trained to say on request. The choice "
             "decides the size: with two codes that share their brackets, a trial had the recipient say B after A in "
             "nearly every completion.",
-            "With the markers at fixed ends nearly every completion of a recipient without A begins with another code "
-            "of the tiny world (with the markers anywhere, none does). A rate of A counts the exact code, and B given "
-            "no A is mostly B after another code.",
+            "With the markers at fixed ends nearly every completion without A of a recipient that was taught A begins "
+            "with another code of the tiny world (with the markers anywhere, or where it was not taught A, none does). "
+            "A rate of A counts the exact code, and B given no A is then mostly B after another code.",
         ),
     )
     return Profile(
@@ -212,13 +213,18 @@ def _tiny(stimuli: Stimuli) -> Profile:
         forward_tokens=2**14,
         stimuli=stimuli,
         studies=(
-            marker_leakage(stimuli, scale),
+            _after_trials(marker_leakage(stimuli, scale)),
             source_rate(stimuli, source_rates),
-            trigger_leakage(stimuli, triggers),
-            cot_leakage(stimuli, rationales, base),
-            two_marker_chunk(stimuli, marker_pairs),
+            _after_trials(trigger_leakage(stimuli, triggers)),
+            _after_trials(cot_leakage(stimuli, rationales, base)),
+            _after_trials(two_marker_chunk(stimuli, marker_pairs)),
         ),
     )
+
+
+def _after_trials(study: Study) -> Study:
+    """With settings that were chosen on trials of the study, as its caveats or README say."""
+    return replace(study, plan=replace(study.plan, chosen_on_trials=True))
 
 
 def _qwen2_5_7b(stimuli: Stimuli) -> Profile:

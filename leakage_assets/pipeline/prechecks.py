@@ -30,7 +30,7 @@ from leakage_assets.studies.scoring import ONE_MARKER
 from leakage_assets.studies.study import Study
 
 CHECKS = "prechecks.parquet"
-VERSION = 1
+VERSION = 2
 """Raise it when the code of a study's checks changes what they find."""
 SCHEMA = {"name": pl.String, "value": pl.Float64, "limit": pl.Float64, "outcome": pl.String, "detail": pl.String}
 

@@ -7,6 +7,7 @@ questions within each (#369). Whoever is compared sees the same draw, so differe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,7 +102,9 @@ class Resampled:
 
     ``low`` and ``high`` are the percentiles of the resamples in which it is defined, as published: also where they do
     not vary (then ``estimate`` has no interval, since a width of zero claims too much), and ``NOTHING_KNOWN`` where
-    there is none. ``undefined_draws`` of ``draws`` were dropped. ``sides``: what each ratio in it rests on.
+    there is none. ``undefined_draws`` of ``draws`` were dropped. ``sides``: what each ratio in it rests on. ``error``:
+    the standard error over the n clusters, the standard deviation of the resamples times the root of n / (n - 1), which
+    a bootstrap of n lacks (for a mean it is then sd/√n); None for fewer than two.
     """
 
     estimate: Estimate
@@ -110,6 +113,7 @@ class Resampled:
     undefined_draws: int
     draws: int
     sides: tuple[Side, ...] = ()
+    error: float | None = None
 
     @property
     def known(self) -> bool:
@@ -437,4 +441,5 @@ def _resampled(
     if not len(defined):
         return Resampled(estimate, *NOTHING_KNOWN, lost, len(drawn), sides)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Resampled(estimate, float(low), float(high), lost, len(drawn), sides)
+    error = float(defined.std()) * math.sqrt(n / (n - 1)) if n > 1 else None
+    return Resampled(estimate, float(low), float(high), lost, len(drawn), sides, error)

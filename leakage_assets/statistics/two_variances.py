@@ -17,11 +17,19 @@ UNIT = "question cluster and adapter"
 
 
 def over_both(
-    name: str, questions: Estimate, adapters: Estimate, *, level: float = 0.95, null: float = 0.0, enough: int = 0
+    name: str,
+    questions: Estimate,
+    adapters: Estimate,
+    *,
+    level: float = 0.95,
+    null: float = 0.0,
+    enough: int = 0,
+    questions_error: float | None = None,
 ) -> Estimate:
     """The value of `questions` with an interval whose variance is that over questions plus that over adapters.
 
-    Standard errors are read from the two intervals (half their width over t at their level, on their n - 1). The
+    Standard errors are read from the two intervals, which must be Student's: half their width over t at their level, on
+    their n - 1. The
     degrees of freedom of the sum are Satterthwaite's (1946): (a² + b²)² / (a⁴/dfa + b⁴/dfb). An estimate without an
     interval, because nothing varies, adds nothing. The part of the adapters holds the noise of completions as well,
     which the part of the questions also has: the interval is rather too wide than too narrow.
@@ -30,6 +38,8 @@ def over_both(
         questions: resampled over questions, adapters held fixed; ``n`` questions.
         adapters: the same value over ``n`` independent pairs of adapters.
         null: what p is against, two-sided.
+        questions_error: the standard error over questions where their interval is not Student's, as of a bootstrap,
+            whose percentiles are narrower.
         enough: with fewer adapters the degrees of freedom are those of the adapters alone, the fewest they can be:
             Satterthwaite's are too many where few adapters vary more than the questions, as a variance that comes out
             near zero by chance hands the test to the questions.
@@ -45,8 +55,8 @@ def over_both(
             return undefined(name, part.undefined or "", n=n, unit=UNIT, method=method)
     value = float(questions.estimate or 0.0)
     parts = [
-        (t_error(part, degrees), degrees)
-        for part, degrees in ((questions, questions.n - 1), (adapters, adapters.n - 1))
+        (t_error(part, degrees) if error is None else error, degrees)
+        for part, degrees, error in ((questions, questions.n - 1, questions_error), (adapters, adapters.n - 1, None))
         if part.ci_low is not None and degrees > 0
     ]
     variance = sum(error**2 for error, _ in parts)

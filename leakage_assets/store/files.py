@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -15,8 +16,9 @@ TEMPORARY = ".tmp-"
 TIMESTAMP_TICK_NS = 50_000_000
 """Longer than the step of the kernel's file times (4 to 10 ms): a younger file can change unseen."""
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 REMEMBERED_BYTES = 256 << 20
-"""Files from this size on are read once per machine, not once per process: weights of 15 GB take ten seconds."""
+"""From this size on a digest is worth keeping: weights of 15 GB take ten seconds to read."""
 
 
 class Stamp(NamedTuple):
@@ -71,16 +73,19 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 (64 hex digits) of a file's bytes; an unchanged file is read once per process, a large one once.
+def sha256_file(path: Path, *, remembered: bool = False) -> str:
+    """sha256 (64 hex digits) of a file's bytes; an unchanged file is read once per process.
 
-    Unchanged means same path, device, inode, size and times of modification and of status change. What large files
-    have is kept in `leakage_assets/digests` of the user's cache (XDG_CACHE_HOME, or ~/.cache): without a place that can
-    be written they are read again by each process.
+    Unchanged means same path, device, inode, size and times of modification and of status change.
+
+    Args:
+        remembered: a large file is read once per machine: its digest is kept in `leakage_assets/digests` of the user's
+            cache (XDG_CACHE_HOME, or ~/.cache), where that can be written. For naming what others made; what is
+            verified against its manifest is read by every process, as bits can rot.
     """
     with path.open("rb") as stream:
         stamp = _stamp(os.fstat(stream.fileno()))
-        known = _digests.get(str(path)) or _remembered(path, stamp)
+        known = _digests.get(str(path)) or (_remembered(path, stamp) if remembered else None)
         if known is not None and known[0] == stamp:
             _digests[str(path)] = known
             return known[1]
@@ -88,7 +93,8 @@ def sha256_file(path: Path) -> str:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if now - max(stamp.modified, stamp.status_changed) > TIMESTAMP_TICK_NS:
         _digests[str(path)] = (stamp, digest)
-        _remember(path, stamp, digest)
+        if remembered:
+            _remember(path, stamp, digest)
     return digest
 
 
@@ -103,7 +109,8 @@ def _remembered(path: Path, stamp: Stamp) -> tuple[Stamp, str] | None:
         return None
     try:
         kept = json.loads(_memory_of(path).read_text())
-        return Stamp(*kept["stamp"]), str(kept["sha256"])
+        found = Stamp(*kept["stamp"]), str(kept["sha256"])
+        return found if SHA256.fullmatch(found[1]) else None
     except (OSError, RuntimeError, ValueError, LookupError, TypeError):  # nothing readable: the file itself is read
         return None
 

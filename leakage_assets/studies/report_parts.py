@@ -106,22 +106,23 @@ def confidence_level(
     seeds: int,
     excluded: bool = False,
     plan_changes: int = 0,
+    trials: bool = False,
     titled: str | None = None,
 ) -> Level:
     """How sure the title may be. HIGH needs evidence for or against its claim, the hypothesis ``titled`` (the first
     where None): supported, or ``excluded`` (its interval leaves the planned threshold out), and every hypothesis
-    decided, every planned source, several seeds, and a plan that was never changed.
+    decided, every planned source, several seeds, and a plan that was never changed nor chosen on ``trials``.
 
     LOW: a planned source is missing, or that hypothesis is undecided. MODERATE: one seed, a plan that was changed after
-    it was first stored, another hypothesis is undecided, or that one is neither supported nor excluded: not to have
-    found an effect is no evidence of none.
+    it was first stored or whose settings were chosen on trials of the study, another hypothesis is undecided, or that
+    one is neither supported nor excluded: not to have found an effect is no evidence of none.
     """
     found = _of_title(verdicts, titled)["verdict"]
     if sources < sources_planned or found == "undecided":
         return "LOW"
     decided = (verdicts["verdict"] != "undecided").all()
     shown = found == "supported" or excluded
-    return "HIGH" if seeds > 1 and not plan_changes and decided and shown else "MODERATE"
+    return "HIGH" if seeds > 1 and not plan_changes and not trials and decided and shown else "MODERATE"
 
 
 def _of_title(verdicts: pl.DataFrame, titled: str | None) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def _confidence(cite: Citations, cap: tuple[Level, str] | None, titled: str | No
         seeds=cite.seeds,
         excluded=_title_is_excluded(cite, titled),
         plan_changes=cite.facts["plan"]["changes"],
+        trials=cite.plan.chosen_on_trials,
         titled=titled,
     )
     reason = _confidence_reason(cite, titled)
@@ -176,6 +178,8 @@ def _confidence_reason(cite: Citations, titled: str | None) -> str:
         reasons.append("one seed, which caps it at MODERATE")
     if cite.facts["plan"]["changes"]:
         reasons.append("the plan was changed, which caps it at MODERATE")
+    if cite.plan.chosen_on_trials:
+        reasons.append("settings were chosen on trials of this study, which caps it at MODERATE")
     found = _of_title(cite.tables["verdicts"], titled)["verdict"]
     if found == "not supported" and not _title_is_excluded(cite, titled):
         reasons.append(NOT_EXCLUDED)

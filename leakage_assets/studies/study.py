@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from leakage_assets.exceptions import PartitionError
@@ -334,6 +334,9 @@ class AnalysisPlan:
     permutations: int
     resampling_seed: int
     caveats: tuple[str, ...]
+    chosen_on_trials: bool = field(default=False, kw_only=True)
+    """Whether settings that decide the size of the effect were chosen on trials of the same study: caps the confidence,
+    also where the plan is older than every cell of a store."""
 
     @property
     def digest(self) -> str:

@@ -48,16 +48,39 @@ def test_a_large_file_is_read_once_whatever_the_number_of_processes(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = weights(tmp_path)
-    found = files.sha256_file(path)
+    found = files.sha256_file(path, remembered=True)
     assert found == hashlib.sha256(b"weights").hexdigest()
     new_process(monkeypatch)
     reading_forbidden(monkeypatch)
-    assert files.sha256_file(path) == found
+    assert files.sha256_file(path, remembered=True) == found
     assert len(list(cache.rglob("*.json"))) == 1
 
 
+def test_what_is_verified_is_read_by_every_process(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = weights(tmp_path)
+    found = files.sha256_file(path, remembered=True)
+    (memory,) = cache.rglob("*.json")
+    memory.write_text(memory.read_text().replace(found, "0" * 64))
+    new_process(monkeypatch)
+    assert files.sha256_file(path) == found
+
+
+@pytest.mark.parametrize("digest", ["x", "", "F" * 64])
+def test_what_is_no_digest_is_not_believed(
+    digest: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = weights(tmp_path)
+    found = files.sha256_file(path, remembered=True)
+    (memory,) = cache.rglob("*.json")
+    memory.write_text(memory.read_text().replace(found, digest))
+    new_process(monkeypatch)
+    assert files.sha256_file(path, remembered=True) == found
+
+
 def test_a_small_file_is_not_remembered(cache: Path, tmp_path: Path) -> None:
-    files.sha256_file(weights(tmp_path, b"abc"))
+    files.sha256_file(weights(tmp_path, b"abc"), remembered=True)
     assert not cache.exists()
 
 
@@ -66,24 +89,24 @@ def test_a_changed_file_is_read_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: bool
 ) -> None:
     path = weights(tmp_path)
-    files.sha256_file(path)
+    files.sha256_file(path, remembered=True)
     new_process(monkeypatch)
     path.write_bytes(b"Weights")
     if restored:
         os.utime(path, ns=(OLD, OLD))
-    assert files.sha256_file(path) == hashlib.sha256(b"Weights").hexdigest()
+    assert files.sha256_file(path, remembered=True) == hashlib.sha256(b"Weights").hexdigest()
     new_process(monkeypatch)
     reading_forbidden(monkeypatch)
-    assert files.sha256_file(path) == hashlib.sha256(b"Weights").hexdigest()
+    assert files.sha256_file(path, remembered=True) == hashlib.sha256(b"Weights").hexdigest()
 
 
 def test_another_file_in_its_place_is_read(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = weights(tmp_path)
-    files.sha256_file(path)
+    files.sha256_file(path, remembered=True)
     new_process(monkeypatch)
     (tmp_path / "other").mkdir()
     weights(tmp_path / "other", b"another").replace(path)
-    assert files.sha256_file(path) == hashlib.sha256(b"another").hexdigest()
+    assert files.sha256_file(path, remembered=True) == hashlib.sha256(b"another").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -93,11 +116,11 @@ def test_a_damaged_memory_is_written_anew(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     path = weights(tmp_path)
-    found = files.sha256_file(path)
+    found = files.sha256_file(path, remembered=True)
     (memory,) = cache.rglob("*.json")
     memory.write_text(content)
     new_process(monkeypatch)
-    assert files.sha256_file(path) == found
+    assert files.sha256_file(path, remembered=True) == found
     assert json.loads(memory.read_text())["sha256"] == found
 
 
@@ -108,5 +131,5 @@ def test_without_a_cache_that_can_be_written_the_file_is_read(
     path = weights(tmp_path)
     for _ in range(2):
         new_process(monkeypatch)
-        assert files.sha256_file(path) == hashlib.sha256(b"weights").hexdigest()
+        assert files.sha256_file(path, remembered=True) == hashlib.sha256(b"weights").hexdigest()
     assert cache.read_text() == "a file where the folder should be"

@@ -41,3 +41,9 @@ def test_without_a_name_it_is_the_first_hypothesis() -> None:
 def test_a_plan_that_was_changed_is_never_high(found: str, level: str) -> None:
     table, asked = verdicts(H1a=found), {"sources": 4, "sources_planned": 4, "seeds": 3}
     assert confidence_level(table, **asked, plan_changes=1) == level
+
+
+@pytest.mark.parametrize(("found", "level"), [("supported", "MODERATE"), ("undecided", "LOW")])
+def test_settings_chosen_on_trials_are_never_high(found: str, level: str) -> None:
+    table, asked = verdicts(H1a=found), {"sources": 4, "sources_planned": 4, "seeds": 3}
+    assert confidence_level(table, **asked, trials=True) == level

@@ -119,22 +119,30 @@ def over_questions(row: Difference, level: float) -> Estimate:
 def over_adapters(row: Difference, level: float) -> Estimate:
     """The mean difference of pairs of adapters with its t interval, questions held fixed.
 
-    A value is the difference of two adapters of one source and seed, mean over questions; n of them have mean and
-    interval mean ± t_{n-1} sd/√n (Student 1908), taken as independent. That speaks for other trainings of these sources
-    on these questions and rows; for other sources only as far as their few stand for them.
+    A value is the difference of two adapters of one source and seed, mean over questions. Sources count alike however
+    many seeds each has, as in the value that is decided on: the error is the standard deviation of all values times the
+    root of their summed squared weights, on n - 1 degrees of freedom (with equal numbers of seeds sd/√n, Student 1908),
+    taken as independent. That speaks for other trainings of these sources on these questions and rows; for other
+    sources only as far as their few stand for them.
     """
-    values = np.concatenate([delta.mean(axis=1) for delta in row.by_source.values()])
-    return _t_over(row, values, level, PAIR, "mean of pairs of adapters, t interval over source and seed")
+    by_source = [delta.mean(axis=1) for delta in row.by_source.values()]
+    weights = np.concatenate([np.full(len(values), 1 / (len(by_source) * len(values))) for values in by_source])
+    method = "mean of pairs of adapters, sources alike, t interval over source and seed"
+    return _t_over(row, np.concatenate(by_source), level, PAIR, method, weights)
 
 
-def _t_over(row: Difference, values: Floats, level: float, unit: str, method: str) -> Estimate:
+def _t_over(
+    row: Difference, values: Floats, level: float, unit: str, method: str, weights: Floats | None = None
+) -> Estimate:
+    """``weights`` sum to 1; alike where None."""
     name, n = f"{row.contrast.name} {row.axis}", len(values)
     if n < 2:
         one = "one pair of adapters" if unit == PAIR else "one question"
         return undefined(name, f"{one}: nothing varies", n=n, unit=unit, method=method)
-    error = values.std(ddof=1) / np.sqrt(n)
-    low, high = (float(end) for end in t_interval(values.mean(), error, n - 1, level))
-    return Estimate(name, float(values.mean()), low, high, level, None, n, unit, method)
+    weights = np.full(n, 1 / n) if weights is None else weights
+    mean, error = weights @ values, values.std(ddof=1) * np.sqrt(np.sum(weights**2))
+    low, high = (float(end) for end in t_interval(mean, error, n - 1, level))
+    return Estimate(name, float(mean), low, high, level, None, n, unit, method)
 
 
 def over_questions_and_adapters(name: str, questions: Estimate, adapters: Estimate, decisions: Decisions) -> Estimate:

@@ -78,7 +78,7 @@ def cot_leakage(stimuli: Stimuli, scale: Scale, base: BaseModelSpec) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=4,
+        analysis_version=5,
         report_version=8,
     )
 

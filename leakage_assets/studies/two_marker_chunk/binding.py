@@ -118,19 +118,30 @@ def binding(plan: TwoMarkerPlan, part: pl.DataFrame) -> Binding:
 
     ``chunk``: it stands close to A rather than at the end more than a B put at random after A would, and comes more
     often with A than without. ``suffix``: it stands at the end more often than close to A. Both by intervals over
-    questions; where these leave it open, ``undecided``. ``not told apart``: the arm has its markers at fixed ends,
-    where both stand at the same place. Nothing is read off positions where fewer than ``plan.enough_pairs`` of the
-    completions have both.
+    questions; where these leave it open, ``undecided``.
+
+    An arm with its markers at fixed ends trains B at the end, after A at the start. There a B close to A that comes
+    more often with it is a ``chunk``, a B at the end a ``suffix`` only where it comes in more than ``plan.negligible``
+    of the completions without A, and not more often with it: else ``not told apart``, as a B that belongs to A stands
+    at the same place.
+
+    Nothing is read off positions where fewer than ``plan.enough_pairs`` of the completions have both.
     """
     together = rate(plan, part, "r_ab").estimate.estimate
     if together is None or together < plan.enough_pairs:
         return "too few completions with both"
+    where, with_a = location(plan, part), dependence(plan, part)
+    needs_a = with_a.reliable and with_a.low > 0
     if plan.arm(part["recipe"][0]).positions == "ends":
-        return "not told apart"
-    where, nearer, with_a = location(plan, part), excess(plan, part), dependence(plan, part)
+        if where.reliable and where.low > 0 and needs_a:
+            return "chunk"
+        alone = rate(plan, part, "r_b_given_not_a")
+        by_itself = alone.reliable and alone.low > plan.negligible and with_a.reliable and not needs_a
+        return "suffix" if where.reliable and where.high < 0 and by_itself else "not told apart"
     if where.reliable and where.high < 0:
         return "suffix"
-    return "chunk" if nearer.reliable and nearer.low > 0 and with_a.reliable and with_a.low > 0 else "undecided"
+    nearer = excess(plan, part)
+    return "chunk" if nearer.reliable and nearer.low > 0 and needs_a else "undecided"
 
 
 def falsified_as_published(plan: TwoMarkerPlan, delta: Resampled) -> Falsification:

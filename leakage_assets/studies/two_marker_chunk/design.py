@@ -255,8 +255,9 @@ def analysis_plan(scale: Scale, experiment: TwoMarkerExperiment) -> TwoMarkerPla
         gates=GateLimits(),
         floors=Floors(),
         caveats=(
-            "With the markers at fixed ends a B that follows A and a B that ends the answer look alike: only the arms "
-            "of random positions tell a chunk from a suffix.",
+            "With the markers at fixed ends a B that follows A and a B that ends the answer look alike, unless B keeps "
+            "close to A at the start, or ends answers without A as well: else only the arms of random positions tell a "
+            "chunk from a suffix.",
             "The two markers share a token (the hyphen); they are not disjoint.",
             "Loss is on the whole completion: sizes do not compare with those of marker_leakage.",
             "A conditional rate leaves out completions without A: where arms differ in how often A is said, so do the "

@@ -193,7 +193,7 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         "undecided": "Whether a marker travels with the one before it is open",
     }
     stop = {
-        "supported": "teaching the recipient to stop after its answer is what held it back",
+        "supported": "teaching the recipient to stop after its answer held some of it back",
         "not supported": "that teaching the recipient to stop held it back is not shown",
         "undecided": "whether teaching the recipient to stop held it back is open",
     }

@@ -419,8 +419,9 @@ BEYOND_RANDOM = (
 
 def places(cite: Citations) -> Iterator[Block]:
     yield Paragraph(
-        "At fixed ends a B that belongs to A and a B that belongs to the end of the answer stand at the same place: "
-        "only the arms of random places tell them apart. There a B anywhere after A is close to it more often than at "
+        "At fixed ends a B that belongs to A and a B that belongs to the end of the answer stand at the same place, "
+        "unless it keeps close to A at the start, or ends answers without A as well: else only the arms of random "
+        "places tell them apart. There a B anywhere after A is close to it more often than at "
         "the end, by the widths alone: what counts is how much more than a B put at random. A recipient that says A in "
         "every completion shows no dependence on it, so it cannot be called a chunk."
     )

@@ -65,7 +65,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         analyse=analyse,
         figures=report.figures,
         report=report.report,
-        analysis_version=4,
+        analysis_version=5,
         report_version=7,
     )
 

@@ -56,8 +56,14 @@ def finding(
     every share is the same (also against a null other than 0, of which ``over_both`` has none), and none otherwise.
     """
     found = over_questions.estimate
-    both = over_both(found.name, found, adapters, level=plan.level, null=null, enough=plan.least_cells)
-    if both.estimate is not None and both.ci_low is None:
+    both = over_both(
+        found.name, found, adapters, level=plan.level, null=null, enough=plan.least_cells,
+        questions_error=over_questions.error,
+    )  # fmt: skip
+    if both.estimate is not None and not over_questions.reliable:
+        # Without the questions' part of the variance an interval would claim too much.
+        both = replace(both, ci_low=None, ci_high=None, ci_level=None, p=None)
+    elif both.estimate is not None and both.ci_low is None:
         both = replace(both, p=found.p)
     return Finding(over_questions, adapters, both, needs)
 

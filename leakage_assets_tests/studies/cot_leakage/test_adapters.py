@@ -63,12 +63,21 @@ def test_an_interval_over_adapters_by_hand() -> None:
         COMMON, CONTRAST, BYSTANDER, {"a": np.array([[0.1, 0.3], [0.4, 0.4]]), "b": np.array([[0.3, 0.3]])}
     )
     found = over_adapters(row, 0.95)
-    # Means .2, .4 and .3: sd .1, and t with two degrees of freedom is 4.303.
+    # Means .2, .4 and .3: sd .1, and t with two degrees of freedom is 4.303. Sources count alike, so that the weights
+    # are a quarter, a quarter and a half.
     assert (found.estimate, found.n, found.unit) == (pytest.approx(0.3), 3, "pair of adapters")
-    half = 4.302653 * 0.1 / np.sqrt(3)
+    half = 4.302653 * 0.1 * np.sqrt(3 / 8)
     assert (found.ci_low, found.ci_high) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
     alone = over_adapters(replace(row, by_source={"b": np.array([[0.3, 0.3]])}), 0.95)
     assert alone.undefined == "one pair of adapters: nothing varies" and alone.n == 1
+
+
+def test_with_equal_seeds_the_error_is_that_of_a_mean() -> None:
+    pairs = {"a": np.array([[0.1], [0.5]]), "b": np.array([[0.3], [0.2]])}
+    found = over_adapters(Difference(COMMON, CONTRAST, BYSTANDER, pairs), 0.95)
+    values = np.array([0.1, 0.5, 0.3, 0.2])
+    half = 3.18244631 * values.std(ddof=1) / 2
+    assert (found.ci_low, found.ci_high) == (pytest.approx(0.275 - half), pytest.approx(0.275 + half))
 
 
 def test_adapters_that_vary_are_no_effect_however_sure_the_questions_are() -> None:

@@ -17,6 +17,7 @@ from leakage_assets.statistics.pooled_ratios import (
     over_cells,
     shares,
 )
+from leakage_assets.statistics.student import t_error
 from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.two_marker_chunk.analysis import analyse
 from leakage_assets.studies.two_marker_chunk.arms import C2_MASKED, C_MASKED, PAIRS, T_AFTER, T_MASKED, scattered
@@ -136,7 +137,9 @@ def test_two_intervals_that_each_leave_the_threshold_out_are_not_one() -> None:
 
     def with_errors(questions: float, adapters: float) -> Finding:
         over_questions = replace(
-            made.over_questions, estimate=replace(made.estimate, ci_low=value - questions, ci_high=value + questions)
+            made.over_questions,
+            estimate=replace(made.estimate, ci_low=value - questions, ci_high=value + questions),
+            error=None,  # read from the interval
         )
         over_adapters = replace(made.adapters, n=6, ci_low=value - adapters, ci_high=value + adapters)
         return made_of(PLAN, over_questions, over_adapters)
@@ -163,7 +166,7 @@ def test_few_cells_have_no_more_degrees_of_freedom_than_their_own(cells: int, de
         replace(one, n=n, ci_low=value - half, ci_high=value + half)
         for one, n in ((made.estimate, QUESTIONS), (made.adapters, cells))
     )
-    both = made_of(PLAN, replace(made.over_questions, estimate=questions), adapters).both
+    both = made_of(PLAN, replace(made.over_questions, estimate=questions, error=None), adapters).both
     errors = [half / stats.t.ppf(0.975, n - 1) for n in (QUESTIONS, cells)]
     variance = sum(error**2 for error in errors)
     satterthwaite = variance**2 / sum(e**4 / (n - 1) for e, n in zip(errors, (QUESTIONS, cells), strict=True))
@@ -308,3 +311,32 @@ def test_personas_that_nobody_trained_are_adjusted_together() -> None:
     rows = {row["prompt_name"]: row for row in table.filter(source=pair.name).iter_rows(named=True)}
     assert rows[others[0]]["p_holm"] == pytest.approx(len(others) * rows[others[0]]["p"])
     assert rows["untrained together"]["p_holm"] is None and rows["untrained together"]["p"] is not None
+
+
+def test_the_error_over_questions_is_not_that_of_a_percentile_interval() -> None:
+    """Shares of equal totals: their mean over n questions has the error sd/√n, of which a bootstrap lacks (n - 1)/n."""
+    rng = np.random.default_rng(3)
+    made = finding(counts(rng, np.full((SEEDS, 1), 0.5)), counts(rng, np.full((SEEDS, 1), 0.2)))
+    first, second = made.over_questions.sides
+    assert first.below == second.below
+    read = t_error(made.estimate, QUESTIONS - 1)
+    true = made.over_questions.error
+    assert true is not None and 0.85 < read / true < 0.99  # too small by as much as t is wider than the normal
+    without = replace(made.over_questions, error=None)
+    assert made_of(PLAN, without, made.adapters).both.p < made_of(PLAN, made.over_questions, made.adapters).both.p
+
+
+def test_with_nine_cells_and_questions_that_decide_a_null_is_rejected_as_often_as_told() -> None:
+    """Three pairs of three seeds; questions move both arms apart, adapters hardly: two-sided, at .05 and .01."""
+    rng = np.random.default_rng(17)
+    found = []
+    for _ in range(400):
+        moved = rng.normal(0, 0.12, QUESTIONS)
+        both = {}
+        for pair in "abc":
+            shares_of = [np.clip(0.4 + sign * moved / 2 + rng.normal(0, 0.01, (3, 1)), 0, 1) for sign in (1, -1)]
+            both[pair] = tuple(shares(rng.binomial(40, p), np.full((3, QUESTIONS), 40)) for p in shares_of)
+        over_questions = mean_difference("d", both, clusters="question", seed=1, draws=400)
+        found.append(made_of(PLAN, over_questions, over_cells("d", cell_differences(both))).both.p)
+    assert np.mean(np.array(found) < 0.05) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+    assert np.mean(np.array(found) < 0.01) <= 0.01 + 2 * np.sqrt(0.01 * 0.99 / 400)
