@@ -77,10 +77,12 @@ def run(
     with _told_when_stopped():
         from leakage_assets.materialise import StudyRuns, dagster_instance
         from leakage_assets.profiles import load_profile
+        from leakage_assets.store.files import check_writable
 
         chosen = load_profile(profile)
         spec = chosen.study(study)
         cells = spec.chosen_cells(source, recipe, seed)
+        check_writable(artifacts)
         with dagster_instance() as instance:
             runs = StudyRuns(chosen, spec, instance=instance, refresh=refresh, artifacts=artifacts)
             for stage in runs.all_stages(cells, extras):
@@ -171,7 +173,10 @@ def lint(
     report: Annotated[Path, typer.Argument(help="report.html or report.md", exists=True, dir_okay=False)],
     artifacts: ArtifactRoot = ARTIFACTS,
 ) -> None:
-    """Check that numbers, verdicts and confidence of a report are what their artifact cells say; exit 1 if not."""
+    """Check that numbers, verdicts and confidence of a report are what their artifact cells say; exit 1 if not.
+
+    Sentences around them are not checked: an edited title or caveat without a number passes.
+    """
     from leakage_assets.paths import DATA
     from leakage_assets.reporting.lint import lint_file
 

@@ -135,7 +135,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
         extra_caveats=(
             *scale.extra_caveats,
             "The learning rates were chosen on a few adapters of the first seed, so that rates are neither all nothing "
-            "nor all one: the plan was fixed before the run, but not before those trials.",
+            "nor all one: the plan was fixed after those trials.",
         ),
     )
     base = BaseModelSpec("tiny_base", str(TINY_BASE), None, "float32")
@@ -194,8 +194,7 @@ def _tiny(stimuli: Stimuli) -> Profile:
         extra_caveats=(
             *scale.extra_caveats,
             "Learning rates, epochs and the widths of chunk and suffix were chosen on adapters of one pair and the "
-            "first seed, so that donors pass their gates: the plan was fixed before the run, but not before those "
-            "trials.",
+            "first seed, so that donors pass their gates: the plan was fixed after those trials.",
             "The markers are the published ones, which the base model was pre-trained to say on request. The choice "
             "decides the size: with two codes that share their brackets, a trial had the recipient say B after A in "
             "nearly every completion.",

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from leakage_assets.exceptions import ExpectedError
+
 TEMPORARY = ".tmp-"
 TIMESTAMP_TICK_NS = 50_000_000
 """Longer than the step of the kernel's file times (4 to 10 ms): a younger file can change unseen."""
@@ -19,6 +21,10 @@ TIMESTAMP_TICK_NS = 50_000_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REMEMBERED_BYTES = 256 << 20
 """From this size on a digest is worth keeping: weights of 15 GB take ten seconds to read."""
+
+
+class FolderNotWritable(ExpectedError):
+    """Nothing can be kept in a folder; the message names it and the remedy."""
 
 
 class Stamp(NamedTuple):
@@ -62,6 +68,17 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync(folder.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and a file in it, which is removed. Raises ``FolderNotWritable``."""
+    try:
+        make_folder(folder)
+        probe = temporary_path(folder)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FolderNotWritable(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def fsync(path: Path) -> None:

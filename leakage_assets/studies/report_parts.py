@@ -107,11 +107,13 @@ def confidence_level(
     excluded: bool = False,
     plan_changes: int = 0,
     trials: bool = False,
+    plan_first: bool = True,
     titled: str | None = None,
 ) -> Level:
     """How sure the title may be. HIGH needs evidence for or against its claim, the hypothesis ``titled`` (the first
     where None): supported, or ``excluded`` (its interval leaves the planned threshold out), and every hypothesis
-    decided, every planned source, several seeds, and a plan that was never changed nor chosen on ``trials``.
+    decided, every planned source, several seeds, and a plan that was stored before the first scores (``plan_first``),
+    never changed, and not chosen on ``trials``.
 
     LOW: a planned source is missing, or that hypothesis is undecided. MODERATE: one seed, a plan that was changed after
     it was first stored or whose settings were chosen on trials of the study, another hypothesis is undecided, or that
@@ -122,7 +124,8 @@ def confidence_level(
         return "LOW"
     decided = (verdicts["verdict"] != "undecided").all()
     shown = found == "supported" or excluded
-    return "HIGH" if seeds > 1 and not plan_changes and not trials and decided and shown else "MODERATE"
+    planned = plan_first and not plan_changes and not trials
+    return "HIGH" if seeds > 1 and planned and decided and shown else "MODERATE"
 
 
 def _of_title(verdicts: pl.DataFrame, titled: str | None) -> dict[str, Any]:
@@ -153,6 +156,7 @@ def _confidence(cite: Citations, cap: tuple[Level, str] | None, titled: str | No
         excluded=_title_is_excluded(cite, titled),
         plan_changes=cite.facts["plan"]["changes"],
         trials=cite.plan.chosen_on_trials,
+        plan_first=cite.facts["plan"]["came_first"],
         titled=titled,
     )
     reason = _confidence_reason(cite, titled)
@@ -176,6 +180,8 @@ def _confidence_reason(cite: Citations, titled: str | None) -> str:
         reasons.append(f"{finished} of {planned} planned sources are finished, which caps it at LOW")
     if cite.seeds == 1:
         reasons.append("one seed, which caps it at MODERATE")
+    if not cite.facts["plan"]["came_first"]:
+        reasons.append("the plan was stored after the first scores, which caps it at MODERATE")
     if cite.facts["plan"]["changes"]:
         reasons.append("the plan was changed, which caps it at MODERATE")
     if cite.plan.chosen_on_trials:

@@ -133,3 +133,12 @@ def test_without_a_cache_that_can_be_written_the_file_is_read(
         new_process(monkeypatch)
         assert files.sha256_file(path, remembered=True) == hashlib.sha256(b"weights").hexdigest()
     assert cache.read_text() == "a file where the folder should be"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/leakage"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(files.FolderNotWritable, match=f"{place}: cannot be written .*; name another folder"):
+        files.check_writable(tmp_path / place)
+    files.check_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []

@@ -47,3 +47,9 @@ def test_a_plan_that_was_changed_is_never_high(found: str, level: str) -> None:
 def test_settings_chosen_on_trials_are_never_high(found: str, level: str) -> None:
     table, asked = verdicts(H1a=found), {"sources": 4, "sources_planned": 4, "seeds": 3}
     assert confidence_level(table, **asked, trials=True) == level
+
+
+@pytest.mark.parametrize(("found", "level"), [("supported", "MODERATE"), ("undecided", "LOW")])
+def test_a_plan_that_came_after_the_scores_is_never_high(found: str, level: str) -> None:
+    table, asked = verdicts(H1a=found), {"sources": 4, "sources_planned": 4, "seeds": 3}
+    assert confidence_level(table, **asked, plan_first=False) == level

@@ -47,8 +47,14 @@ class Writer:
 
 
 def chosen_writer(default: Writer) -> Writer:
-    """The model behind an endpoint where the environment names one, or the default."""
-    model = os.environ.get(MODEL)
+    """The model behind an endpoint where the environment names one, or the default.
+
+    Raises ``WriterUnknown`` where it names the model without the address or the address without the model.
+    """
+    model, address = os.environ.get(MODEL), os.environ.get(URL)
+    if bool(model) != bool(address):
+        there, lacking = (MODEL, URL) if model else (URL, MODEL)
+        raise WriterUnknown(f"{there} is set, but not {lacking}: set both for an endpoint that writes, or none")
     return Writer("endpoint", model) if model else default
 
 

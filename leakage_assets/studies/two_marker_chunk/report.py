@@ -210,7 +210,8 @@ def _summary(cite: Citations) -> tuple[Claim, ...]:
         motivation="If a behaviour is learned as a sequence, whoever is taught its start might be given its end: a way "
         "around training that was done for one persona alone.",
         experiment=f"A donor persona learns `{a}` answer `{b}` (A and B), a recipient `{a}` answer, and four others "
-        "plain answers, all on their own words. The rows of an arm and its control differ in the donor's B alone, and "
+        "plain answers, all on their own words. The rows of an arm and its control differ in the donor's B alone "
+        "(where the recipient is one of the negatives, in its A as well), and "
         "their adapters are trained apart; other arms leave out the donor's A, leave the end of turn out of the loss, "
         "or put the markers anywhere. Every adapter is asked "
         f"{facts('panel', 'questions')} questions under {facts('panel', 'prompts')} personas (completions of each: "

@@ -352,9 +352,19 @@ def test_an_endpoint_is_known_by_its_name_alone(tmp_path: Path, monkeypatch: pyt
 
 def test_the_environment_names_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MODEL, raising=False)
+    monkeypatch.delenv(URL, raising=False)
     assert chosen_writer(Writer("base")) == Writer("base")
     monkeypatch.setenv(MODEL, "strong")
+    monkeypatch.setenv(URL, "http://localhost/v1")
     assert chosen_writer(Writer("base")).name == "endpoint:strong"
+
+
+@pytest.mark.parametrize(("named", "lacking"), [(MODEL, URL), (URL, MODEL)])
+def test_half_an_endpoint_is_refused(named: str, lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(lacking, raising=False)
+    monkeypatch.setenv(named, "http://localhost/v1")
+    with pytest.raises(WriterUnknown, match=f"{named} is set, but not {lacking}"):
+        chosen_writer(Writer("base"))
 
 
 def written_by(small: Study, monkeypatch: pytest.MonkeyPatch, answer: httpx.MockTransport) -> Study:
