@@ -24,7 +24,7 @@ Events = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 def cell_assets(profile: Profile, study: Study) -> dg.AssetsDefinition:
     """``adapter`` and the samples of every panel; any of them can be materialised alone."""
     adapter_key = asset_key(profile, study, "adapter")
-    panels = {_samples_key(profile, study, panel): panel for panel in study.every_panel}
+    panels = {_samples_key(profile, study, panel): panel for panel in in_order(study)}
 
     @dg.multi_asset(
         name=f"{group(profile, study.name)}__{STEP}",
@@ -52,6 +52,16 @@ def cell_assets(profile: Profile, study: Study) -> dg.AssetsDefinition:
 
 
 STEP = "adapter_and_samples"
+
+
+def in_order(study: Study) -> list[AnyPanel]:
+    """Its panels, each after the one that it goes on from: in this order Dagster wants what a step makes."""
+
+    def before(panel: AnyPanel) -> int:
+        followed = study.followed(panel)
+        return 0 if followed is None else 1 + before(followed)
+
+    return sorted(study.every_panel, key=before)
 
 
 def _adapters(

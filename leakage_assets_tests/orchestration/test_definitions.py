@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 import leakage_assets.assets
+from leakage_assets.assets.cell_assets import in_order
 from leakage_assets.assets.common import RETRIES
 from leakage_assets.definitions import qwen2_5_7b, tiny
 from leakage_assets.executor.tags import gpus
@@ -138,6 +139,14 @@ def test_adapters_and_samples_are_one_step_of_which_each_can_be_made_alone(defs:
     assert deps["adapter"] == {"training_set", "base_model"}
     for name in those_of(study, SAMPLES):
         assert deps[name] >= {"adapter", "stimuli"}
+
+
+def test_a_panel_is_sampled_after_the_one_it_goes_on_from(study: Study) -> None:
+    panels = in_order(study)
+    assert set(panels) == set(study.every_panel) and len(panels) == len(study.every_panel)
+    for place, panel in enumerate(panels):
+        followed = study.followed(panel)
+        assert followed is None or followed in panels[:place]
 
 
 def test_the_adapter_proof_blocks(defs: dg.Definitions, study: Study) -> None:
