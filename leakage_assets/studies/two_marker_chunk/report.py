@@ -138,8 +138,18 @@ def _without_a(cite: Citations) -> str:
         difference += f"{interval_or_none(cite, within)} over questions)"
     return (
         f"**Does B come without A?** It {excluded}{upper}: recipients say B in {cite.headline(said)} of completions "
-        f"without A{difference}.{probed}"
+        f"without A ({_counts_without_a(cite)}){difference}.{probed}"
     )
+
+
+def _counts_without_a(cite: Citations) -> str:
+    """The counts of each pair; few completions lack A where a recipient learned it well."""
+    counts = []
+    for pair in finished(cite, cite.recipe):
+        where = {"recipe": cite.recipe, "source": pair.name, "prompt_name": pair.recipient, "rate": "r_b_given_not_a"}
+        found, total = (cite.cell("rates", name, ",d", **where) for name in ("found", "total"))
+        counts.append(f"{found} of {total} of `{pair.name}`")
+    return ", ".join(counts)
 
 
 def _need(cite: Citations) -> str:
