@@ -21,7 +21,7 @@ from leakage_assets.generation.adapters import CONFIG, AdapterError
 from leakage_assets.generation.engine import EngineDied, EngineError, ScoringItem
 from leakage_assets.generation.requests import BASE, Request, Sampling, sample_id, sample_seed
 from leakage_assets.generation.run import generate_missing
-from leakage_assets.generation.vllm_plan import Capacity, VllmSettings
+from leakage_assets.generation.vllm_plan import STORED_STEP, Capacity, VllmSettings
 from leakage_assets.models import chat_ids, outline_base_model
 from leakage_assets.paths import REPO
 from leakage_assets.profiles import load_profile
@@ -228,7 +228,9 @@ def test_the_engine_is_as_large_as_the_call_needs(bench: Bench) -> None:
     engine = VllmEngine(bench.base, VllmSettings(max_num_seqs=16, max_loras=2))
     jobs = [_Job([1] * 30, name, {}, 0) for name in (CELL, OTHER, THIRD) for _ in range(8)]
     served = {name: engine._verified(folder) for name, folder in bench.adapters.items()}
-    assert engine._needed(jobs, 20, served) == Capacity(256, 16, 2, 3)
+    assert engine._needed(jobs, 20, served) == Capacity(256, 16, 2, STORED_STEP)
+    # What an adapter is proven on serves all of them.
+    assert engine._needed(jobs[:1], 1, {CELL: served[CELL]}) == engine._needed(jobs, 20, served)
     assert engine._needed(jobs[:20], 20, {}).slots == 2
     assert engine._needed([_Job([1] * 30, BASE, {}, 0)], 20, {}) == Capacity(256)
     arguments = engine._engine_arguments(Capacity(256, 16, 2, 3))
