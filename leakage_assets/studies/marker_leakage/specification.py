@@ -97,7 +97,7 @@ def marker_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_version=3,
-        report_version=6,
+        report_version=7,
     )
 
 

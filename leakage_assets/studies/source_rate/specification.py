@@ -53,7 +53,7 @@ def source_rate(stimuli: Stimuli, scale: Scale) -> Study:
         report=report.report,
         analysis_libraries=("numpy", "polars", "scipy", "statsmodels"),
         analysis_version=2,
-        report_version=4,
+        report_version=5,
     )
 
 

@@ -59,7 +59,7 @@ def trigger_leakage(stimuli: Stimuli, scale: Scale) -> Study:
         report=report.report,
         analysis_libraries=("numpy", "polars", "scipy", "statsmodels"),
         analysis_version=3,
-        report_version=3,
+        report_version=4,
     )
 
 

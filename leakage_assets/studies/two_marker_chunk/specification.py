@@ -66,7 +66,7 @@ def two_marker_chunk(stimuli: Stimuli, scale: Scale) -> Study:
         figures=report.figures,
         report=report.report,
         analysis_version=5,
-        report_version=7,
+        report_version=8,
     )
 
 
