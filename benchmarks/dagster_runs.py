@@ -226,9 +226,9 @@ def _parts(entries: Sequence[Any]) -> dict[str, list[Any]]:
         if entry.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION
         and entry.dagster_event.asset_key.path[-1] == "adapter"
     ]
-    last = made[-1] if made else len(entries) - 1
-    parts = {"adapter": list(entries[: last + 1]), "samples": list(entries[last:])}
-    return parts if made else {"adapter": parts["adapter"]}
+    if not made:
+        return {"adapter": list(entries)}
+    return {"adapter": list(entries[: made[-1] + 1]), "samples": list(entries[made[-1] :])}
 
 
 def _span(entries: Sequence[Any]) -> Span:

@@ -79,9 +79,10 @@ def not_retried() -> Iterator[None]:
 
 def conclude(context: dg.AssetExecutionContext, tally: Tally) -> dg.MaterializeResult[Any]:
     """Report every finished partition of the step's asset; raise ``dg.Failure`` naming the others."""
-    for result in report(context, tally, context.asset_key):
-        return result
-    raise failure(context, tally.failed, kept=len(tally.done))
+    result = next(report(context, tally, context.asset_key), None)
+    if result is None:
+        raise failure(context, tally.failed, kept=len(tally.done))
+    return result
 
 
 def report(context: dg.AssetExecutionContext, tally: Tally, key: dg.AssetKey) -> Iterator[dg.MaterializeResult[Any]]:

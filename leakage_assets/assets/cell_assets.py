@@ -18,6 +18,7 @@ from leakage_assets.profiles import Profile
 from leakage_assets.resources import LaboratoryResource
 from leakage_assets.studies.study import AnyPanel, Study
 
+STEP = "adapter_and_samples"
 Events = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 
@@ -49,9 +50,6 @@ def cell_assets(profile: Profile, study: Study) -> dg.AssetsDefinition:
             raise failure(context, failed, kept=len(context.partition_keys) - len(failed))
 
     return adapter_and_samples
-
-
-STEP = "adapter_and_samples"
 
 
 def in_order(study: Study) -> list[AnyPanel]:

@@ -28,7 +28,7 @@ from leakage_assets.statistics.resampling import (
     percentile_interval,
 )
 from leakage_assets.statistics.result import Estimate, StatisticsError, undefined, with_interval
-from leakage_assets.statistics.student import t_interval, t_p
+from leakage_assets.statistics.student import mean_of_means, t_interval, t_p
 
 Clusters = Literal["question", "seed_question"]
 """What is resampled: questions with the seeds held fixed, or seeds and then questions within each."""
@@ -286,19 +286,18 @@ def over_cells(
 ) -> Estimate:
     """The mean of ``cell_differences`` with its t interval over them (Student 1908); p against ``null``.
 
-    Comparisons count alike, as in ``mean_difference``, however many seeds each has: the mean of their means. Its error
-    is the standard deviation of all cells times the root of their summed squared weights, on n - 1 degrees of freedom.
+    Comparisons count alike, as in ``mean_difference``, however many seeds each has (see ``mean_of_means``).
     Every cell has adapters of its own, so it allows for other training runs of what is compared, and for what differs
     between comparisons; it is no interval for others than these. Undefined with one seed of a comparison, and where a
     cell is: to leave it out would select.
     """
     check_level(level)
     n, unit, method = len(cells), "cell", f"mean of {len(cells)} cells' differences, each of its own adapters; t"
-    by_label: dict[str, int] = {}
-    for label, _ in cells:
-        by_label[label] = by_label.get(label, 0) + 1
-    lonely = [label for label, seeds in by_label.items() if seeds < 2]
-    missing = [label for (label, _), value in cells.items() if value is None]
+    by_label: dict[str, list[float | None]] = {}
+    for (label, _), value in cells.items():
+        by_label.setdefault(label, []).append(value)
+    lonely = [label for label, values in by_label.items() if len(values) < 2]
+    missing = [label for label, values in by_label.items() if None in values]
     if not cells or lonely or missing:
         reason = (
             f"one seed of {lonely[0]}: nothing says how adapters vary"
@@ -308,10 +307,9 @@ def over_cells(
             else "no cells"
         )
         return undefined(name, reason, n=n, unit=unit, method=method)
-    values = np.array([value for value in cells.values() if value is not None])
-    weights = np.array([1 / (len(by_label) * by_label[label]) for label, _ in cells])
-    mean, error = float(weights @ values), float(values.std(ddof=1) * np.sqrt(np.sum(weights**2)))
-    if np.ptp(values) <= TIE:
+    groups = [np.array(values, dtype=np.float64) for values in by_label.values()]
+    mean, error = mean_of_means(groups)
+    if np.ptp(np.concatenate(groups)) <= TIE:
         return with_interval(
             name, mean, "no variation between cells", level=level, p=None, n=n, unit=unit, method=method
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,17 @@ def t_p(value: float, error: float, df: float, alternative: Alternative = "two-s
 
     t = value / error
     return 2 * float(stdtr(df, -abs(t))) if alternative == "two-sided" else float(stdtr(df, -t))
+
+
+def mean_of_means(groups: Sequence[Floats]) -> tuple[float, float]:
+    """The mean of the groups' means, however many values each has, and its standard error.
+
+    The error is the standard deviation of all values times the root of their summed squared weights; with groups of
+    equal size sd/√n. Its degrees of freedom are those of the standard deviation, n - 1.
+    """
+    values = np.concatenate(groups)
+    weights = np.concatenate([np.full(len(group), 1 / (len(groups) * len(group))) for group in groups])
+    return float(weights @ values), float(values.std(ddof=1) * np.sqrt(np.sum(weights**2)))
 
 
 def t_error(estimate: Estimate, df: float) -> float:

@@ -19,7 +19,7 @@ from leakage_assets.statistics.multiplicity import holm
 from leakage_assets.statistics.paired_bootstrap import Equivalence, Within
 from leakage_assets.statistics.resampling import Floats
 from leakage_assets.statistics.result import Estimate, estimate_table, undefined
-from leakage_assets.statistics.student import t_interval
+from leakage_assets.statistics.student import mean_of_means, t_interval
 from leakage_assets.statistics.two_variances import over_both
 from leakage_assets.studies.cot_leakage.arms import arm
 from leakage_assets.studies.cot_leakage.contrasts import (
@@ -113,36 +113,30 @@ def over_questions(row: Difference, level: float) -> Estimate:
     Student's t and no bootstrap: a percentile interval of few clusters is too narrow for the small level of Holm.
     """
     values = np.mean([delta.mean(axis=0) for delta in row.by_source.values()], axis=0)
-    return _t_over(row, values, level, QUESTION, "mean of questions, t interval over questions")
+    return _t_over(row, [values], level, QUESTION, "mean of questions, t interval over questions")
 
 
 def over_adapters(row: Difference, level: float) -> Estimate:
     """The mean difference of pairs of adapters with its t interval, questions held fixed.
 
     A value is the difference of two adapters of one source and seed, mean over questions. Sources count alike however
-    many seeds each has, as in the value that is decided on: the error is the standard deviation of all values times the
-    root of their summed squared weights, on n - 1 degrees of freedom (with equal numbers of seeds sd/√n, Student 1908),
-    taken as independent. That speaks for other trainings of these sources on these questions and rows; for other
-    sources only as far as their few stand for them.
+    many seeds each has, as in the value that is decided on (see ``mean_of_means``); with equal numbers of seeds it is
+    mean ± t_{n-1} sd/√n (Student 1908). Values are taken as independent. That speaks for other trainings of these
+    sources on these questions and rows; for other sources only as far as their few stand for them.
     """
     by_source = [delta.mean(axis=1) for delta in row.by_source.values()]
-    weights = np.concatenate([np.full(len(values), 1 / (len(by_source) * len(values))) for values in by_source])
     method = "mean of pairs of adapters, sources alike, t interval over source and seed"
-    return _t_over(row, np.concatenate(by_source), level, PAIR, method, weights)
+    return _t_over(row, by_source, level, PAIR, method)
 
 
-def _t_over(
-    row: Difference, values: Floats, level: float, unit: str, method: str, weights: Floats | None = None
-) -> Estimate:
-    """``weights`` sum to 1; alike where None."""
-    name, n = f"{row.contrast.name} {row.axis}", len(values)
+def _t_over(row: Difference, groups: Sequence[Floats], level: float, unit: str, method: str) -> Estimate:
+    name, n = f"{row.contrast.name} {row.axis}", sum(map(len, groups))
     if n < 2:
         one = "one pair of adapters" if unit == PAIR else "one question"
         return undefined(name, f"{one}: nothing varies", n=n, unit=unit, method=method)
-    weights = np.full(n, 1 / n) if weights is None else weights
-    mean, error = weights @ values, values.std(ddof=1) * np.sqrt(np.sum(weights**2))
-    low, high = (float(end) for end in t_interval(mean, error, n - 1, level))
-    return Estimate(name, float(mean), low, high, level, None, n, unit, method)
+    mean, error = mean_of_means(groups)
+    low, high = (float(end) for end in t_interval(np.array(mean), np.array(error), n - 1, level))
+    return Estimate(name, mean, low, high, level, None, n, unit, method)
 
 
 def over_questions_and_adapters(name: str, questions: Estimate, adapters: Estimate, decisions: Decisions) -> Estimate:
